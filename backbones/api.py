@@ -1,0 +1,73 @@
+"""What a backbone is: a VAE whose decoder and posterior are frozen once it is trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pluggy
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
+
+#: Called by a training loop as `progress(step, total, name=value, ...)`.
+Progress = Callable[..., None]
+
+
+class BackboneConfig(BaseModel):
+    """Settings every backbone has: how it is trained. A backbone adds its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class Backbone(nn.Module, ABC):
+    """A VAE, built from an image shape (C, H, W) and a validated config.
+
+    Subclasses set `name`, `version`, `Config` and, where a paper chose settings per data set, `recipes`:
+    data set name -> (image shape, settings). The latent block z that takes the prior has `latent_shape`.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    Config: ClassVar[type[BackboneConfig]] = BackboneConfig
+    recipes: ClassVar[dict[str, tuple[tuple[int, int, int], dict[str, Any]]]] = {}
+
+    latent_shape: tuple[int, ...]
+
+    def __init__(self, image_shape: tuple[int, int, int], config: BackboneConfig) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.config = config
+
+    @classmethod
+    def recipe(cls, dataset: str, image_shape: tuple[int, int, int]) -> tuple[dict[str, Any], str | None]:
+        """Settings for a data set, and a sentence where they were chosen for another one.
+
+        An unknown data set gets the settings of the one whose images are nearest in size.
+        """
+        if not cls.recipes:
+            return {}, None
+        if dataset in cls.recipes:
+            return dict(cls.recipes[dataset][1]), None
+        size = torch.Size(image_shape).numel()
+        nearest = min(cls.recipes, key=lambda name: abs(torch.Size(cls.recipes[name][0]).numel() - size))
+        return dict(cls.recipes[nearest][1]), f"{cls.name} has no recipe for {dataset}: using that of {nearest}"
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W) in [0, 1] -> mean and standard deviation of q(z|x), each (n, *latent_shape)."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (n, *latent_shape) -> images (n, C, H, W) in [0, 1]. `generator` decides any further draw."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss of a batch (a scalar) and its named terms; `generator` draws the posterior noise."""

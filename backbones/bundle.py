@@ -1,0 +1,123 @@
+"""A bundle: a frozen backbone with all that stage 2 needs of it, so that stage 2 opens no image file.
+
+    bundle.json               the card (sealed): data set, backbone, config, training log, sha256 of each part
+    weights.safetensors       encoder and decoder
+    posterior.safetensors     mean and std of q(z|x) for train, val and test images, float16
+
+Its id is the seal of its card, which holds the hash of every part. Nothing in it can run code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from backbones.api import Backbone
+from backbones.hashing import Damaged, file_hash, read_sealed, write_sealed
+
+SCHEMA = 1
+PARTS = ("weights.safetensors", "posterior.safetensors")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle. `card` is bundle.json; tensors are read when asked for."""
+
+    path: Path
+    card: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.card["seal"]
+
+    @property
+    def dataset(self) -> str:
+        return self.card["dataset"]["name"]
+
+    @property
+    def backbone_name(self) -> str:
+        return self.card["backbone"]["name"]
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return tuple(self.card["latent_shape"])
+
+    def backbone(self, cls: type[Backbone], device: torch.device) -> Backbone:
+        """The frozen backbone in evaluation mode, built by the class that the card names."""
+        backbone = cls(tuple(self.card["dataset"]["image_shape"]), cls.Config(**self.card["backbone"]["config"]))
+        backbone.load_state_dict(load_file(self.path / "weights.safetensors"))
+        return backbone.to(device).eval().requires_grad_(False)
+
+    def posterior(self, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and std of q(z|x), float32, each (n, *latent_shape)."""
+        parts = load_file(self.path / "posterior.safetensors")
+        return parts[f"{split}.mean"].float().to(device), parts[f"{split}.std"].float().to(device)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read a bundle's card and check every part against it. Raises `Damaged`, naming the file."""
+    card = read_sealed(path / "bundle.json")
+    if card.get("schema") != SCHEMA:
+        raise Damaged(f"{path / 'bundle.json'}: schema {card.get('schema')}, this version reads {SCHEMA}")
+    for part in PARTS:
+        if not (path / part).exists():
+            raise Damaged(f"{path / part}: missing from the bundle")
+        if file_hash(path / part) != card["parts"][part]:
+            raise Damaged(f"{path / part}: does not match its hash in bundle.json (truncated or edited)")
+    return Bundle(path, card)
+
+
+def write_bundle(
+    path: Path, card: dict[str, Any], backbone: Backbone, posterior: dict[str, tuple[Tensor, Tensor]]
+) -> Bundle:
+    """Write a bundle as a whole: it appears at `path` complete or not at all.
+
+    `card` gives `dataset` (with `name` and `image_shape`) and `training`; the rest is filled in here.
+    Raises FileExistsError where `path` is taken.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        weights = {name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()}
+        save_file(weights, temporary / "weights.safetensors")
+        halves = {
+            f"{split}.{name}": value.half().cpu().contiguous()
+            for split in SPLITS
+            for name, value in zip(("mean", "std"), posterior[split])
+        }
+        save_file(halves, temporary / "posterior.safetensors")
+        write_sealed(
+            temporary / "bundle.json",
+            {
+                "schema": SCHEMA,
+                **card,
+                "backbone": {
+                    "name": backbone.name,
+                    "version": backbone.version,
+                    "config": backbone.config.model_dump(),
+                    "parameters": sum(p.numel() for p in backbone.parameters()),
+                },
+                "latent_shape": list(backbone.latent_shape),
+                "posterior_counts": {split: len(posterior[split][0]) for split in SPLITS},
+                "parts": {part: file_hash(temporary / part) for part in PARTS},
+            },
+        )
+        os.chmod(temporary, 0o755)
+        for part in PARTS:
+            os.chmod(temporary / part, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return open_bundle(path)

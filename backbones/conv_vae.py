@@ -1,0 +1,105 @@
+"""Convolutional VAE with the encoder and decoder of RAE (Ghosh et al. 2020, arXiv 1903.12436).
+
+    loss(x) = |x - decode(z)|^2  +  kl_weight * KL(q(z|x) || N(0, I)),     z = mean + std * noise
+
+with the squared error summed over pixels and averaged over channels, both averaged over the batch.
+Encoder: four strided convolutions (w, 2w, 4w, 8w channels; the paper's w is 128), batch norm, ReLU.
+Decoder: linear to 8w x 8 x 8, strided transposed convolutions halving the width up to the image size,
+batch norm, ReLU, one last convolution, sigmoid. KL weights and sizes are those of the EVaLP release.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from backbones.api import Backbone, BackboneConfig, hookimpl
+
+#: log-variances are kept in this range, far outside what training reaches, so that one bad batch cannot overflow
+LOG_VARIANCE_RANGE = (-20.0, 10.0)
+
+
+class ConvVAEConfig(BackboneConfig):
+    """`width` is w, `nz` the number of latents, `kernel` the side of the strided convolutions."""
+
+    width: int = Field(32, ge=1)
+    nz: int = Field(16, ge=1)
+    kernel: int = Field(4, ge=3, le=5)
+    kl_weight: float = Field(0.312, ge=0)
+
+
+def _down(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride=2, padding=(kernel - 1) // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    ]
+
+
+def _up(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
+    return [
+        nn.ConvTranspose2d(
+            inputs, outputs, kernel, stride=2, padding=(kernel - 1) // 2, output_padding=kernel % 2, bias=False
+        ),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    ]
+
+
+class ConvVAE(Backbone):
+    name = "conv_vae"
+    Config = ConvVAEConfig
+    recipes: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+        "mnist": ((1, 32, 32), {"nz": 16, "kl_weight": 0.312, "kernel": 4}),
+        "cifar10": ((3, 32, 32), {"nz": 128, "kl_weight": 0.006, "kernel": 4}),
+        "celeba64": ((3, 64, 64), {"nz": 64, "kl_weight": 0.05024, "kernel": 5}),
+    }
+
+    def __init__(self, image_shape: tuple[int, int, int], config: ConvVAEConfig) -> None:
+        super().__init__(image_shape, config)
+        channels, height, side = self.image_shape
+        if height != side or side < 16 or side & (side - 1):
+            raise ValueError(
+                f"conv_vae takes square images whose side is a power of two, 16 or more; these are {height}x{side}"
+            )
+        w, kernel = config.width, config.kernel
+        self.latent_shape = (config.nz,)
+        widths = [channels, w, 2 * w, 4 * w, 8 * w]
+        self.encoder = nn.Sequential(
+            *[layer for pair in zip(widths, widths[1:]) for layer in _down(*pair, kernel)], nn.Flatten()
+        )
+        self.to_posterior = nn.Linear(8 * w * (side // 16) ** 2, 2 * config.nz)
+        self.from_latent = nn.Linear(config.nz, 8 * w * 8 * 8)
+        ups, self._grid = (side // 8).bit_length() - 1, 8
+        widths = [max(8 * w >> i, 1) for i in range(ups + 1)]
+        self.decoder = nn.Sequential(
+            *[layer for pair in zip(widths, widths[1:]) for layer in _up(*pair, kernel)],
+            nn.Conv2d(widths[-1], channels, 5, padding=2),
+            nn.Sigmoid(),
+        )
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.encoder(x.to(memory_format=torch.channels_last))
+        mean, log_variance = self.to_posterior(features).chunk(2, dim=1)
+        return mean, (log_variance.clamp(*LOG_VARIANCE_RANGE) / 2).exp()
+
+    def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        block = self.from_latent(z).unflatten(1, (-1, self._grid, self._grid))
+        return self.decoder(block.to(memory_format=torch.channels_last))
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        mean, std = self.encode(x)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        reconstruction = self.decode(mean + std * noise)
+        error = F.mse_loss(reconstruction, x, reduction="none").mean(1).sum((1, 2)).mean()
+        kl = (0.5 * (mean**2 + std**2 - 1) - std.log()).sum(1).mean()
+        return error + self.config.kl_weight * kl, {"squared_error": error, "kl": kl}
+
+
+@hookimpl
+def register_backbones() -> list[type[Backbone]]:
+    return [ConvVAE]

@@ -1,0 +1,121 @@
+"""Stage 1: train a backbone on images, select it on the validation loss, survive a kill.
+
+Every epoch draws its order and its noise from (seed, epoch) alone, and the checkpoint holds the rest, so a
+run that was killed and resumed ends with the weights of one that was not (on the same device and threads).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from backbones.api import Backbone, Progress
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss of a backbone is no longer finite; the message says at which epoch."""
+
+
+@dataclass
+class TrainingLog:
+    """One entry an epoch; `best_epoch` (from 1) has the lowest validation loss and gives the weights."""
+
+    train_loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+def as_input(images: Tensor) -> Tensor:
+    """uint8 images (n, C, H, W) -> floats in [0, 1]."""
+    return images.float().div_(255)
+
+
+def _generator(device: torch.device, *parts: int) -> torch.Generator:
+    seed = 0
+    for part in parts:
+        seed = (seed * 1_000_003 + part + 1) % 2**62
+    return torch.Generator(device).manual_seed(seed)
+
+
+@torch.no_grad()
+def validation_loss(backbone: Backbone, images: Tensor, batch_size: int = 500) -> float:
+    """Mean loss over uint8 images in evaluation mode, with posterior noise that is the same in every call."""
+    backbone.eval()
+    generator = _generator(images.device, 0)
+    total = sum(float(backbone.loss(as_input(batch), generator)[0]) * len(batch) for batch in images.split(batch_size))
+    return total / len(images)
+
+
+def train(
+    backbone: Backbone, train_images: Tensor, val_images: Tensor, seed: int, checkpoint: Path, progress: Progress
+) -> TrainingLog:
+    """Adam with a cosine decay to zero over `config.epochs`; the best epoch's weights are left in `backbone`.
+
+    Images are uint8 (n, C, H, W) on the backbone's device. `checkpoint` is written after each epoch and
+    taken up when it exists. Raises `TrainingDiverged`.
+    """
+    config, device = backbone.config, train_images.device
+    steps = len(train_images) // config.batch_size
+    if not steps:
+        raise ValueError(f"batch_size {config.batch_size} is larger than the {len(train_images)} training images")
+    optimiser = torch.optim.Adam(backbone.parameters(), config.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * steps)
+    log, best = TrainingLog(), None
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        backbone.load_state_dict(state["backbone"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        log, best = TrainingLog(**state["log"]), state["best"]
+    for epoch in range(len(log.val_loss), config.epochs):
+        start, losses = time.perf_counter(), torch.zeros((), device=device)
+        generator = _generator(device, seed, epoch)
+        order = torch.randperm(len(train_images), generator=generator, device=device)
+        backbone.train()
+        for step in range(steps):
+            x = as_input(train_images[order[step * config.batch_size : (step + 1) * config.batch_size]])
+            loss, _ = backbone.loss(x, generator)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses += loss.detach()
+            if step % 50 == 0:
+                progress(epoch * steps + step, config.epochs * steps, epoch=epoch + 1)
+        log.train_loss.append(losses.item() / steps)
+        log.val_loss.append(validation_loss(backbone, val_images))
+        if not (math.isfinite(log.train_loss[-1]) and math.isfinite(log.val_loss[-1])):
+            raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}: lower learning_rate")
+        if best is None or log.val_loss[-1] < log.val_loss[log.best_epoch - 1]:
+            log.best_epoch = epoch + 1
+            best = {name: value.clone() for name, value in backbone.state_dict().items()}
+        log.seconds += time.perf_counter() - start
+        state = {
+            "backbone": backbone.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+            "log": vars(log),
+            "best": best,
+        }
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = checkpoint.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, checkpoint)
+        progress((epoch + 1) * steps, config.epochs * steps, epoch=epoch + 1, val_loss=log.val_loss[-1])
+    backbone.load_state_dict(best)
+    return log
+
+
+@torch.no_grad()
+def posterior(backbone: Backbone, images: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Mean and std of q(z|x) for uint8 images, each (n, *latent_shape), in evaluation mode."""
+    backbone.eval()
+    pairs = [backbone.encode(as_input(batch)) for batch in images.split(batch_size)]
+    return torch.cat([mean for mean, _ in pairs]), torch.cat([std for _, std in pairs])

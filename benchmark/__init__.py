@@ -1,0 +1,3 @@
+"""The harness: from a command line to a leaderboard of latent priors."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,55 @@
+"""What an image source gives: uint8 images in three fixed splits, and the terms they come under."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pluggy
+import torch
+from torch import Tensor
+
+hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
+
+
+@dataclass(frozen=True)
+class Images:
+    """uint8 images (n, C, H, W) on the CPU. `preparation` says how they were cropped, padded and split."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    preparation: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.train.shape[1:])
+
+    def content_hash(self) -> str:
+        """SHA-256 over the pixels of the three splits: two sources agree if and only if this does."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.val, self.test):
+            digest.update(str(tuple(part.shape)).encode())
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+class Dataset(ABC):
+    """A named image source. `extractor` is the default for its FD, `terms` its licence in one line."""
+
+    name: ClassVar[str]
+    extractor: ClassVar[str]
+    terms: ClassVar[str]
+
+    @abstractmethod
+    def load(self, roots: list[Path]) -> Images:
+        """Find the images in `roots`, or download them into the last one; else raise `UsageError`."""
+
+
+def random_split(images: Tensor, *counts: int) -> list[Tensor]:
+    """Disjoint random parts of `images` of the given sizes, the same in every call."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return [images[part] for part in order[: sum(counts)].split(counts)]

@@ -1,0 +1,53 @@
+"""MNIST and Fashion-MNIST through torchvision, 28x28 padded to 32x32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch.nn.functional as F
+import torchvision
+
+from benchmark.datasets.api import Dataset, Images, hookimpl, random_split
+from benchmark.errors import UsageError
+
+
+class MNIST(Dataset):
+    """The source's 60,000 training images are split at random into 50,000 to train and 10,000 to validate."""
+
+    name = "mnist"
+    extractor = "digit-cnn"
+    terms = "MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0"
+    source: ClassVar[type[torchvision.datasets.MNIST]] = torchvision.datasets.MNIST
+
+    def load(self, roots: list[Path]) -> Images:
+        root = next((root for root in roots if self._found(root)), roots[-1])
+        try:
+            train = self.source(str(root), train=True, download=True).data
+            test = self.source(str(root), train=False, download=True).data
+        except (OSError, RuntimeError) as error:  # torchvision: RuntimeError when every mirror failed
+            files = ", ".join(name for name, _ in self.source.resources)
+            raise UsageError(
+                f"{self.name} is not in {', '.join(map(str, roots))} and could not be downloaded ({error}); fetch {files} "
+                f"from {self.source.mirrors[-1]} into {self.source.__name__}/raw/ under any of these folders"
+            ) from error
+        train, val = random_split(F.pad(train, (2, 2, 2, 2))[:, None], 50_000, 10_000)
+        test = F.pad(test, (2, 2, 2, 2))[:, None]
+        return Images(train, val, test, "28x28 padded to 32x32; training file split at random 50000/10000")
+
+    def _found(self, root: Path) -> bool:
+        """All four files are there, packed or unpacked (torchvision checks their md5 and unpacks them)."""
+        raw = root / self.source.__name__ / "raw"
+        names = [name for name, _ in self.source.resources]
+        return all((raw / name).exists() or (raw / name).with_suffix("").exists() for name in names)
+
+
+class FashionMNIST(MNIST):
+    name = "fashion_mnist"
+    terms = "Fashion-MNIST (Zalando), MIT"
+    source = torchvision.datasets.FashionMNIST
+
+
+@hookimpl
+def register_datasets() -> list[type[Dataset]]:
+    return [MNIST, FashionMNIST]

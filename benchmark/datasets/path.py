@@ -1,0 +1,97 @@
+"""Your own images: an .npz with train / val / test arrays, or a folder of images."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from benchmark.datasets.api import Dataset, Images, random_split
+from benchmark.errors import UsageError
+
+SPLITS = ("train", "val", "test")
+
+
+class PathDataset(Dataset):
+    """Images from a path. Its name is the path's last part in lower case, other characters as `_`.
+
+    `.npz`: uint8 arrays `train`, `val`, `test` of shape (n, H, W) or (n, H, W, C) with C = 1 or 3.
+    Folder: sub-folders `train`, `val`, `test`, or images that are split at random 80 / 10 / 10; each image is
+    cropped to its central square and resized to 64x64 (32x32 where the smallest is smaller than 64).
+    """
+
+    terms = "user-supplied images"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = re.sub(r"[^a-z0-9_-]+", "_", path.stem.lower()).strip("_") or "images"
+        self.extractor = "digit-cnn"
+
+    def load(self, roots: list[Path]) -> Images:
+        if not self.path.exists():
+            raise UsageError(f"{self.path}: no such file or folder")
+        images = self._from_folder() if self.path.is_dir() else self._from_npz()
+        for split in SPLITS:
+            if len(getattr(images, split)) < 2:
+                raise UsageError(f"{self.path}: '{split}' has fewer than 2 images")
+        return images
+
+    def _from_npz(self) -> Images:
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                parts = {split: arrays[split] for split in SPLITS if split in arrays}
+        except (ValueError, OSError) as error:
+            raise UsageError(f"{self.path}: not an .npz file of plain arrays ({error})") from error
+        missing = [split for split in SPLITS if split not in parts]
+        if missing:
+            raise UsageError(f"{self.path}: no array named {', '.join(missing)} (needed: train, val, test)")
+        tensors = [self._as_images(split, parts[split]) for split in SPLITS]
+        if len({tensor.shape[1:] for tensor in tensors}) > 1:
+            raise UsageError(f"{self.path}: train, val and test images differ in shape")
+        return Images(*tensors, "as in the file")
+
+    def _as_images(self, split: str, array: np.ndarray) -> Tensor:
+        if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
+            raise UsageError(
+                f"{self.path}: '{split}' is {array.dtype} {array.shape}; expected uint8 (n, H, W) or (n, H, W, 1 or 3)"
+            )
+        images = torch.from_numpy(array)
+        return images[:, None] if array.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+
+    def _from_folder(self) -> Images:
+        split_folders = [self.path / split for split in SPLITS]
+        given = all(folder.is_dir() for folder in split_folders)
+        files = [self._image_files(folder) for folder in (split_folders if given else [self.path])]
+        everything = [file for group in files for file in group]
+        if not everything:
+            raise UsageError(f"{self.path}: no images here ({', '.join(IMG_EXTENSIONS)})")
+        try:
+            smallest = min(min(Image.open(file).size) for file in everything)
+            side, mode = (64 if smallest >= 64 else 32), "RGB"
+            if all(Image.open(file).mode in ("1", "L", "I;16") for file in everything):
+                mode = "L"
+            tensors = [torch.stack([_square(file, side, mode) for file in group]) for group in files]
+        except OSError as error:
+            raise UsageError(f"{self.path}: {error}") from error
+        how = f"central square, resized to {side}x{side} (bicubic)"
+        if given:
+            return Images(*tensors, how)
+        tenth = len(tensors[0]) // 10
+        return Images(*random_split(tensors[0], len(tensors[0]) - 2 * tenth, tenth, tenth), f"{how}; random split 80/10/10")
+
+    @staticmethod
+    def _image_files(folder: Path) -> list[Path]:
+        return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+
+
+def _square(file: Path, side: int, mode: str) -> Tensor:
+    image = Image.open(file).convert(mode)
+    edge = min(image.size)
+    left, top = (image.width - edge) / 2, (image.height - edge) / 2
+    array = np.asarray(image.resize((side, side), Image.BICUBIC, box=(left, top, left + edge, top + edge)))
+    return torch.from_numpy(array.copy()).reshape(side, side, -1).permute(2, 0, 1)

@@ -1,0 +1,18 @@
+"""Bad input, told in one line: what is wrong, what would be right, the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """Shown to the user as one line; the command ends with exit code 2."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    return UsageError(f"unknown {kind} '{name}'{hint} (known: {', '.join(known) or 'none'})")

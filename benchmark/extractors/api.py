@@ -1,0 +1,58 @@
+"""What a feature extractor is: a torch-fidelity extractor, the layer read from it, and the name of its score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pluggy
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
+
+
+class Unavailable(Exception):
+    """The extractor's weights cannot be had; the message says what to fetch and where to put it."""
+
+
+class Extractor(ABC):
+    """Built with the path of a weights file, or None for where the weights usually are.
+
+    `score` is what its Fréchet distance is called: FID for the 2048 Inception features alone.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    score: ClassVar[str]
+    embedded: ClassVar[bool] = False  # its weights come with the package: it can always be used
+
+    def __init__(self, weights: Path | None = None) -> None:
+        self.weights = weights
+
+    @abstractmethod
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights in use: part of the protocol. Raises `Unavailable`."""
+
+    @abstractmethod
+    def network(self) -> FeatureExtractorBase:
+        """The torch-fidelity extractor, asked for one layer. Raises `Unavailable`."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name, "version": self.version, "weights": self.weights_hash()}
+
+
+class Features:
+    """An extractor on a device: uint8 images (n, C, H, W) -> float32 features (n, d), there."""
+
+    def __init__(self, extractor: Extractor, device: torch.device, batch_size: int = 250) -> None:
+        self._network = extractor.network().to(device).eval().requires_grad_(False)
+        self._device, self._batch_size = device, batch_size
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            raise TypeError(f"features are taken of uint8 images, got {images.dtype}")
+        return torch.cat([self._network(part.to(self._device))[0].float() for part in images.split(self._batch_size)])

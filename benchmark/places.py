@@ -1,0 +1,22 @@
+"""Where things are kept: the cache, and the folders in which image data is looked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+CACHE_VARIABLE = "LATENT_PRIOR_CACHE"
+DATA_VARIABLE = "LATENT_PRIOR_DATA"
+
+
+def cache_root() -> Path:
+    """`$LATENT_PRIOR_CACHE`, else the platform's cache directory."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("latent-prior-benchmark"))
+
+
+def data_roots(data_root: Path | None = None) -> list[Path]:
+    """Folders searched for image data, first match wins: `--data-root`, `$LATENT_PRIOR_DATA`, the cache."""
+    named = [data_root, Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None]
+    return [root for root in named if root is not None] + [cache_root() / "data"]

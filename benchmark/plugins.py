@@ -1,0 +1,194 @@
+"""Names -> classes. Built-ins and strangers' plugins come in through the same hooks, each isolated.
+
+Three ways in: a module of the kind's own package here, `--plugin file.py`, or an installed package's entry
+point in the group `latent_prior_benchmark`. A plugin that fails is listed as broken, with the reason, and
+harms nothing else. Built-in modules are imported when their kind is first asked for; entry points when a
+name is not found without them, or when all names are listed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from backbones.api import Backbone
+from backbones.hashing import content_hash, file_hash
+from benchmark.datasets.api import Dataset
+from benchmark.errors import UsageError, unknown
+from benchmark.extractors.api import Extractor
+from benchmark.metrics.api import Metric
+from priors.api import LatentPrior
+
+GROUP = "latent_prior_benchmark"
+hookspec = pluggy.HookspecMarker(GROUP)
+
+
+class Hooks:
+    """What a plugin module may define. Each hook returns a list of classes."""
+
+    @hookspec
+    def register_priors(self) -> list[type[LatentPrior]]: ...
+
+    @hookspec
+    def register_backbones(self) -> list[type[Backbone]]: ...
+
+    @hookspec
+    def register_datasets(self) -> list[type[Dataset]]: ...
+
+    @hookspec
+    def register_metrics(self) -> list[type[Metric]]: ...
+
+    @hookspec
+    def register_extractors(self) -> list[type[Extractor]]: ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    hook: str
+    base: type
+    package: str
+
+
+KINDS = {
+    "prior": Kind("register_priors", LatentPrior, "priors"),
+    "backbone": Kind("register_backbones", Backbone, "backbones"),
+    "dataset": Kind("register_datasets", Dataset, "benchmark.datasets"),
+    "metric": Kind("register_metrics", Metric, "benchmark.metrics"),
+    "extractor": Kind("register_extractors", Extractor, "benchmark.extractors"),
+}
+
+
+@dataclass
+class Registry:
+    """All that is registered. `broken` maps a plugin's origin to the reason why it (or a part of it) is not."""
+
+    files: list[Path] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._manager = pluggy.PluginManager(GROUP)
+        self._manager.add_hookspecs(Hooks)
+        self._classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
+        self._origins: dict[type, str] = {}
+        self._built_in: set[str] = set()
+        self._entry_points_read = False
+        for path in self.files:
+            if not path.is_file():
+                raise UsageError(f"--plugin {path}: no such file")
+
+    def get(self, kind: str, name: str) -> Any:
+        """The class registered as `name`; raises `UsageError` with the nearest name."""
+        self._read_built_in(kind)
+        if name not in self._classes[kind]:
+            self._read_entry_points()
+        if name not in self._classes[kind]:
+            error = unknown(kind, name, self._classes[kind])
+            broken = "; ".join(f"broken plugin {origin}: {why}" for origin, why in self.broken.items())
+            raise UsageError(f"{error}; {broken}" if broken else str(error))
+        return self._classes[kind][name]
+
+    def all(self, kind: str) -> dict[str, type]:
+        """Every class of a kind by name."""
+        self._read_built_in(kind)
+        self._read_entry_points()
+        return dict(sorted(self._classes[kind].items()))
+
+    def origin(self, cls: type) -> str:
+        """`built-in`, the plugin's file, or the entry point it came from."""
+        return self._origins[cls]
+
+    def identity(self, cls: Any) -> dict[str, Any]:
+        """What a class is, for hashing: its name with its version, or its source's hash if it is a plugin's."""
+        if self._origins[cls] == "built-in":
+            return {"name": cls.name, "version": cls.version}
+        return {"name": cls.name, "source": _source_hash(cls)}
+
+    def _read_built_in(self, kind: str) -> None:
+        package = KINDS[kind].package
+        if package in self._built_in:
+            return
+        self._built_in.add(package)
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if not module.ispkg:
+                name = f"{package}.{module.name}"
+                self._read("built-in", lambda: importlib.import_module(name), of=name)
+        while self.files:
+            path = self.files.pop(0)
+            self._read(str(path), lambda: _import_file(path))
+
+    def _read_entry_points(self) -> None:
+        if self._entry_points_read:
+            return
+        self._entry_points_read = True
+        for kind in KINDS:
+            self._read_built_in(kind)
+        for entry in metadata.entry_points(group=GROUP):
+            self._read(f"{entry.name} ({entry.value})", entry.load)
+
+    def _read(self, origin: str, load: Any, of: str | None = None) -> None:
+        """Import one plugin and take its classes. Whatever it raises is noted, and nothing else is harmed."""
+        of = of or origin
+        try:
+            module = load()
+            self._manager.register(module, of)
+            self._manager.check_pending()
+        except (Exception, SystemExit) as error:
+            self.broken[of] = f"{type(error).__name__}: {error}"
+            if self._manager.has_plugin(of):
+                self._manager.unregister(name=of)
+            return
+        for kind, spec in KINDS.items():
+            for implementation in getattr(self._manager.hook, spec.hook).get_hookimpls():
+                if implementation.plugin is module:
+                    self._take(kind, origin, of, implementation.function)
+
+    def _take(self, kind: str, origin: str, of: str, hook: Any) -> None:
+        try:
+            for cls in hook():
+                _check(cls, KINDS[kind].base)
+                if cls.name in self._classes[kind]:
+                    taken = self._origins[self._classes[kind][cls.name]]
+                    raise ValueError(f"the {kind} name '{cls.name}' is taken ({taken})")
+                self._classes[kind][cls.name] = cls
+                self._origins[cls] = origin
+        except (Exception, SystemExit) as error:
+            self.broken[of] = f"{type(error).__name__}: {error}"
+
+
+def _check(cls: Any, base: type) -> None:
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise TypeError(f"{cls!r} is not a subclass of {base.__name__}")
+    if inspect.isabstract(cls):
+        raise TypeError(f"{cls.__name__} does not define {', '.join(sorted(cls.__abstractmethods__))}")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
+        raise TypeError(f"{cls.__name__}.name is {name!r}; it must be a word of letters, digits, - and _")
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"latent_prior_plugin_{file_hash(path)[:12]}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _source_hash(cls: type) -> str:
+    """Hash of the file a plugin class is defined in; of a package, of all its Python files."""
+    module = sys.modules[cls.__module__]
+    package = sys.modules.get(cls.__module__.partition(".")[0])
+    if getattr(package, "__path__", None):
+        files = sorted(file for root in package.__path__ for file in Path(root).rglob("*.py"))
+    else:
+        files = [Path(module.__file__)]
+    return content_hash([file_hash(file) for file in files])

@@ -1,0 +1,64 @@
+"""What a user sees while work is done: a bar with ETA on a terminal, plain lines now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+#: seconds between two lines of one task in a log
+LOG_INTERVAL = 20.0
+
+
+def say(line: str) -> None:
+    """One line for the user, above any bar. Square brackets are shown as they are."""
+    console.print(line, markup=False)
+
+
+def _seconds(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _facts(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+@contextmanager
+def track(what: str) -> Iterator:
+    """Yields `progress(step, total, name=value, ...)`, shown as a bar or as lines with an ETA."""
+    start = time.monotonic()
+    if console.is_terminal:
+        columns = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+        ]
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(what, total=None, facts="")
+
+            def show(step: int, total: int, **values: float) -> None:
+                bar.update(task, completed=step, total=total, facts=_facts(values))
+
+            yield show
+        return
+
+    last = start
+
+    def log(step: int, total: int, **values: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LOG_INTERVAL:
+            last = now
+            remaining = (now - start) / max(step, 1) * (total - step)
+            say(f"{what}: {step}/{total}, {_seconds(remaining)} left  {_facts(values)}".rstrip())
+
+    yield log

@@ -1,0 +1,72 @@
+"""What is written down of every run but is no part of its identity: code, packages, device, command."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import benchmark
+
+PACKAGES = ("torch", "torchvision", "nflows", "torch-fidelity", "numpy", "scipy", "scikit-learn")
+CODE = ("benchmark", "priors", "backbones", "pyproject.toml")
+
+
+def command_line() -> str:
+    """The command as typed, with the folders of absolute paths left out: they mean nothing elsewhere."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return " ".join(["python -m benchmark", *(f"'{word}'" if set(word) & set(" []*?;&") else word for word in words)])
+
+
+@functools.cache
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _code() -> dict[str, Any]:
+    root = Path(benchmark.__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    # an installed copy may sit inside some other project's checkout: that commit would be the wrong one
+    ours = git("ls-files", "--error-unmatch", "benchmark/provenance.py") is not None
+    commit = git("rev-parse", "HEAD") if ours else None
+    dirty = bool(git("status", "--porcelain", "--", *CODE)) if commit else None
+    return {"version": benchmark.__version__, "commit": commit, "dirty": dirty}
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Code, packages, device, threads, command and time (UTC) of this process."""
+    return {
+        "code": _code(),
+        "packages": _packages(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "command": command_line(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

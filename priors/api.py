@@ -1,0 +1,150 @@
+"""What a latent prior is, what it is trained on, and how it joins the suite.
+
+A prior file defines a `LatentPrior` and returns it from a hook:
+
+    @hookimpl
+    def register_priors():
+        return [MyPrior]
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pluggy
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
+
+#: Called by `fit` as `progress(step, total, name=value, ...)`; the values are kept in the fit's record.
+Progress = Callable[..., None]
+
+
+class Diverged(RuntimeError):
+    """Raised by `fit` when training failed: an outcome of the method, recorded with this message as its reason."""
+
+
+class PriorConfig(BaseModel):
+    """Settings of a prior. A field made by `sampling_setting` can change without a new fit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def sampling_names(cls) -> set[str]:
+        return {name for name, field in cls.model_fields.items() if field.json_schema_extra == _SAMPLING}
+
+    def fit_settings(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=self.sampling_names())
+
+    def sampling_settings(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", include=self.sampling_names())
+
+
+_SAMPLING = {"role": "sampling"}
+
+
+def sampling_setting(default: Any, **constraints: Any) -> Any:
+    """A config field that acts on `sample` alone: fits are shared by all its values."""
+    return Field(default, json_schema_extra=dict(_SAMPLING), **constraints)
+
+
+@dataclass(frozen=True)
+class PosteriorSplit:
+    """The aggregate posterior of one split, to draw from: q(z) = 1/N sum_i N(z; mean_i, std_i^2)."""
+
+    _mean: Tensor
+    _std: Tensor
+
+    def __len__(self) -> int:
+        """How many images it was made from."""
+        return len(self._mean)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws (n, *latent_shape): an image at random (with replacement), then z ~ q(z|x)."""
+        index = torch.randint(len(self), (n,), generator=generator, device=self._mean.device)
+        return self._draw(index, generator)
+
+    def one_each(self, n: int, generator: torch.Generator) -> Tensor:
+        """One z from each of n distinct random images: independent draws, as two-sample statistics need."""
+        if n > len(self):
+            raise ValueError(f"{n} distinct images asked for, the split has {len(self)}")
+        index = torch.randperm(len(self), generator=generator, device=self._mean.device)[:n]
+        return self._draw(index, generator)
+
+    def _draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        mean = self._mean[index]
+        return mean + self._std[index] * torch.randn(mean.shape, generator=generator, device=mean.device)
+
+
+@dataclass(frozen=True)
+class AggregatePosterior:
+    """What a prior is trained on: draws from q_agg of the training images, and of held-out validation images."""
+
+    train: PosteriorSplit
+    val: PosteriorSplit
+
+    @property
+    def device(self) -> torch.device:
+        return self.train._mean.device
+
+
+class LatentPrior(nn.Module, ABC):
+    """A distribution over latents, fitted to an aggregate posterior.
+
+    Built from the shape of one latent, e.g. (16,) or (20, 8, 8), and a validated `Config`. Parameters and
+    buffers are its whole state. The harness seeds the global generator around construction, `fit` and
+    `sample`; every draw that matters is to come from the generator that is passed in.
+
+    `recipes`: data set name -> (latent size, settings that the method's authors chose for it).
+    `quick`: the largest value of a setting under `--budget quick`.
+    `network_evaluations`: passes through any network that drawing one latent costs.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    Config: ClassVar[type[PriorConfig]] = PriorConfig
+    recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
+    quick: ClassVar[dict[str, int]] = {}
+    network_evaluations: int = 1
+
+    def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig) -> None:
+        super().__init__()
+        self.latent_shape = tuple(latent_shape)
+        self.config = config
+
+    @classmethod
+    def recipe(cls, dataset: str, latent_shape: tuple[int, ...]) -> tuple[dict[str, Any], str | None]:
+        """Settings for a data set, and a sentence where they were chosen for another one.
+
+        An unknown data set gets the settings of the one with the nearest latent size.
+        """
+        if not cls.recipes:
+            return {}, None
+        if dataset in cls.recipes:
+            return dict(cls.recipes[dataset][1]), None
+        size = torch.Size(latent_shape).numel()
+        nearest = min(cls.recipes, key=lambda name: abs(cls.recipes[name][0] - size))
+        return dict(cls.recipes[nearest][1]), f"{cls.name} has no recipe for {dataset}: using that of {nearest}"
+
+    @abstractmethod
+    def fit(
+        self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress
+    ) -> dict[str, float] | None:
+        """Train on draws from `posterior`. May return facts worth a place in the record. Raises `Diverged`."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n latents (n, *latent_shape) on the generator's device."""
+
+    def log_prob(self, z: Tensor) -> Tensor | None:
+        """Normalised log-density (n,) in nats of what `sample` draws, at z (n, *latent_shape); None without one."""
+        return None
+
+    def energy(self, z: Tensor) -> Tensor | None:
+        """Minus the model's log-density (n,) up to a constant, base measure included; None without one."""
+        return None
