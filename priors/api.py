@@ -102,6 +102,7 @@ class LatentPrior(nn.Module, ABC):
 
     `recipes`: data set name -> (latent size, settings that the method's authors chose for it).
     `quick`: the largest value of a setting under `--budget quick`.
+    `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
     `network_evaluations`: passes through any network that drawing one latent costs.
     """
 
@@ -110,6 +111,7 @@ class LatentPrior(nn.Module, ABC):
     Config: ClassVar[type[PriorConfig]] = PriorConfig
     recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
     quick: ClassVar[dict[str, int]] = {}
+    companions: ClassVar[tuple[dict[str, Any], ...]] = ()
     network_evaluations: int = 1
 
     def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig) -> None:
@@ -148,3 +150,7 @@ class LatentPrior(nn.Module, ABC):
     def energy(self, z: Tensor) -> Tensor | None:
         """Minus the model's log-density (n,) up to a constant, base measure included; None without one."""
         return None
+
+    def diagnostics(self, generator: torch.Generator) -> dict[str, float]:
+        """Facts about its sampling that belong beside its cost, such as an effective sample size."""
+        return {}

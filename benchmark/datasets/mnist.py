@@ -29,7 +29,7 @@ class MNIST(Dataset):
             files = ", ".join(name for name, _ in self.source.resources)
             raise UsageError(
                 f"{self.name} is not in {', '.join(map(str, roots))} and could not be downloaded ({error}); fetch {files} "
-                f"from {self.source.mirrors[-1]} into {self.source.__name__}/raw/ under any of these folders"
+                f"from {self.source.mirrors[0]} into {self.source.__name__}/raw/ under any of these folders"
             ) from error
         train, val = random_split(F.pad(train, (2, 2, 2, 2))[:, None], 50_000, 10_000)
         test = F.pad(test, (2, 2, 2, 2))[:, None]

@@ -10,6 +10,7 @@ import pluggy
 import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torchvision.transforms.functional import rgb_to_grayscale
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
@@ -27,6 +28,7 @@ class Extractor(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     score: ClassVar[str]
+    channels: ClassVar[int] = 3  # what the network takes; images are converted
     embedded: ClassVar[bool] = False  # its weights come with the package: it can always be used
 
     def __init__(self, weights: Path | None = None) -> None:
@@ -49,10 +51,18 @@ class Features:
 
     def __init__(self, extractor: Extractor, device: torch.device, batch_size: int = 250) -> None:
         self._network = extractor.network().to(device).eval().requires_grad_(False)
-        self._device, self._batch_size = device, batch_size
+        self._channels, self._device, self._batch_size = extractor.channels, device, batch_size
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
             raise TypeError(f"features are taken of uint8 images, got {images.dtype}")
-        return torch.cat([self._network(part.to(self._device))[0].float() for part in images.split(self._batch_size)])
+        parts = (self._converted(part.to(self._device)) for part in images.split(self._batch_size))
+        return torch.cat([self._network(part)[0].float() for part in parts])
+
+    def _converted(self, images: Tensor) -> Tensor:
+        if images.shape[1] == self._channels:
+            return images
+        if self._channels == 3:
+            return images.expand(-1, 3, -1, -1)
+        return rgb_to_grayscale(images)

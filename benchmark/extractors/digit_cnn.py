@@ -1,0 +1,93 @@
+"""`digit-cnn`: a small classifier of MNIST digits whose 64 last features are the embedded extractor.
+
+Four 3x3 convolutions with batch norm and ReLU, pooled; made by `python -m benchmark.extractors.digit_cnn_training`
+and shipped beside this file. Its Fréchet distance is called "FD digit-cnn", never FID.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+from backbones.hashing import file_hash
+from benchmark.extractors.api import Extractor, hookimpl
+
+WEIGHTS = Path(__file__).with_name("digit_cnn.safetensors")
+SIDE, FEATURES = 32, 64
+
+
+class DigitClassifier(nn.Module):
+    """Grey images (n, 1, 32, 32) in [0, 1] -> 64 features -> 10 logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [1, 32, 48, 64, FEATURES]
+        blocks = [
+            nn.Sequential(nn.Conv2d(i, o, 3, stride=1 if i == 1 else 2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+            for i, o in zip(widths, widths[1:])
+        ]
+        self.features = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.logits = nn.Linear(FEATURES, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.features(x))
+
+
+class DigitCNNFeatures(FeatureExtractorBase):
+    """The torch-fidelity side: uint8 (n, 1, H, W) -> ((n, 64),). Other sizes than 32 are resized (bilinear)."""
+
+    def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
+        super().__init__(name, features_list)
+        self.classifier = DigitClassifier()
+        self.classifier.load_state_dict(load_file(WEIGHTS))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = x.float() / 255
+        if x.shape[2:] != (SIDE, SIDE):
+            x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
+        return (self.classifier.features(x.to(memory_format=torch.channels_last)),)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return (str(FEATURES),)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return str(FEATURES)
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return True
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        return torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8)
+
+
+class DigitCNN(Extractor):
+    name = "digit-cnn"
+    score = "FD digit-cnn"
+    channels = 1
+    embedded = True
+
+    def weights_hash(self) -> str:
+        return file_hash(WEIGHTS)
+
+    def network(self) -> FeatureExtractorBase:
+        return DigitCNNFeatures(self.name, [str(FEATURES)])
+
+
+if DigitCNN.name not in FEATURE_EXTRACTORS_REGISTRY:
+    register_feature_extractor(DigitCNN.name, DigitCNNFeatures)
+
+
+@hookimpl
+def register_extractors() -> list[type[Extractor]]:
+    return [DigitCNN]

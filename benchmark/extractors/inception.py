@@ -1,0 +1,73 @@
+"""torch-fidelity's Inception-v3 (the network of the original FID code), at its last and at an earlier layer.
+
+`inception` reads the 2048 pooled features: its distance alone is called FID. `inception-768` reads the 768
+features after Mixed_6e: its distance is called FID-768 and compares with nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import ClassVar
+from urllib.error import URLError
+
+import torch
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+from backbones.hashing import file_hash
+from benchmark.extractors.api import Extractor, Unavailable, hookimpl
+
+
+class Inception(Extractor):
+    name = "inception"
+    score = "FID"
+    layer: ClassVar[str] = "2048"
+    probe: ClassVar[str] = "Mixed_7c.branch_pool.conv.weight"  # of the last block that the layer needs
+
+    @functools.cached_property
+    def _path(self) -> Path:
+        """The weights file: the one named, else torch.hub's copy, downloaded where there is a network."""
+        if self.weights is not None:
+            if not self.weights.is_file():
+                raise Unavailable(f"--inception-weights {self.weights}: no such file")
+            return self.weights
+        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix="6726825d", progress=False)
+            except (URLError, OSError, RuntimeError) as error:
+                raise Unavailable(
+                    f"the Inception weights could not be downloaded ({error}); fetch {URL_INCEPTION_V3} "
+                    f"and name it with --inception-weights, or put it at {path}"
+                ) from error
+        return path
+
+    def weights_hash(self) -> str:
+        return file_hash(self._path)
+
+    def network(self) -> FeatureExtractorBase:
+        # torch-fidelity unpickles without restriction, so the file is first read in the mode that cannot run code
+        try:
+            state = torch.load(self._path, map_location="cpu", weights_only=True)
+            finite = bool(state[self.probe].isfinite().all())
+        except Exception as error:
+            raise Unavailable(f"{self._path}: not a file of Inception weights ({error})") from error
+        if not finite:
+            raise Unavailable(f"{self._path}: has no weights for the layer {self.layer} that {self.name} reads")
+        return FeatureExtractorInceptionV3(
+            "inception-v3-compat", [self.layer], feature_extractor_weights_path=str(self._path)
+        )
+
+
+class Inception768(Inception):
+    name = "inception-768"
+    score = "FID-768"
+    layer = "768"
+    probe = "Mixed_6e.branch_pool.conv.weight"
+
+
+@hookimpl
+def register_extractors() -> list[type[Extractor]]:
+    return [Inception, Inception768]

@@ -1,0 +1,94 @@
+"""Normalising flows, built on nflows: exact densities, one-pass sampling, both ways differentiable.
+
+nflows 0.14 bounds the scale of its affine couplings by 1.001 (a sigmoid), so that it cannot fit anything
+narrower than its base. `AffineCoupling` has a log-scale that is bounded and symmetric instead.
+"""
+
+from __future__ import annotations
+
+import torch
+from nflows.transforms import ActNorm, CompositeTransform
+from nflows.transforms.coupling import AffineCouplingTransform
+from torch import Tensor, nn
+
+from priors.gaussian import log_standard_normal
+
+#: one coupling can scale by exp(+-LOG_SCALE_BOUND) at most: e^3 = 20
+LOG_SCALE_BOUND = 3.0
+
+
+class ScaleAndShift(nn.Module):
+    """The two networks of a coupling, as in the EVaLP release: tanh for the log-scale, ReLU for the shift."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
+        super().__init__()
+        self.shift = self._mlp(inputs, outputs // 2, hidden, nn.ReLU)
+        self.scale = self._mlp(inputs, outputs // 2, hidden, nn.Tanh)
+
+    @staticmethod
+    def _mlp(inputs: int, outputs: int, hidden: int, activation: type[nn.Module]) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, hidden), activation(), nn.Linear(hidden, outputs)
+        )
+
+    def forward(self, x: Tensor, context: None = None) -> Tensor:
+        return torch.cat([self.shift(x), self.scale(x)], 1)
+
+
+class AffineCoupling(AffineCouplingTransform):
+    """y = x exp(s) + t on the transformed half, s = B tanh(u / B) and t from networks of the other half."""
+
+    def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, unbounded = parameters.chunk(2, dim=1)
+        return shift, LOG_SCALE_BOUND * torch.tanh(unbounded / LOG_SCALE_BOUND)
+
+    def _coupling_transform_forward(self, inputs: Tensor, transform_params: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self._shift_and_log_scale(transform_params)
+        return inputs * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+
+    def _coupling_transform_inverse(self, inputs: Tensor, transform_params: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self._shift_and_log_scale(transform_params)
+        return (inputs - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
+
+
+class RealNVP(nn.Module):
+    """RealNVP (Dinh et al. 2017, arXiv 1605.08803) on vectors: affine couplings, ActNorm after each.
+
+    The map g takes noise to latents; log p(g(eps)) = log N(eps; 0, I) - log|det dg/deps|.
+    ActNorm starts as the identity; `initialise` sets it from data.
+    """
+
+    def __init__(self, features: int, couplings: int, hidden: int) -> None:
+        super().__init__()
+        if features < 2:
+            raise ValueError(f"a coupling flow needs 2 latents or more, got {features}")
+        self.features = features
+        layers: list[nn.Module] = []
+        for index in range(couplings):
+            mask = (torch.arange(features) + index) % 2
+            layers.append(AffineCoupling(mask, lambda i, o: ScaleAndShift(i, o, hidden)))
+            layers.append(ActNorm(features))
+        self.to_noise = CompositeTransform(layers)
+        self.eval()  # nflows' ActNorm initialises itself in training mode, with a device sync at every call
+
+    def train(self, mode: bool = True) -> RealNVP:
+        return super().train(False)
+
+    def push(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise (n, d) -> latents g(noise) (n, d) and log|det dg/dnoise| (n,)."""
+        return self.to_noise.inverse(noise)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density (n,) in nats at z (n, d)."""
+        noise, log_det = self.to_noise(z)
+        return log_standard_normal(noise) + log_det
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor) -> None:
+        """Set every ActNorm so that z (n, d), on its way to noise, leaves it with zero mean and unit variance."""
+        for layer in self.to_noise._transforms:
+            if isinstance(layer, ActNorm):
+                std = z.std(0).clamp_min(1e-6)
+                layer.log_scale.copy_(-std.log())
+                layer.shift.copy_(-z.mean(0) / std)
+            z, _ = layer(z)
