@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import torch
 import typer
 
+from backbones.bundle import Bundle
+from benchmark.bundles import all_bundles, find_bundle
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
-from benchmark.plugins import Registry
+from benchmark.places import data_roots
+from benchmark.plugins import KINDS, Registry
 from benchmark.progress import say
 from benchmark.settings import parsed
+
+
+
+class Device(str, Enum):
+    auto, cpu, cuda = "auto", "cpu", "cuda"
+
+
+class BudgetName(str, Enum):
+    quick, full = "quick", "full"
+
+
+class SplitName(str, Enum):
+    val, test = "val", "test"
+
 
 app = typer.Typer(
     help="A benchmark of latent priors for frozen, pretrained VAEs.",
@@ -23,9 +41,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DatasetOption = Annotated[str, typer.Option("--dataset", help="digits, mnist, fashion_mnist, or a path (.npz or folder).")]
+DatasetOption = Annotated[str, typer.Option("--dataset", help="A data set by name, or a path (.npz or folder of images).")]
 BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone, by name.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+BundleOption = Annotated[Optional[str], typer.Option("--bundle", help="Bundle, by name or folder, where several match.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes CUDA where there is one.")]
+ExtractorOption = Annotated[Optional[str], typer.Option("--extractor", help="Feature extractor (default: the data set's).")]
+WeightsOption = Annotated[Optional[Path], typer.Option("--inception-weights", help="File of Inception weights.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records and leaderboards.")]
 PluginOption = Annotated[Optional[list[Path]], typer.Option("--plugin", help="A Python file with a plugin (repeatable).")]
 DataRootOption = Annotated[
     Optional[Path], typer.Option("--data-root", help="Folder with image data (also: $LATENT_PRIOR_DATA).")
@@ -37,12 +59,10 @@ def options() -> None:
     """A benchmark of latent priors for frozen, pretrained VAEs."""
 
 
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {name}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
+def _device(choice: Device) -> torch.device:
+    if choice is Device.cuda and not torch.cuda.is_available():
         raise UsageError("--device cuda: no CUDA device is available here; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if choice is not Device.cpu and torch.cuda.is_available() else "cpu")
 
 
 def _dataset(registry: Registry, name: str) -> Dataset:
@@ -50,6 +70,25 @@ def _dataset(registry: Registry, name: str) -> Dataset:
     if name.endswith(".npz") or "/" in name or "\\" in name:
         return PathDataset(Path(name))
     return registry.get("dataset", name)()
+
+
+def _dataset_of(registry: Registry, asked: str, bundle: Bundle) -> Dataset | None:
+    """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one."""
+    if asked.endswith(".npz") or "/" in asked:
+        return PathDataset(Path(asked))
+    try:
+        return registry.get("dataset", bundle.dataset)()
+    except UsageError:
+        return None
+
+
+def _bundle(registry: Registry, asked: str, backbone: str, name: str | None) -> Bundle:
+    registry.get("backbone", backbone)
+    dataset = asked if name else _dataset(registry, asked).name
+    bundle, others = find_bundle(dataset, backbone, name)
+    if others:
+        say(f"using bundle {bundle.path.name}; there are also {', '.join(others)} (--bundle NAME)")
+    return bundle
 
 
 def _settings(words: list[str] | None) -> dict[str, Any]:
@@ -69,14 +108,13 @@ def pretrain(
     backbone: BackboneOption = "conv_vae",
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="A setting, NAME=VALUE (repeatable).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, order and noise.")] = 0,
-    device: DeviceOption = "auto",
+    device: DeviceOption = Device.auto,
     data_root: DataRootOption = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the new bundle (default: in the cache).")] = None,
     plugin: PluginOption = None,
 ) -> None:
     """Train a backbone on images and write its bundle (stage 1; minutes to hours, resumes after a kill)."""
     from benchmark.pretrain import pretrain
-    from benchmark.places import data_roots
 
     registry = Registry(list(plugin or []))
     pretrain(
@@ -90,8 +128,119 @@ def pretrain(
     )
 
 
+@app.command()
+def run(
+    priors: Annotated[
+        Optional[str],
+        typer.Option(help="Priors with settings, e.g. 'evalp[gp_weight=1,10],gaussian' (default: all that come with it)."),
+    ] = None,
+    dataset: DatasetOption = "digits",
+    backbone: BackboneOption = "conv_vae",
+    bundle: BundleOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 3,
+    budget: Annotated[BudgetName, typer.Option(help="full: each prior's own recipe; quick: steps and counts capped.")] = BudgetName.quick,
+    split: Annotated[SplitName, typer.Option(help="Choose settings on val, report on test.")] = SplitName.test,
+    extractor: ExtractorOption = None,
+    inception_weights: WeightsOption = None,
+    device: DeviceOption = Device.auto,
+    results: ResultsOption = Path("results"),
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what is recorded as failed.")] = False,
+    data_root: DataRootOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Fit and score priors on a bundle and write the leaderboard (stage 2; what is recorded is not done again)."""
+    from benchmark.run import choose_extractor, run
+
+    registry = Registry(list(plugin or []))
+    where = _device(device)
+    opened = _bundle(registry, dataset, backbone, bundle)
+    images = _dataset_of(registry, dataset, opened)
+    chosen, reference = choose_extractor(
+        registry, opened, images, extractor, inception_weights, where, data_roots(data_root)
+    )
+    _warn_of_broken(registry)
+    failed = run(
+        registry, opened, priors, seeds, budget.value, split.value, chosen, reference, where, results, retry
+    )
+    print((results / "leaderboard.md").read_text())
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def reference(
+    dataset: DatasetOption,
+    backbone: BackboneOption = "conv_vae",
+    bundle: BundleOption = None,
+    extractor: ExtractorOption = None,
+    inception_weights: WeightsOption = None,
+    device: DeviceOption = Device.auto,
+    data_root: DataRootOption = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write to (default: in the cache).")] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Compute what an extractor sees in a bundle's real images, so that runs need not open them."""
+    from benchmark.extractors.api import Unavailable
+    from benchmark.progress import track
+    from benchmark.reference import make_reference
+
+    registry = Registry(list(plugin or []))
+    opened = _bundle(registry, dataset, backbone, bundle)
+    source = _dataset_of(registry, dataset, opened)
+    if source is None:
+        raise UsageError(f"no data set is called '{opened.dataset}': name the path of its images with --dataset")
+    name = extractor or opened.card["dataset"]["extractor"]
+    chosen = registry.get("extractor", name)(inception_weights)
+    try:
+        with track(f"{name} reference of {opened.path.name}") as progress:
+            made = make_reference(opened, source.load(data_roots(data_root)), chosen, _device(device), out, progress)
+    except Unavailable as error:
+        raise UsageError(str(error)) from error
+    say(f"reference written: {made.path}")
+
+
+@app.command("list")
+def list_(plugin: PluginOption = None) -> None:
+    """Show priors, backbones, datasets, metrics, extractors and bundles, and plugins that are broken, with why."""
+    registry = Registry(list(plugin or []))
+    for kind in KINDS:
+        print(f"{kind}s:")
+        for name, cls in registry.all(kind).items():
+            origin = registry.origin(cls)
+            print(f"  {name}" + ("" if origin == "built-in" else f"  (plugin: {origin})"))
+    bundles, damaged = all_bundles()
+    print("bundles:")
+    for name, made in bundles.items():
+        shape, best = "x".join(map(str, made.latent_shape)), made.card["training"]["best_epoch"]
+        print(f"  {name}  ({made.dataset}, {made.backbone_name}, latent {shape}, epoch {best}, {made.id[:16]})")
+    for title, reasons in (("damaged bundles", damaged), ("broken plugins", registry.broken)):
+        if reasons:
+            print(f"{title}:")
+            for name, why in reasons.items():
+                print(f"  {name}: {why}")
+
+
+@app.command()
+def leaderboard(results: ResultsOption = Path("results")) -> None:
+    """Rebuild leaderboard.md, leaderboard.csv and the sample grids from the records; exit 1 if any is damaged."""
+    from benchmark.leaderboard import write_grids, write_tables
+
+    if not (results / "records").is_dir():
+        raise UsageError(f"{results}: no records here (expected a folder 'records')")
+    damaged = write_tables(results)
+    write_grids(results)
+    for sentence in damaged:
+        say(f"left out: {sentence}")
+    say(f"written: {results / 'leaderboard.md'}")
+    raise typer.Exit(1 if damaged else 0)
+
+
+def _warn_of_broken(registry: Registry) -> None:
+    for origin, why in registry.broken.items():
+        say(f"broken plugin {origin}: {why}")
+
+
 def main() -> None:
-    """Run a command; exit 0 when all went well, 1 when a job failed, 2 for wrong usage."""
+    """Run a command; exit 0 when all went well, 1 when a job failed, 2 for wrong usage, 130 when interrupted."""
     try:
         app()
     except UsageError as error:

@@ -103,6 +103,11 @@ class Registry:
         self._read_entry_points()
         return dict(sorted(self._classes[kind].items()))
 
+    def at_hand(self, kind: str) -> list[str]:
+        """The names of built-ins and `--plugin` files; installed plugins are left asleep."""
+        self._read_built_in(kind)
+        return list(self._classes[kind])
+
     def origin(self, cls: type) -> str:
         """`built-in`, the plugin's file, or the entry point it came from."""
         return self._origins[cls]

@@ -9,22 +9,24 @@ import pluggy
 
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
-    from benchmark.protocol import Protocol
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
 
 class Metric(ABC):
-    """One measurement of one fitted prior. `of_references` says whether reference rows have it too."""
+    """One measurement of one fitted prior.
+
+    `reads`: the fields of the protocol that decide its value, and so its identity.
+    `reference_rows`: the reference rows that have it too.
+    `machine_bound`: its value belongs to a device, a thread count and a dtype (timings).
+    """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    of_references: ClassVar[bool] = True
-
-    @abstractmethod
-    def settings(self, protocol: Protocol) -> dict[str, Any]:
-        """All that decides the value besides the prior: hashed into the measurement's id."""
+    reads: ClassVar[tuple[str, ...]]
+    reference_rows: ClassVar[tuple[str, ...]] = ()
+    machine_bound: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Named values (JSON-able numbers, lists or strings)."""
+        """Named values (JSON-able: finite numbers, lists, strings)."""

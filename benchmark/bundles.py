@@ -1,0 +1,48 @@
+"""Which bundles there are: those shipped with the package, those in the cache, or a folder named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import backbones
+from backbones.bundle import Bundle, open_bundle
+from backbones.hashing import Damaged
+from benchmark.errors import UsageError, unknown
+from benchmark.places import cache_root
+
+SHIPPED = Path(backbones.__file__).parent / "pretrained"
+
+
+def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
+    """Good bundles by name (their folder's), shipped ones first, and the reason of each damaged one."""
+    bundles: dict[str, Bundle] = {}
+    damaged: dict[str, str] = {}
+    for root in (SHIPPED, cache_root() / "bundles"):
+        for card in sorted(root.glob("[!.]*/bundle.json")):
+            try:
+                bundles.setdefault(card.parent.name, open_bundle(card.parent))
+            except Damaged as error:
+                damaged[card.parent.name] = str(error)
+    return bundles, damaged
+
+
+def find_bundle(dataset: str, backbone: str, name: str | None) -> tuple[Bundle, list[str]]:
+    """The bundle of that name or folder, else the first of the data set and backbone; and the others that match."""
+    if name is not None and (Path(name) / "bundle.json").exists():
+        try:
+            return open_bundle(Path(name)), []
+        except Damaged as error:
+            raise UsageError(str(error)) from error
+    bundles, damaged = all_bundles()
+    if name is not None:
+        if name in bundles:
+            return bundles[name], []
+        raise UsageError(damaged[name]) if name in damaged else unknown("bundle", name, bundles)
+    matching = [key for key, bundle in bundles.items() if (bundle.dataset, bundle.backbone_name) == (dataset, backbone)]
+    if not matching:
+        raise UsageError(
+            f"there is no bundle of {dataset} with {backbone} (there are: {', '.join(bundles) or 'none'}); make one with: "
+            f"python -m benchmark pretrain --dataset {dataset} --backbone {backbone}"
+            + "".join(f"; damaged: {why}" for why in damaged.values())
+        )
+    return bundles[matching[0]], matching[1:]

@@ -1,0 +1,93 @@
+"""One fitted prior under evaluation: what it draws, decodes to and shows to the extractor, each made once.
+
+Latents are drawn in streams that all rows share, and decoding has streams of its own, so that two rows differ
+by their priors alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Protocol as Interface
+
+import torch
+from torch import Tensor
+
+from backbones.api import Backbone
+from benchmark.extractors.api import Features
+from benchmark.protocol import Protocol
+from benchmark.reference import Reference
+from benchmark.streams import seeded_globals, stream
+from priors.api import PosteriorSplit
+
+DECODE_BATCH = 250
+
+
+class Source(Interface):
+    """Where latents come from: a fitted prior, or a reference row."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+
+class BadSample(RuntimeError):
+    """A prior's `sample` broke its contract; the message says how."""
+
+
+class ReferenceRow:
+    """Posterior draws in place of a prior: one z from each of n distinct images."""
+
+    def __init__(self, draws: PosteriorSplit) -> None:
+        self._draws = draws
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self._draws.one_each(n, generator)
+
+
+#: reference row -> the split whose posteriors it decodes (None: the split that is reported)
+REFERENCE_ROWS: dict[str, str | None] = {"aggregate_posterior": "train", "reconstruction": None}
+
+
+@dataclass
+class Evaluation:
+    """`held_out` is q_agg of the reported split; `features_of` and `reference` belong to the protocol's extractor."""
+
+    source: Source | Any
+    backbone: Backbone
+    held_out: PosteriorSplit
+    features_of: Features
+    reference: Reference
+    protocol: Protocol
+    seed: int
+    device: torch.device
+
+    def stream(self, purpose: str) -> torch.Generator:
+        return stream(self.device, purpose, self.seed)
+
+    @torch.no_grad()
+    def latents(self, n: int, purpose: str) -> Tensor:
+        """n checked latents (n, *latent_shape). Raises `BadSample`."""
+        with seeded_globals(self.device, purpose, self.seed):
+            z = self.source.sample(n, self.stream(purpose))
+        expected = (n, *self.backbone.latent_shape)
+        if not isinstance(z, Tensor):
+            raise BadSample(f"sample({n}) returned a {type(z).__name__}, expected a tensor {expected}")
+        if tuple(z.shape) != expected:
+            raise BadSample(f"sample({n}) returned shape {tuple(z.shape)}, expected {expected}")
+        if z.dtype != torch.float32 or z.device.type != self.device.type:
+            raise BadSample(f"sample({n}) returned {z.dtype} on {z.device}, expected torch.float32 on {self.device}")
+        bad = int((~z.flatten(1).isfinite().all(1)).sum())
+        if bad:
+            raise BadSample(f"{bad} of {n} samples are not finite")
+        return z
+
+    @torch.no_grad()
+    def decoded(self, z: Tensor, purpose: str) -> Tensor:
+        """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device."""
+        generator = self.stream(purpose)
+        parts = [self.backbone.decode(part, generator) for part in z.split(DECODE_BATCH)]
+        return torch.cat([(part * 255).round().clamp(0, 255).to(torch.uint8) for part in parts])
+
+    @functools.cached_property
+    def features(self) -> Tensor:
+        """Features (n, d) of the protocol's number of generated images."""
+        return self.features_of(self.decoded(self.latents(self.protocol.generated, "sample"), "decode"))

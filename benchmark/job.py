@@ -1,0 +1,278 @@
+"""One job from bundle to measurements: fit the prior or find its fit, then measure what is not yet recorded."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save
+
+from backbones.api import Backbone
+from backbones.bundle import Bundle
+from backbones.hashing import Damaged, file_hash, read_sealed, write_atomic, write_sealed
+from benchmark.evaluation import REFERENCE_ROWS, Evaluation, ReferenceRow
+from benchmark.extractors.api import Extractor, Features
+from benchmark.metrics.api import Metric
+from benchmark.places import cache_root
+from benchmark.plan import Job
+from benchmark.plugins import Registry
+from benchmark.progress import say, track
+from benchmark.protocol import Protocol
+from benchmark.provenance import device_name, provenance
+from benchmark.records import RecordStore, record_id
+from benchmark.reference import Reference
+from benchmark.streams import seeded_globals, stream
+from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
+
+LOG_POINTS = 60
+
+
+class Failed(Exception):
+    """A job that cannot go on; the reason is recorded already."""
+
+
+@dataclass(eq=False)
+class Workspace:
+    """What the jobs of one run share. Its parts are made when first needed and kept on the device."""
+
+    bundle: Bundle
+    registry: Registry
+    protocol: Protocol
+    extractor: Extractor
+    reference: Reference
+    metrics: list[Metric]
+    store: RecordStore
+    device: torch.device
+    retry: bool = False
+
+    @functools.cached_property
+    def backbone(self) -> Backbone:
+        return self.bundle.backbone(self.registry.get("backbone", self.bundle.backbone_name), self.device)
+
+    @functools.cache
+    def split(self, name: str) -> PosteriorSplit:
+        return PosteriorSplit(*self.bundle.posterior(name, self.device))
+
+    @functools.cached_property
+    def posterior(self) -> AggregatePosterior:
+        return AggregatePosterior(self.split("train"), self.split("val"))
+
+    @functools.cached_property
+    def features_of(self) -> Features:
+        return Features(self.extractor, self.device)
+
+    @functools.cached_property
+    def machine(self) -> dict[str, Any]:
+        return {"device": device_name(self.device), "threads": torch.get_num_threads(), "dtype": "float32"}
+
+
+@dataclass
+class Outcome:
+    """What became of a job: metrics measured now, metrics found in records, reasons of failures."""
+
+    measured: list[str] = field(default_factory=list)
+    recorded: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def run_job(job: Job, work: Workspace) -> Outcome:
+    """Do what is not recorded of a job and record it. A failure is recorded with its reason and raised to nobody."""
+    metrics = [metric for metric in work.metrics if job.row.prior or job.row.name in metric.reference_rows]
+    outcome = Outcome()
+    if not _missing(job, metrics, work, outcome):
+        return outcome
+    with FileLock(_lock_path(job)):  # another process with the same job: wait for it and find it done
+        outcome = Outcome()
+        missing = _missing(job, metrics, work, outcome)
+        if not missing:
+            return outcome
+        try:
+            source = fitted(job, work) if job.row.prior else ReferenceRow(work.split(_reference_split(job, work)))
+        except Failed as failure:
+            outcome.failures.append(str(failure))
+            return outcome
+        evaluation = Evaluation(
+            source,
+            work.backbone,
+            work.split(work.protocol.split),
+            work.features_of,
+            work.reference,
+            work.protocol,
+            job.seed,
+            work.device,
+        )
+        for metric in missing:
+            _measure(job, metric, evaluation, work, outcome)
+    return outcome
+
+
+def fitted(job: Job, work: Workspace) -> LatentPrior:
+    """The job's prior, fitted now or found in the cache; its fit is recorded either way. Raises `Failed`."""
+    record = _cached_fit(job)
+    if record is None:
+        record = _fit(job, work)
+    record = work.store.put(job.facts(), "fit", job.fit_identity, record)
+    if record["status"] != "ok":
+        raise Failed(f"fit {record['status']}: {record['reason']}")
+    prior = _constructed(job, work)
+    prior.load_state_dict(load_file(_fit_path(job)))
+    return prior.to(work.device).eval().requires_grad_(False)
+
+
+def _fit(job: Job, work: Workspace) -> dict[str, Any]:
+    """Fit from scratch; a fit that succeeds is put into the cache. Returns the content of its record."""
+    log = FitLog()
+    start = time.perf_counter()
+    try:
+        with seeded_globals(work.device, "fit", job.seed), track(f"{job.row.label} seed {job.seed}") as show:
+            prior = _constructed(job, work).to(work.device).train()
+            log.show = show
+            facts = prior.fit(work.posterior, stream(work.device, "fit", job.seed), log)
+        if work.device.type == "cuda":
+            torch.cuda.synchronize(work.device)
+        facts = _checked_facts(facts)
+        state = {name: value.detach().cpu().contiguous() for name, value in prior.state_dict().items()}
+        bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+        if bad:
+            raise Diverged(f"{bad[0]} is not finite after the fit")
+    except Exception as error:
+        status = "diverged" if isinstance(error, Diverged) else "failed"
+        return {"status": status, "reason": _reason(error), "log": log.points, "provenance": provenance(work.device)}
+    record = {
+        "status": "ok",
+        "values": {"fit_seconds": time.perf_counter() - start, **facts},
+        "parameters": sum(parameter.numel() for parameter in prior.parameters()),
+        "note": job.row.note,
+        "log": log.points,
+        "provenance": provenance(work.device),
+    }
+    path = _fit_path(job)
+    write_atomic(path, save(state))
+    write_sealed(path.with_suffix(".json"), {"state": file_hash(path), "record": record})
+    return record
+
+
+def _cached_fit(job: Job) -> dict[str, Any] | None:
+    """The record of a fit whose state is in the cache, whole; a damaged one is named and made again."""
+    path = _fit_path(job)
+    if not path.with_suffix(".json").exists():
+        return None
+    try:
+        entry = read_sealed(path.with_suffix(".json"))
+        if not path.exists() or file_hash(path) != entry["state"]:
+            raise Damaged(f"{path}: missing, or does not match its hash")
+    except Damaged as error:
+        say(f"fitted state is damaged and will be made again: {error}")
+        return None
+    return entry["record"]
+
+
+def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, outcome: Outcome) -> None:
+    start = time.perf_counter()
+    try:
+        values = metric.measure(evaluation)
+        bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if bad:
+            raise ValueError(f"{', '.join(bad)} not finite")
+        content = {"status": "ok", "values": values}
+    except Exception as error:
+        content = {"status": "failed", "reason": _reason(error)}
+        outcome.failures.append(f"{metric.name}: {content['reason']}")
+    else:
+        outcome.measured.append(metric.name)
+    content |= {"seconds": time.perf_counter() - start, "provenance": provenance(work.device)}
+    work.store.put(job.facts(), metric.name, _identity(job, metric, work), content)
+
+
+def _missing(job: Job, metrics: list[Metric], work: Workspace, outcome: Outcome) -> list[Metric]:
+    """The metrics to measure. What is recorded goes into `outcome`; recorded failures too, unless they are retried."""
+    row = job.facts()
+    if job.row.prior and not work.retry:
+        fit = _recorded(work, row, "fit", job.fit_identity)
+        if fit is not None and fit["status"] != "ok":
+            outcome.failures.append(f"fit {fit['status']} earlier: {fit['reason']}")
+            return []
+    missing = []
+    for metric in metrics:
+        record = _recorded(work, row, metric.name, _identity(job, metric, work))
+        if record is None or (record["status"] != "ok" and work.retry):
+            missing.append(metric)
+        elif record["status"] == "ok":
+            outcome.recorded.append(metric.name)
+        else:
+            outcome.failures.append(f"{metric.name} failed earlier: {record['reason']}")
+    return missing
+
+
+def _recorded(work: Workspace, row: dict[str, Any], kind: str, identity: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return work.store.get(row, kind, record_id(identity))
+    except Damaged as error:
+        say(f"record is damaged and will be made again: {error}")
+        return None
+
+
+def _identity(job: Job, metric: Metric, work: Workspace) -> dict[str, Any]:
+    machine = work.machine if metric.machine_bound else None
+    settings = work.protocol.part(metric.reads)
+    return job.measurement_identity(work.registry.identity(type(metric)), settings, machine)
+
+
+def _constructed(job: Job, work: Workspace) -> LatentPrior:
+    with seeded_globals(work.device, "initialisation", job.seed):
+        return job.row.prior(work.bundle.latent_shape, job.row.config)
+
+
+def _reference_split(job: Job, work: Workspace) -> str:
+    return REFERENCE_ROWS[job.row.name] or work.protocol.split
+
+
+def _fit_path(job: Job) -> Path:
+    return cache_root() / "fits" / f"{job.fit_id}.safetensors"
+
+
+def _lock_path(job: Job) -> Path:
+    path = cache_root() / "locks" / f"{job.fit_id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _checked_facts(facts: Any) -> dict[str, float]:
+    if facts is None:
+        return {}
+    if not isinstance(facts, dict) or not all(isinstance(value, (int, float)) for value in facts.values()):
+        raise TypeError(f"fit returned {type(facts).__name__}; expected None or a dict of numbers")
+    bad = [name for name, value in facts.items() if not math.isfinite(value)]
+    if bad:
+        raise Diverged(f"fit returned {bad[0]}={facts[bad[0]]}")
+    return facts
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line; for one that nobody raised on purpose, with the place in the code."""
+    text = f"{type(error).__name__}: {error}" if not isinstance(error, Diverged) else str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames and not isinstance(error, Diverged) else ""
+    return " ".join(text.split()) + where
+
+
+@dataclass
+class FitLog:
+    """The `progress` handed to a fit: shows it, and keeps an even selection of what it was told."""
+
+    points: list[dict[str, float]] = field(default_factory=list)
+    show: Callable[..., None] = lambda *_, **__: None
+
+    def __call__(self, step: int, total: int, **values: float) -> None:
+        self.show(step, total, **values)
+        due = not self.points or step - self.points[-1]["step"] >= total / LOG_POINTS or step == total
+        if values and due and all(math.isfinite(value) for value in values.values()):
+            self.points.append({"step": step, **values})

@@ -1,0 +1,288 @@
+"""Records -> leaderboard.md, leaderboard.csv and sample grids. Everything here is derived; nothing is measured.
+
+A table holds one bundle under one protocol on one type of device. A measurement belongs to it when the settings
+that it was made with are the protocol's, whichever command made it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+from PIL import Image, ImageDraw, ImageFont
+from tabulate import tabulate
+
+from backbones.hashing import content_hash, write_atomic
+from benchmark.evaluation import REFERENCE_ROWS
+from benchmark.metrics.samples import from_png
+from benchmark.places import cache_root
+from benchmark.protocol import Protocol, saved_protocols
+from benchmark.records import RecordStore
+from benchmark.statistics import RANKED_FROM, gap_closed, mean_interval, not_worse_than_best
+
+ZERO_LINE, CEILING = "gaussian", "aggregate_posterior"
+COLUMNS = ["dataset", "backbone", "bundle", "prior", "reference", "protocol", "device", "metric", "mean", "low", "high", "seeds"]
+
+
+@dataclass
+class TableRow:
+    """One label: metric -> seed -> value, of its newest configuration alone."""
+
+    label: str
+    values: dict[str, dict[int, Any]]
+
+    def over_seeds(self, metric: str) -> list[float]:
+        return [value for _, value in sorted(self.values.get(metric, {}).items())]
+
+    @property
+    def seeds(self) -> int:
+        return max((len(by_seed) for by_seed in self.values.values()), default=0)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.label in REFERENCE_ROWS or self.label == ZERO_LINE
+
+
+@dataclass
+class Table:
+    """All that one table shows. `records` are those it was made from, newest last."""
+
+    protocol: Protocol
+    dataset: str
+    backbone: str
+    bundle: str
+    device: str
+    rows: dict[str, TableRow]
+    records: list[dict[str, Any]]
+    failures: list[str]
+    left_out: list[str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}-{self.backbone}-{self.bundle[:8]}-{self.protocol.hash[:8]}-{self.device}"
+
+    def gap_closed(self, row: TableRow) -> tuple[float, float, float] | None:
+        """Share of the gap between Gaussian and aggregate posterior that a row closes, over the seeds all three have."""
+        scores = [self.rows[label].values.get("fd", {}) for label in (ZERO_LINE, CEILING) if label in self.rows]
+        if len(scores) < 2:
+            return None
+        gaussian, ceiling = scores
+        own = row.values.get("fd", {})
+        seeds = sorted(set(gaussian) & set(ceiling) & set(own))
+        if not seeds:
+            return None
+        return gap_closed(*([by_seed[seed] for seed in seeds] for by_seed in (gaussian, own, ceiling)))
+
+
+def tables(results: Path) -> tuple[list[Table], list[str]]:
+    """Every table of a results folder, in a fixed order, and what was left out for being damaged."""
+    records, damaged = RecordStore(results / "records").all()
+    protocols, damaged_protocols = saved_protocols(results)
+    made = []
+    for protocol in protocols:
+        groups = defaultdict(list)
+        for record in records:
+            if _belongs(record, protocol):
+                row = record["row"]
+                groups[row["dataset"], row["backbone"], row["bundle"], row["device"]].append(record)
+        # a fit alone, which belongs to every protocol of its budget, makes no table
+        made += [
+            _table(protocol, *key, group) for key, group in groups.items() if any(r["kind"] != "fit" for r in group)
+        ]
+    made.sort(key=lambda t: (t.dataset, t.backbone, t.bundle, t.protocol.split, t.protocol.budget, t.name))
+    return made, damaged + damaged_protocols
+
+
+def _belongs(record: dict[str, Any], protocol: Protocol) -> bool:
+    if record["row"]["budget"] not in (None, protocol.budget):
+        return False
+    settings = record["identity"].get("settings", {})
+    return protocol.part(tuple(settings)) == settings
+
+
+def _table(
+    protocol: Protocol, dataset: str, backbone: str, bundle: str, device: str, records: list[dict[str, Any]]
+) -> Table:
+    records = sorted(records, key=lambda record: (record["provenance"]["finished"], record["id"]))
+    current = {record["row"]["label"]: record["row"]["config_hash"] for record in records}  # the newest of each label
+    machines = [record["identity"]["machine"] for record in records if "machine" in record["identity"]]
+    kept, left_out = [], set()
+    for record in records:
+        label = record["row"]["label"]
+        if record["row"]["config_hash"] != current[label]:
+            left_out.add(f"an older {label}")
+        elif record["identity"].get("machine") not in (None, *machines[-1:]):
+            left_out.add(f"{label}'s {record['kind']} on another machine")
+        else:
+            kept.append(record)
+    made: dict[str, TableRow] = {}
+    failures = []
+    for record in kept:
+        label, seed = record["row"]["label"], record["row"]["seed"]
+        row = made.setdefault(label, TableRow(label, {}))
+        if record["status"] != "ok":
+            failures.append(f"{label} seed {seed}: {record['kind']} {record['status']}: {record['reason']}")
+            continue
+        for metric, value in record["values"].items():
+            row.values.setdefault(metric, {})[seed] = value
+    return Table(protocol, dataset, backbone, bundle, device, made, kept, sorted(failures), sorted(left_out))
+
+
+def write_tables(results: Path) -> list[str]:
+    """Rewrite leaderboard.md and leaderboard.csv from the records. Returns what is damaged, a sentence each."""
+    with FileLock(_lock_path(results)):  # two processes: the later one sees the records of both
+        made, damaged = tables(results)
+        title = "# Leaderboard\n\nMade from the records in `records/` by `python -m benchmark leaderboard`.\n"
+        text = "\n".join([title, *map(_markdown, made), *(f"Left out: {sentence}\n" for sentence in damaged)])
+        write_atomic(results / "leaderboard.md", text.encode())
+        tidy = pd.DataFrame([line for table in made for line in _tidy(table)], columns=COLUMNS)
+        write_atomic(results / "leaderboard.csv", tidy.to_csv(index=False, float_format="%.8g").encode())
+    return damaged
+
+
+def _lock_path(results: Path) -> Path:
+    path = cache_root() / "locks" / f"results-{content_hash(str(results.resolve()))[:16]}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _tidy(table: Table) -> Iterator[list[Any]]:
+    shared = [table.dataset, table.backbone, table.bundle]
+    for row in table.rows.values():
+        numbers: dict[str, tuple[float, float, float]] = {}
+        for metric in row.values:
+            values = row.over_seeds(metric)
+            if all(isinstance(value, (int, float)) for value in values):
+                numbers[table.protocol.score if metric == "fd" else metric] = mean_interval(values)
+        gap = table.gap_closed(row)
+        if gap is not None:
+            numbers["gap_closed"] = gap
+        for metric, (mean, low, high) in sorted(numbers.items()):
+            of = [row.label, row.is_reference, table.protocol.hash[:16], table.device, metric]
+            seeds = len(row.values.get("fd" if metric in (table.protocol.score, "gap_closed") else metric, {}))
+            yield [*shared, *of, mean, low, high, seeds]
+
+
+def _markdown(table: Table) -> str:
+    ranked = [row for row in table.rows.values() if not row.is_reference]
+    references = [row for label in (CEILING, ZERO_LINE, "reconstruction") if (row := table.rows.get(label))]
+    best = not_worse_than_best({row.label: row.over_seeds("fd") for row in ranked})
+    ranked.sort(key=lambda row: _mean(row.over_seeds("fd")))
+    lines = [f"## {table.dataset}, {table.backbone}, {table.protocol.split} split, {table.protocol.budget} budget", ""]
+    lines += [f"- {fact}" for fact in _facts(table)] + [""]
+    lines += [_grid(table, ranked, best), ""] if ranked else []
+    lines += ["Reference rows, apart from the ranking (see README):", "", _grid(table, references, set()), ""]
+    few = [row.label for row in ranked if len(row.over_seeds("fd")) < RANKED_FROM]
+    if few:
+        lines.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
+    elif ranked:
+        lines.append("**Bold**: not significantly worse than the best (Welch's t-test, Holm's correction, 5 %).")
+    lines += [f"Failed: {failure}" for failure in table.failures]
+    if table.left_out:
+        lines.append(f"Left out: {', '.join(table.left_out)}.")
+    lines += ["", f"![samples of {table.name}](samples/{table.name}.png)", ""]
+    return "\n".join(lines)
+
+
+def _facts(table: Table) -> list[str]:
+    p, newest = table.protocol, table.records[-1]["provenance"]
+    machines = {
+        f"{r['provenance']['device']}, {r['provenance']['threads']} threads" for r in table.records if r["kind"] != "fit"
+    }
+    code = {f"{(r['provenance']['code']['commit'] or 'unknown')[:10]}{' (modified)' if r['provenance']['code']['dirty'] else ''}" for r in table.records}
+    packages = ", ".join(f"{name} {newest['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows"))
+    return [
+        f"bundle `{table.bundle}`; protocol `{p.hash[:16]}`, version {p.version}",
+        f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.split} images, {p.rounding} rounding; "
+        f"images: {p.preparation}",
+        f"MMD: unbiased MMD^2 of {p.mmd_latents:,} latents against as many held-out draws, bandwidths "
+        f"{', '.join(f'{b:g}' for b in p.mmd_bandwidths)} x median squared distance, {p.mmd_permutations} permutations",
+        f"time: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s at batch {p.timing_batches[-1]:,}",
+        f"device: {table.device} ({'; '.join(sorted(machines))}); {packages}; code {', '.join(sorted(code))}",
+        *(f"command: `{command}`" for command in sorted({r["provenance"]["command"] for r in table.records if r["kind"] != "fit"})),
+        "± is half a 95 % t-interval over seeds; p is the median over seeds",
+    ]
+
+
+def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
+    batch = table.protocol.timing_batches[-1]
+    header = ["prior", f"{table.protocol.score} ↓", "gap closed ↑", "MMD² imq ×10³ ↓", "p", "MMD² rbf ×10³ ↓", "p"]
+    header += [f"latents, ms / {batch:,}", f"images, ms / {batch:,}", "network evaluations", "parameters", "fit, s", "seeds"]
+    body = []
+    for row in rows:
+        gap = table.gap_closed(row)
+        line = [f"**{row.label}**" if row.label in best else row.label, _number(row.over_seeds("fd"), 1)]
+        line.append("" if gap is None else _interval(*(100 * part for part in gap), digits=1, unit=" %"))
+        for kernel in ("imq", "rbf"):
+            line.append(_number([1000 * value for value in row.over_seeds(f"mmd_{kernel}")], 2))
+            p_values = row.over_seeds(f"mmd_{kernel}_p")
+            line.append(f"{statistics.median(p_values):.3f}" if p_values else "")
+        line += [_timing(row, f"prior_seconds_{batch}"), _timing(row, f"images_seconds_{batch}")]
+        line += [_count(row, "network_evaluations"), _count(row, "parameters"), _number(row.over_seeds("fit_seconds"), 1)]
+        body.append([*line, row.seeds])
+    return tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=["left"] + ["right"] * (len(header) - 1))
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values) if values else math.inf
+
+
+def _number(values: list[float], digits: int) -> str:
+    return _interval(*mean_interval(values), digits=digits) if values else ""
+
+
+def _interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
+    return f"{mean:.{digits}f}{unit}" if math.isnan(low) else f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}{unit}"
+
+
+def _timing(row: TableRow, metric: str) -> str:
+    medians, quartiles = row.over_seeds(metric), row.over_seeds(f"{metric}_quartiles")
+    if not medians:
+        return ""
+    low, high = (1000 * statistics.fmean(pair[end] for pair in quartiles) for end in (0, 1))
+    return f"{1000 * statistics.fmean(medians):.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _count(row: TableRow, metric: str) -> str:
+    values = row.over_seeds(metric)
+    return f"{values[0]:,}" if values else ""
+
+
+def write_grids(results: Path, missing_only: bool = False) -> None:
+    """Draw the sample grid of every table: reference rows first, then priors, one shared noise per column."""
+    for table in tables(results)[0]:
+        path = results / "samples" / f"{table.name}.png"
+        if missing_only and path.exists():
+            continue
+        order = ["reconstruction", CEILING, ZERO_LINE]
+        order += sorted(
+            (label for label in table.rows if label not in order),
+            key=lambda label: _mean(table.rows[label].over_seeds("fd")),
+        )
+        strips = {label: table.rows[label].over_seeds("png")[:1] for label in order if label in table.rows}
+        strips = {label: from_png(strip[0]) for label, strip in strips.items() if strip}
+        if strips:
+            _draw(strips, path)
+
+
+def _draw(strips: dict[str, Image.Image], path: Path) -> None:
+    scale, gap, font = 2, 4, ImageFont.load_default(14)
+    margin = max(int(font.getlength(label)) for label in strips) + 2 * gap
+    width, height = (scale * side for side in next(iter(strips.values())).size)
+    picture = Image.new("RGB", (margin + width, len(strips) * (height + gap) - gap), "white")
+    pen = ImageDraw.Draw(picture)
+    for index, (label, strip) in enumerate(strips.items()):
+        top = index * (height + gap)
+        pen.text((gap, top + height // 2), label, fill="black", font=font, anchor="lm")
+        picture.paste(strip.convert("RGB").resize((width, height), Image.NEAREST), (margin, top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    picture.save(temporary, optimize=True)
+    temporary.replace(path)

@@ -1,0 +1,103 @@
+"""Maximum mean discrepancy between a prior and held-out q_agg, in latent space (Gretton et al. 2012).
+
+    MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
+
+unbiased, so it can be negative, and reported unclipped. Two kernels, each a sum over bandwidths s = c * median
+squared distance within held-out q_agg (a fixed draw, so that all priors and seeds share them):
+
+    imq  k = sum_s s / (s + |x - y|^2)         rbf  k = sum_s exp(-|x - y|^2 / (2 s))
+
+One z per image, distinct images. The p-value is of a permutation test: the share of random relabellings of the
+pooled latents with an MMD^2 at least as large.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from benchmark.metrics.api import Metric, hookimpl
+from benchmark.streams import stream
+
+if TYPE_CHECKING:
+    from benchmark.evaluation import Evaluation
+
+KERNELS = ("imq", "rbf")
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """(n, d), (m, d) -> (n, m), float64."""
+    x, y = x.double(), y.double()
+    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min_(0)
+
+
+def median_squared_distance(x: Tensor) -> float:
+    """Median over the distinct pairs of rows of x (n, d)."""
+    rows, columns = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    return squared_distances(x, x)[rows, columns].median().item()
+
+
+def kernel_matrix(distances: Tensor, kernel: str, bandwidths: list[float]) -> Tensor:
+    """The sum over bandwidths of one of `KERNELS`, elementwise on squared distances."""
+    total = torch.zeros_like(distances)
+    for s in bandwidths:
+        total += s / (s + distances) if kernel == "imq" else torch.exp(distances / (-2 * s))
+    return total
+
+
+def mmd_squared(kernel: Tensor, first: Tensor) -> Tensor:
+    """Unbiased MMD^2 between two halves of a pooled sample, for many labellings at once.
+
+    `kernel` (2n, 2n) is symmetric; `first` (2n, p), of zeros and ones, says for each of p labellings which n
+    points are the first sample. Returns (p,).
+    """
+    kernel = kernel.clone().fill_diagonal_(0)
+    n = len(kernel) // 2
+    second = 1 - first
+    with_first = kernel @ first
+    within_first, across = (first * with_first).sum(0), (second * with_first).sum(0)
+    within_second = kernel.sum() - within_first - 2 * across
+    return (within_first + within_second) / (n * (n - 1)) - 2 * across / (n * n)
+
+
+def permutation_test(kernel: Tensor, permutations: int, generator: torch.Generator) -> tuple[float, float]:
+    """MMD^2 of the first half of a pooled sample against the second, and its permutation p-value."""
+    n = len(kernel) // 2
+    first = torch.zeros(2 * n, permutations + 1, dtype=kernel.dtype, device=kernel.device)
+    first[:n, 0] = 1
+    scores = torch.rand(2 * n, permutations, generator=generator, device=kernel.device)
+    first[:, 1:].scatter_(0, scores.argsort(0)[:n], 1)
+    values = mmd_squared(kernel, first)
+    # a relabelling with the observed value counts, also where rounding says otherwise
+    exceeding = (values[1:] >= values[0] - 1e-12 * values[0].abs()).sum().item()
+    return values[0].item(), (1 + exceeding) / (1 + permutations)
+
+
+class MMD(Metric):
+    name = "mmd"
+    reads = ("split", "mmd_latents", "mmd_bandwidths", "mmd_permutations")
+    reference_rows = ("aggregate_posterior",)  # the reconstruction row would meet its own images
+
+    def measure(self, evaluation: Evaluation) -> dict[str, float]:
+        protocol, held_out, n = evaluation.protocol, evaluation.held_out, evaluation.protocol.mmd_latents
+        fixed = held_out.one_each(n, stream(evaluation.device, "mmd bandwidth")).flatten(1)
+        median = median_squared_distance(fixed)
+        bandwidths = [factor * median for factor in protocol.mmd_bandwidths]
+        real = held_out.one_each(n, evaluation.stream("mmd held-out")).flatten(1)
+        pooled = torch.cat([evaluation.latents(n, "mmd sample").flatten(1), real])
+        distances = squared_distances(pooled, pooled)
+        values = {}
+        for kernel in KERNELS:
+            matrix = kernel_matrix(distances, kernel, bandwidths)
+            generator = evaluation.stream("mmd permutations")
+            values[f"mmd_{kernel}"], values[f"mmd_{kernel}_p"] = permutation_test(
+                matrix, protocol.mmd_permutations, generator
+            )
+        return values
+
+
+@hookimpl
+def register_metrics() -> list[type[Metric]]:
+    return [MMD]

@@ -1,0 +1,148 @@
+"""What was asked for -> rows and jobs, with the identities that decide what has been done already."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from backbones.bundle import Bundle
+from backbones.hashing import content_hash
+from benchmark.errors import UsageError
+from benchmark.evaluation import REFERENCE_ROWS
+from benchmark.plugins import Registry
+from benchmark.records import record_id
+from benchmark.settings import parsed, validated
+from priors.api import LatentPrior, PriorConfig
+
+REFERENCE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a leaderboard: a prior class with its config, or (both None) a reference row.
+
+    `note` says where a recipe was borrowed from another data set.
+    """
+
+    label: str
+    name: str
+    identity: dict[str, Any]
+    prior: type[LatentPrior] | None = None
+    config: PriorConfig | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row with one seed on one bundle."""
+
+    row: Row
+    bundle: Bundle
+    seed: int
+    budget: str
+    device_type: str
+
+    @property
+    def fit_identity(self) -> dict[str, Any]:
+        return {**self._shared(sampling=False), "seed": self.seed}
+
+    @property
+    def fit_id(self) -> str:
+        return record_id(self.fit_identity)
+
+    def measurement_identity(self, metric: dict[str, Any], settings: dict[str, Any], machine: Any) -> dict[str, Any]:
+        """`machine` is None but for timings."""
+        sampling = self.row.config.sampling_settings() if self.row.config else {}
+        identity = {"fit": self.fit_id, "sampling": sampling, "metric": metric, "settings": settings}
+        return identity if machine is None else {**identity, "machine": machine}
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the row that it belongs to."""
+        return {
+            "dataset": self.bundle.dataset,
+            "backbone": self.bundle.backbone_name,
+            "bundle": self.bundle.id[:16],
+            "prior": self.row.name,
+            "label": self.row.label,
+            "config": self.row.config.model_dump(mode="json") if self.row.config else {},
+            "config_hash": content_hash(self._shared(sampling=True))[:16],
+            "seed": self.seed,
+            "budget": self.budget if self.row.prior else None,
+            "device": self.device_type,
+        }
+
+    def _shared(self, sampling: bool) -> dict[str, Any]:
+        """What all seeds of the row have in common."""
+        shared = {"bundle": self.bundle.id, "prior": self.row.identity, "device": self.device_type}
+        if self.row.config is None:
+            return shared
+        shared |= {"config": self.row.config.fit_settings(), "budget": self.budget}
+        return shared | {"sampling": self.row.config.sampling_settings()} if sampling else shared
+
+
+def parse_priors(text: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """`'evalp[gp_weight=1,10],gaussian'` -> [("evalp", [{gp_weight: 1}, {gp_weight: 10}]), ("gaussian", [{}])].
+
+    A comma inside brackets starts another setting where a name and `=` follow, else another value of the last.
+    """
+    parts = re.findall(r"[^,\[\]]+(?:\[[^\[\]]*\])?", text)
+    if ",".join(parts) != text or not parts:
+        raise UsageError(f"--priors {text}: expected names with settings in brackets, e.g. 'evalp[gp_weight=1,10],gaussian'")
+    asked = []
+    for part in parts:
+        name, bracket, inside = part.strip().partition("[")
+        values: dict[str, list[Any]] = {}
+        setting = None
+        for word in inside.rstrip("]").split(",") if bracket else []:
+            before, equals, after = word.partition("=")
+            if equals:
+                setting, word = before.strip(), after
+                values[setting] = []
+            if setting is None or not word.strip():
+                raise UsageError(f"--priors {part}: expected NAME=VALUE inside the brackets, got '{word}'")
+            values[setting].append(parsed(word.strip()))
+        asked.append((name, [dict(zip(values, choice)) for choice in itertools.product(*values.values())]))
+    return asked
+
+
+def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: Bundle, budget: str) -> Row:
+    """The row of a prior: recipe of the data set, capped by the budget, overridden by what was typed."""
+    cls: type[LatentPrior] = registry.get("prior", name)
+    recipe, note = cls.recipe(bundle.dataset, bundle.latent_shape)
+    of = f"prior {name}"
+    default = validated(cls.Config, recipe, of)
+    if budget == "quick":
+        caps = {field: min(getattr(default, field), cap) for field, cap in cls.quick.items()}
+        default = validated(cls.Config, {**recipe, **caps}, of)
+    config = validated(cls.Config, {**default.model_dump(), **settings}, of)
+    changed = [field for field in settings if getattr(config, field) != getattr(default, field)]
+    shown = ",".join(f"{field}={_shown(getattr(config, field))}" for field in changed)
+    label = f"{name}[{shown}]" if changed else name
+    return Row(label, name, registry.identity(cls), cls, config, note)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rows(registry: Registry, priors: str | None, bundle: Bundle, budget: str) -> list[Row]:
+    """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins')."""
+    asked = parse_priors(priors) if priors else [(name, [{}]) for name in registry.at_hand("prior")]
+    wanted = [("gaussian", {})]
+    for name, choices in asked:
+        if name in REFERENCE_ROWS:
+            raise UsageError(f"'{name}' is a reference row: it is always shown, and is not a prior to ask for")
+        for settings in choices:
+            wanted.append((name, settings))
+            if not settings:
+                wanted += [(name, companion) for companion in registry.get("prior", name).companions]
+    made = [Row(name, name, {"name": name, "version": REFERENCE_VERSION}) for name in REFERENCE_ROWS]
+    made += [prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
+    return list({row.label: row for row in made}.values())
+
+
+def jobs(made: list[Row], bundle: Bundle, seeds: int, budget: str, device_type: str) -> list[Job]:
+    """Seed by seed, so that an interrupted run has every row."""
+    return [Job(row, bundle, seed, budget, device_type) for seed in range(seeds) for row in made]

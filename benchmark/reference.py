@@ -1,0 +1,100 @@
+"""Reference statistics: what an extractor sees in the real images of a bundle, so that no run has to open them.
+
+    reference/<extractor>.safetensors   per split: feature mean and covariance (float64), a random feature subsample
+    reference/<extractor>.json          its card (sealed): images, extractor, sha256
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from backbones.bundle import SPLITS, Bundle
+from backbones.hashing import Damaged, file_hash, read_sealed, write_atomic, write_sealed
+from benchmark.datasets.api import Images
+from benchmark.errors import UsageError
+from benchmark.extractors.api import Extractor, Features
+from benchmark.metrics.frechet import Statistics, feature_statistics
+from benchmark.places import cache_root
+from benchmark.streams import stream
+
+SUBSAMPLE = 2_000
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Opened, verified statistics; `statistics(split)` is kept, with the root of its covariance."""
+
+    path: Path
+    card: dict[str, Any]
+
+    @functools.cache
+    def statistics(self, split: str, device: torch.device) -> Statistics:
+        tensors = load_file(self.path)
+        return Statistics(tensors[f"{split}.mean"].to(device), tensors[f"{split}.covariance"].to(device))
+
+
+def folders(bundle: Bundle) -> list[Path]:
+    """Where references of a bundle are looked for: beside it, then in the cache."""
+    return [bundle.path / "reference", cache_root() / "references" / bundle.id[:16]]
+
+
+def find_reference(bundle: Bundle, extractor: Extractor) -> Reference | None:
+    """The bundle's reference by this extractor (the very weights), or None. Raises `Damaged`."""
+    for folder in folders(bundle):
+        card_path = folder / f"{extractor.name}.json"
+        if not card_path.exists():
+            continue
+        card = read_sealed(card_path)
+        if card["images"] != bundle.card["dataset"]["sha256"] or card["extractor"] != extractor.identity():
+            continue
+        path = card_path.with_suffix(".safetensors")
+        if not path.exists() or file_hash(path) != card["sha256"]:
+            raise Damaged(f"{path}: missing, or does not match its hash in {card_path.name}")
+        return Reference(path, card)
+    return None
+
+
+def make_reference(
+    bundle: Bundle, images: Images, extractor: Extractor, device: torch.device, folder: Path | None, progress: Any
+) -> Reference:
+    """Extract features of the bundle's images and write their statistics to `folder` (default: the cache).
+
+    Raises `UsageError` where `images` are not those that the bundle was made from.
+    """
+    if images.content_hash() != bundle.card["dataset"]["sha256"]:
+        raise UsageError(
+            f"these images are not the ones that {bundle.path.name} was made from (their hash differs); "
+            f"expected: {bundle.card['dataset']['preparation']}"
+        )
+    features_of, tensors = Features(extractor, device), {}
+    total, done = sum(len(getattr(images, split)) for split in SPLITS), 0
+    for split in SPLITS:
+        parts: list[Tensor] = []
+        for batch in getattr(images, split).split(500):
+            parts.append(features_of(batch))
+            done += len(batch)
+            progress(done, total)
+        features = torch.cat(parts)
+        statistics = feature_statistics(features)
+        chosen = torch.randperm(len(features), generator=stream(device, "reference", split), device=device)
+        tensors[f"{split}.mean"] = statistics.mean.cpu()
+        tensors[f"{split}.covariance"] = statistics.covariance.cpu()
+        tensors[f"{split}.subsample"] = features[chosen[:SUBSAMPLE]].half().cpu()
+    folder = folder or folders(bundle)[1]
+    path = folder / f"{extractor.name}.safetensors"
+    write_atomic(path, save(tensors))
+    card = {
+        "dataset": bundle.dataset,
+        "images": bundle.card["dataset"]["sha256"],
+        "extractor": extractor.identity(),
+        "counts": {split: len(getattr(images, split)) for split in SPLITS},
+        "sha256": file_hash(path),
+    }
+    return Reference(path, write_sealed(path.with_suffix(".json"), card))

@@ -1,0 +1,115 @@
+"""Stage 2: bundle -> jobs -> records -> leaderboard."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from backbones.bundle import Bundle
+from backbones.hashing import Damaged
+from benchmark.datasets.api import Dataset
+from benchmark.errors import UsageError
+from benchmark.extractors.api import Extractor, Unavailable
+from benchmark.job import Outcome, Workspace, run_job
+from benchmark.leaderboard import write_grids, write_tables
+from benchmark.plan import jobs, rows
+from benchmark.plugins import Registry
+from benchmark.progress import say, track
+from benchmark.protocol import Budget, Protocol, Split, protocol_for
+from benchmark.records import RecordStore
+from benchmark.reference import Reference, find_reference, make_reference
+
+EMBEDDED = "digit-cnn"
+
+
+def obtain_reference(
+    bundle: Bundle, dataset: Dataset | None, extractor: Extractor, device: torch.device, roots: list[Path]
+) -> Reference:
+    """The bundle's reference, computed where it is missing and the images can be had. Raises `UsageError`."""
+    try:
+        reference = find_reference(bundle, extractor)
+    except Damaged as error:
+        say(f"reference is damaged and will be made again: {error}")
+        reference = None
+    if reference is not None:
+        return reference
+    command = f"python -m benchmark reference --dataset {bundle.dataset} --extractor {extractor.name}"
+    if dataset is None:
+        raise UsageError(f"no {extractor.name} reference of {bundle.path.name}; make it with: {command}")
+    try:
+        images = dataset.load(roots)
+    except UsageError as error:
+        raise UsageError(f"no {extractor.name} reference of {bundle.path.name}; make it with: {command} ({error})") from error
+    say(f"computing the {extractor.name} reference of {bundle.path.name}, once")
+    with track(f"{extractor.name} reference") as progress:
+        return make_reference(bundle, images, extractor, device, None, progress)
+
+
+def choose_extractor(
+    registry: Registry,
+    bundle: Bundle,
+    dataset: Dataset | None,
+    name: str | None,
+    weights: Path | None,
+    device: torch.device,
+    roots: list[Path],
+) -> tuple[Extractor, Reference]:
+    """The extractor asked for with its reference; the embedded one, said in one line, where that cannot be had."""
+    name = name or bundle.card["dataset"]["extractor"]
+    extractor = registry.get("extractor", name)(weights)
+    try:
+        return extractor, obtain_reference(bundle, dataset, extractor, device, roots)
+    except (Unavailable, UsageError) as error:
+        if extractor.embedded:
+            raise UsageError(str(error)) from error
+        say(f"{name} cannot be used: {error}; scoring with {EMBEDDED} instead")
+    extractor = registry.get("extractor", EMBEDDED)()
+    return extractor, obtain_reference(bundle, dataset, extractor, device, roots)
+
+
+def run(
+    registry: Registry,
+    bundle: Bundle,
+    priors: str | None,
+    seeds: int,
+    budget: Budget,
+    split: Split,
+    extractor: Extractor,
+    reference: Reference,
+    device: torch.device,
+    results: Path,
+    retry: bool,
+) -> int:
+    """Run every job that is not recorded, rewriting the tables after each. Returns how many jobs failed."""
+    started = time.perf_counter()
+    protocol = protocol_for(bundle, budget, split, extractor.identity(), extractor.score)
+    made = rows(registry, priors, bundle, budget)
+    for note in dict.fromkeys(row.note for row in made if row.note):
+        say(note)
+    metrics = [registry.get("metric", name)() for name in registry.at_hand("metric")]
+    store = RecordStore(results / "records")
+    work = Workspace(bundle, registry, protocol, extractor, reference, metrics, store, device, retry)
+    protocol.save(results)
+    todo = jobs(made, bundle, seeds, budget, device.type)
+    say(f"{len(todo)} jobs: {len(made)} rows x {seeds} seeds on {bundle.path.name}, {budget} budget, {device.type}")
+    failed, news = 0, False
+    for number, job in enumerate(todo, 1):
+        start = time.perf_counter()
+        outcome = run_job(job, work)
+        failed += bool(outcome.failures)
+        if outcome.measured or outcome.failures:
+            say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {time.perf_counter() - start:.1f} s")
+        if outcome.measured:
+            news = True
+            write_tables(results)
+    write_tables(results)
+    write_grids(results, missing_only=not news)
+    say(f"{len(todo) - failed} jobs fine, {failed} failed, {time.perf_counter() - started:.1f} s: {results / 'leaderboard.md'}")
+    return failed
+
+
+def _told(outcome: Outcome) -> str:
+    parts = [f"measured {', '.join(outcome.measured)}"] if outcome.measured else []
+    return "; ".join(parts + [f"FAILED {failure}" for failure in outcome.failures])
