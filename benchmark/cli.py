@@ -159,9 +159,13 @@ def run(
         registry, opened, images, extractor, inception_weights, where, data_roots(data_root)
     )
     _warn_of_broken(registry)
-    failed = run(
-        registry, opened, priors, seeds, budget.value, split.value, chosen, reference, where, results, retry
-    )
+    try:
+        failed = run(
+            registry, opened, priors, seeds, budget.value, split.value, chosen, reference, where, results, retry
+        )
+    except KeyboardInterrupt:
+        say("interrupted: the leaderboard holds what was measured, and the same command goes on from here")
+        raise typer.Exit(130) from None
     print((results / "leaderboard.md").read_text())
     raise typer.Exit(1 if failed else 0)
 

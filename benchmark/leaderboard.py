@@ -110,7 +110,7 @@ def _belongs(record: dict[str, Any], protocol: Protocol) -> bool:
 def _table(
     protocol: Protocol, dataset: str, backbone: str, bundle: str, device: str, records: list[dict[str, Any]]
 ) -> Table:
-    records = sorted(records, key=lambda record: (record["provenance"]["finished"], record["id"]))
+    records = sorted(records, key=lambda record: (record["provenance"]["time"], record["id"]))
     current = {record["row"]["label"]: record["row"]["config_hash"] for record in records}  # the newest of each label
     machines = [record["identity"]["machine"] for record in records if "machine" in record["identity"]]
     kept, left_out = [], set()

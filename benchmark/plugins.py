@@ -8,6 +8,7 @@ name is not found without them, or when all names are listed.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -119,17 +120,17 @@ class Registry:
         return {"name": cls.name, "source": _source_hash(cls)}
 
     def _read_built_in(self, kind: str) -> None:
-        package = KINDS[kind].package
-        if package in self._built_in:
-            return
-        self._built_in.add(package)
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            if not module.ispkg:
-                name = f"{package}.{module.name}"
-                self._read("built-in", lambda: importlib.import_module(name), of=name)
+        """Import a kind's own modules; all kinds' before any plugin file, so that no plugin can take their names."""
+        for each in KINDS if self.files else [kind]:
+            package = KINDS[each].package
+            if package not in self._built_in:
+                self._built_in.add(package)
+                for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+                    if not module.ispkg:
+                        self._read("built-in", functools.partial(importlib.import_module, module.name), of=module.name)
         while self.files:
             path = self.files.pop(0)
-            self._read(str(path), lambda: _import_file(path))
+            self._read(str(path), functools.partial(_import_file, path))
 
     def _read_entry_points(self) -> None:
         if self._entry_points_read:

@@ -32,6 +32,7 @@ def pretrain(
 
     A run that was killed goes on from its last epoch. Raises `UsageError` where `out` is taken.
     """
+    origin = provenance(device)  # of the code as it is now, not as it may be hours later
     images = dataset.load(roots)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
     config = validated(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
@@ -64,7 +65,7 @@ def pretrain(
             "sha256": image_hash,
             "extractor": dataset.extractor,
         },
-        "training": {"seed": seed, **vars(log), **provenance(device)},
+        "training": {"seed": seed, **vars(log), **origin},
     }
     parts = {split: posterior(backbone, getattr(images, split).to(device)) for split in SPLITS}
     bundle = write_bundle(path, card, backbone, parts)

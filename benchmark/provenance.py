@@ -61,12 +61,12 @@ def _packages() -> dict[str, str]:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Code, packages, device, threads, command and time (UTC) of this process."""
+    """Code, packages, device, threads and command of this process, and the time now (UTC)."""
     return {
         "code": _code(),
         "packages": _packages(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "command": command_line(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

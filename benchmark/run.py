@@ -18,6 +18,7 @@ from benchmark.plan import jobs, rows
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
 from benchmark.protocol import Budget, Protocol, Split, protocol_for
+from benchmark.provenance import provenance
 from benchmark.records import RecordStore
 from benchmark.reference import Reference, find_reference, make_reference
 
@@ -92,6 +93,7 @@ def run(
     store = RecordStore(results / "records")
     work = Workspace(bundle, registry, protocol, extractor, reference, metrics, store, device, retry)
     protocol.save(results)
+    provenance(device)  # the state of the code is read once, and belongs to the start of the run
     todo = jobs(made, bundle, seeds, budget, device.type)
     say(f"{len(todo)} jobs: {len(made)} rows x {seeds} seeds on {bundle.path.name}, {budget} budget, {device.type}")
     failed, news = 0, False
