@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
 
 from backbones.api import Backbone
@@ -83,15 +83,22 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def run_job(job: Job, work: Workspace) -> Outcome:
-    """Do what is not recorded of a job and record it. A failure is recorded with its reason and raised to nobody."""
+def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
+    """Do what is not recorded of a job and record it. A failure is recorded with its reason and raised to nobody.
+
+    Where another process is at the same job: wait for it and find it done, or (`wait=False`) return None at once.
+    """
     metrics = [metric for metric in work.metrics if job.row.prior or job.row.name in metric.reference_rows]
     outcome = Outcome()
     if not _missing(job, metrics, work, outcome):
         return outcome
-    with FileLock(_lock_path(job)):  # another process with the same job: wait for it and find it done
+    try:
+        held = FileLock(_lock_path(job)).acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    with held:
         outcome = Outcome()
-        missing = _missing(job, metrics, work, outcome)
+        missing = _missing(job, metrics, work, outcome)  # again: the other process may just have recorded them
         if not missing:
             return outcome
         try:

@@ -51,14 +51,15 @@ def track(what: str) -> Iterator:
             yield show
         return
 
-    last = start
+    last, first = start, None
 
     def log(step: int, total: int, **values: float) -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
+        first = step if first is None else first  # above 0 where a run is resumed
         if now - last >= LOG_INTERVAL:
             last = now
-            remaining = (now - start) / max(step, 1) * (total - step)
+            remaining = (now - start) / max(step - first, 1) * (total - step)
             say(f"{what}: {step}/{total}, {_seconds(remaining)} left  {_facts(values)}".rstrip())
 
     yield log

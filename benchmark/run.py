@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import time
 from pathlib import Path
 
@@ -97,9 +98,14 @@ def run(
     todo = jobs(made, bundle, seeds, budget, device.type)
     say(f"{len(todo)} jobs: {len(made)} rows x {seeds} seeds on {bundle.path.name}, {budget} budget, {device.type}")
     failed, news = 0, False
-    for number, job in enumerate(todo, 1):
+    queue = collections.deque((number, job, False) for number, job in enumerate(todo, 1))
+    while queue:
+        number, job, wait = queue.popleft()
         start = time.perf_counter()
-        outcome = run_job(job, work)
+        outcome = run_job(job, work, wait)
+        if outcome is None:  # another process is at it: do the others first
+            queue.append((number, job, True))
+            continue
         failed += bool(outcome.failures)
         if outcome.measured or outcome.failures:
             say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {time.perf_counter() - start:.1f} s")
