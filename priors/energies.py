@@ -33,9 +33,11 @@ class MLPEnergy(nn.Module):
         are constants, and a gradient penalty costs one plain backward pass instead of a double one.
         """
         first, second, value = self._layers(z)
-        gradient = self.last.weight * self._slopes(second[-of_last:])
-        gradient = (gradient @ self.second.weight) * self._slopes(first[-of_last:])
+        gradient = self._sloped(self.last.weight.expand(of_last, -1), second)
+        gradient = self._sloped(gradient @ self.second.weight, first)
         return value, gradient @ self.first.weight
 
-    def _slopes(self, before: Tensor) -> Tensor:
-        return torch.where(before.detach() > 0, 1.0, self.SLOPE)
+    def _sloped(self, gradient: Tensor, before: Tensor) -> Tensor:
+        """The gradient before an activation from the one after it, for the last rows."""
+        # one fused operation; as a product with the slopes this is a sixth of the whole step
+        return torch.ops.aten.leaky_relu_backward(gradient, before[-len(gradient) :].detach(), self.SLOPE, False)

@@ -12,7 +12,9 @@ def resample(proposals: Tensor, log_weights: Tensor, generator: torch.Generator)
     Gumbel-max, so weights need not be normalised and any range of them is safe.
     """
     uniform = torch.rand(log_weights.shape, generator=generator, device=log_weights.device)
-    gumbel = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(uniform.dtype).tiny)).clamp_min(1e-38))
+    tiny = torch.finfo(uniform.dtype).tiny
+    exponential = -uniform.clamp_min(tiny).log()
+    gumbel = -exponential.clamp_min(tiny).log()
     chosen = (log_weights + gumbel).argmax(1)
     return proposals[torch.arange(len(proposals), device=chosen.device), chosen]
 
