@@ -14,8 +14,9 @@ from backbones.bundle import Bundle
 from benchmark.bundles import all_bundles, find_bundle
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.path import PathDataset
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, unknown
 from benchmark.places import data_roots
+from benchmark.plan import parse_priors
 from benchmark.plugins import KINDS, Registry
 from benchmark.progress import say
 from benchmark.settings import parsed
@@ -221,6 +222,49 @@ def list_(plugin: PluginOption = None) -> None:
             print(f"{title}:")
             for name, why in reasons.items():
                 print(f"  {name}: {why}")
+
+
+@app.command()
+def check(
+    prior: Annotated[str, typer.Argument(help="A prior, with settings if wanted: 'evalp[sampler=spline]'.")],
+    target: Annotated[Optional[list[str]], typer.Option(help="Synthetic target to learn (repeatable; default: all).")] = None,
+    device: DeviceOption = Device.auto,
+    plugin: PluginOption = None,
+) -> None:
+    """Hold a prior to the contract and to what it says it learns; exit 1 when a check does not hold."""
+    from benchmark.check import check
+    from benchmark.synthetic import TARGETS
+
+    registry = Registry(list(plugin or []))
+    asked = parse_priors(prior)
+    if len(asked) != 1 or len(asked[0][1]) != 1:
+        raise UsageError(f"check {prior}: expected one prior with one value for each setting")
+    name, (settings,) = asked[0]
+    for wanted in target or []:
+        if wanted not in TARGETS:
+            raise unknown("target", wanted, TARGETS)
+    cls = registry.get("prior", name)
+    failed = 0
+    for finding in check(cls, settings, list(target or TARGETS), _device(device)):
+        failed += finding.held is False
+        mark = {True: "holds", False: "FAILS", None: "-"}[finding.held]
+        print(f"{mark:6} {finding.check:38} {finding.detail}", flush=True)
+    print(f"{prior}: " + (f"{failed} checks fail" if failed else "all checks hold"))
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command("new-prior")
+def new_prior(
+    name: Annotated[str, typer.Argument(help="Name of the prior and of its file.")],
+    folder: Annotated[Path, typer.Option(help="Where to write the file.")] = Path("."),
+) -> None:
+    """Write a commented plugin file that passes `check` as it is."""
+    from benchmark.new_prior import new_prior
+
+    path = new_prior(name, folder)
+    print(f"written: {path}\nnext:")
+    print(f"  python -m benchmark check {name} --plugin {path}")
+    print(f"  python -m benchmark run --priors {name} --plugin {path}")
 
 
 @app.command()

@@ -252,12 +252,12 @@ def _lock_path(job: Job) -> Path:
     return path
 
 
-def _checked_facts(facts: Any) -> dict[str, float]:
+def _checked_facts(facts: Any) -> dict[str, Any]:
     if facts is None:
         return {}
-    if not isinstance(facts, dict) or not all(isinstance(value, (int, float)) for value in facts.values()):
-        raise TypeError(f"fit returned {type(facts).__name__}; expected None or a dict of numbers")
-    bad = [name for name, value in facts.items() if not math.isfinite(value)]
+    if not isinstance(facts, dict) or not all(isinstance(value, (int, float, str)) for value in facts.values()):
+        raise TypeError(f"fit returned {type(facts).__name__}; expected None or a dict of numbers and sentences")
+    bad = [name for name, value in facts.items() if not isinstance(value, str) and not math.isfinite(value)]
     if bad:
         raise Diverged(f"fit returned {bad[0]}={facts[bad[0]]}")
     return facts

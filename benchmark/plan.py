@@ -107,16 +107,26 @@ def parse_priors(text: str) -> list[tuple[str, list[dict[str, Any]]]]:
     return asked
 
 
-def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: Bundle, budget: str) -> Row:
-    """The row of a prior: recipe of the data set, capped by the budget, overridden by what was typed."""
-    cls: type[LatentPrior] = registry.get("prior", name)
-    recipe, note = cls.recipe(bundle.dataset, bundle.latent_shape)
-    of = f"prior {name}"
+def resolved(
+    cls: type[LatentPrior], settings: dict[str, Any], dataset: str, latent_shape: tuple[int, ...], budget: str
+) -> tuple[PriorConfig, PriorConfig, str | None]:
+    """The config that `settings` give, the default they change, and a sentence where the recipe is borrowed.
+
+    The default is the data set's recipe, capped by the budget; what was typed overrides both.
+    """
+    recipe, note = cls.recipe(dataset, latent_shape)
+    of = f"prior {cls.name}"
     default = validated(cls.Config, recipe, of)
     if budget == "quick":
         caps = {field: min(getattr(default, field), cap) for field, cap in cls.quick.items()}
         default = validated(cls.Config, {**recipe, **caps}, of)
-    config = validated(cls.Config, {**default.model_dump(), **settings}, of)
+    return validated(cls.Config, {**default.model_dump(), **settings}, of), default, note
+
+
+def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: Bundle, budget: str) -> Row:
+    """The row of a prior with the settings that were typed."""
+    cls: type[LatentPrior] = registry.get("prior", name)
+    config, default, note = resolved(cls, settings, bundle.dataset, bundle.latent_shape, budget)
     changed = [field for field in settings if getattr(config, field) != getattr(default, field)]
     shown = ",".join(f"{field}={_shown(getattr(config, field))}" for field in changed)
     label = f"{name}[{shown}]" if changed else name

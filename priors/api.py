@@ -64,6 +64,10 @@ class PosteriorSplit:
         """How many images it was made from."""
         return len(self._mean)
 
+    @property
+    def device(self) -> torch.device:
+        return self._mean.device
+
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws (n, *latent_shape): an image at random (with replacement), then z ~ q(z|x)."""
         index = torch.randint(len(self), (n,), generator=generator, device=self._mean.device)
@@ -90,7 +94,7 @@ class AggregatePosterior:
 
     @property
     def device(self) -> torch.device:
-        return self.train._mean.device
+        return self.train.device
 
 
 class LatentPrior(nn.Module, ABC):
@@ -103,6 +107,8 @@ class LatentPrior(nn.Module, ABC):
     `recipes`: data set name -> (latent size, settings that the method's authors chose for it).
     `quick`: the largest value of a setting under `--budget quick`.
     `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
+    `learns`: target of `benchmark check` -> share of the Gaussian's MMD^2 that may be left over; for `standard`,
+    where the Gaussian leaves nothing, the MMD^2 itself. An instance may narrow it to what its settings allow.
     `network_evaluations`: passes through any network that drawing one latent costs.
     """
 
@@ -112,6 +118,7 @@ class LatentPrior(nn.Module, ABC):
     recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
     quick: ClassVar[dict[str, int]] = {}
     companions: ClassVar[tuple[dict[str, Any], ...]] = ()
+    learns: dict[str, float] = {}
     network_evaluations: int = 1
 
     def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig) -> None:
@@ -136,8 +143,8 @@ class LatentPrior(nn.Module, ABC):
     @abstractmethod
     def fit(
         self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress
-    ) -> dict[str, float] | None:
-        """Train on draws from `posterior`. May return facts worth a place in the record. Raises `Diverged`."""
+    ) -> dict[str, Any] | None:
+        """Train on draws from `posterior`. May return facts (numbers, sentences) for the record. Raises `Diverged`."""
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:

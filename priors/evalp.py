@@ -11,31 +11,35 @@ z_q ~ q_agg, z_g = g(eps), a ~ U(0, 1) for each sample. The paper's objective ha
 released code runs the weights in `recipes`, close to zero, which makes it a latent WGAN-GP whose generator
 is a flow. `evalp` is what they ran and `evalp[kl_weight=1]` what they wrote: both rows are always shown.
 
+`sampler` chooses g: RealNVP, rational-quadratic splines, or a plain MLP, which has no density and so needs
+kl_weight = 0 (the latent WGAN-GP).
+
 Samples come from g in one pass. With `proposals` = M > 1, sampling-importance-resampling draws one of M by the
 weight exp(-f) N(z; 0, I) / p_g(z) (`weights=exact`), or by exp(-f) alone as the release does (`weights=release`).
 
 The fit logs  upper = E[f(z_g)] - E[f(z_q)] + KL(p_g || N(0, I)), for any p_g an upper bound of
 E_q[log p(z) - log N(z; 0, I)], and  lower = upper - gp_weight * penalty.
-An `upper` that runs away means that the sampler lost track of the energy's minimum.
+An `upper` that runs away means that the sampler lost track of the energy's minimum: the fit then records `runaway`.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from priors import sir
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl, sampling_setting
 from priors.energies import MLPEnergy
-from priors.flows import RealNVP
+from priors.flows import CouplingFlow, MLPGenerator
 from priors.gaussian import log_standard_normal
-from priors.sir import effective_sample_size, resample
 
 LOG_EVERY = 100  # rounds
-CHUNK = 100_000  # proposals in memory at a time
+RUNAWAY = 20.0  # nats by which `upper` may rise over its median before it counts as running away
 
 
 class EVaLPConfig(PriorConfig):
@@ -45,6 +49,7 @@ class EVaLPConfig(PriorConfig):
     batch_size: int = Field(64, ge=1)
     energy_steps: int = Field(5, ge=1)
     energy_width: int = Field(128, ge=1)
+    sampler: Literal["realnvp", "spline", "mlp"] = "realnvp"
     couplings: int = Field(2, ge=1)
     sampler_width: int = Field(128, ge=1)
     optimiser: Literal["adam", "rmsprop"] = "adam"
@@ -53,6 +58,14 @@ class EVaLPConfig(PriorConfig):
     kl_weight: float = Field(1e-8, ge=0)
     proposals: int = sampling_setting(1, ge=1)
     weights: Literal["exact", "release"] = sampling_setting("exact")
+
+    @model_validator(mode="after")
+    def _needs_density(self) -> EVaLPConfig:
+        if self.sampler == "mlp" and self.kl_weight > 0:
+            raise ValueError("sampler=mlp has no density: set kl_weight=0")
+        if self.sampler == "mlp" and self.proposals > 1 and self.weights == "exact":
+            raise ValueError("sampler=mlp has no density: exact weights cannot be had, set weights=release")
+        return self
 
 
 def energy_loss(energy: MLPEnergy, z_q: Tensor, z_g: Tensor, a: Tensor, gp_weight: float) -> tuple[Tensor, Tensor]:
@@ -64,11 +77,30 @@ def energy_loss(energy: MLPEnergy, z_q: Tensor, z_g: Tensor, a: Tensor, gp_weigh
     return value[:n].mean() - value[n : 2 * n].mean() + gp_weight * penalty, penalty
 
 
-def sampler_loss(energy: MLPEnergy, sampler: RealNVP, noise: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
-    """The sampler's loss and KL(p_g || N(0, I)) in nats, both estimated at g(noise), noise (n, d)."""
+def sampler_loss(
+    energy: MLPEnergy, sampler: CouplingFlow | MLPGenerator, noise: Tensor, kl_weight: float
+) -> tuple[Tensor, Tensor | None]:
+    """The sampler's loss and KL(p_g || N(0, I)) in nats, both estimated at g(noise), noise (n, d).
+
+    A sampler without density has no KL: None.
+    """
     z, log_det = sampler.push(noise)
+    if log_det is None:
+        return energy(z).mean(), None
     kl = (log_standard_normal(noise) - log_det - log_standard_normal(z)).mean()
     return energy(z).mean() + kl_weight * kl, kl
+
+
+def _runaway(upper: list[float]) -> dict[str, Any]:
+    """What the record says where the last tenth of the upper bounds lies far above all: nothing otherwise."""
+    late = statistics.fmean(upper[-max(len(upper) // 10, 1) :]) if upper else 0.0
+    usual = statistics.median(upper) if upper else 0.0
+    if late - usual <= RUNAWAY:
+        return {}
+    return {
+        "runaway": f"the upper bound rose from {usual:.3g} to {late:.3g} nats: the sampler no longer reaches the "
+        "energy's minimum, so the bound and the density say nothing of the fit"
+    }
 
 
 class EVaLP(LatentPrior):
@@ -102,16 +134,19 @@ class EVaLP(LatentPrior):
         super().__init__(latent_shape, config)
         features = math.prod(latent_shape)
         self.energy_network = MLPEnergy(features, config.energy_width)
-        self.sampler = RealNVP(features, config.couplings, config.sampler_width)
+        if config.sampler == "mlp":
+            self.sampler = MLPGenerator(features, config.sampler_width)
+        else:
+            self.sampler = CouplingFlow(features, config.couplings, config.sampler_width, config.sampler)
         self.network_evaluations = 1 if config.proposals == 1 else 2 * config.proposals
 
-    def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
+    def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         """Per round, draws in this order: z_q for all energy steps, their noise, their a, the sampler's noise."""
         config, energy, sampler = self.config, self.energy_network, self.sampler
         k, batch, device = config.energy_steps, config.batch_size, posterior.device
         energy_parameters, sampler_parameters = list(energy.parameters()), list(sampler.parameters())
         energy_optimiser, sampler_optimiser = self._optimiser(energy_parameters), self._optimiser(sampler_parameters)
-        rounds = math.ceil(config.steps / k)
+        rounds, upper = math.ceil(config.steps / k), []
         for index in range(rounds):
             z_q = posterior.train.sample(k * batch, generator).flatten(1)
             noise = torch.randn(z_q.shape, generator=generator, device=device)
@@ -130,13 +165,16 @@ class EVaLP(LatentPrior):
             sampler_optimiser.step()
             if index % LOG_EVERY == 0 or index == rounds - 1:
                 with torch.no_grad():
-                    gap = (energy(z_g) - energy(z_q)).mean()
-                facts = {"upper": (gap + kl).item(), "lower": (gap + kl - config.gp_weight * penalty).item()}
-                facts |= {"kl": kl.item(), "penalty": penalty.item()}
+                    gap = (energy(z_g) - energy(z_q)).mean().item()
+                facts = {"gap": gap, "penalty": penalty.item()}
+                if kl is not None:
+                    upper.append(gap + kl.item())
+                    facts |= {"upper": upper[-1], "lower": upper[-1] - config.gp_weight * penalty.item(), "kl": kl.item()}
                 bad = [name for name, value in facts.items() if not math.isfinite(value)]
                 if bad:
                     raise Diverged(f"{', '.join(bad)} not finite after {(index + 1) * k} energy steps")
                 progress((index + 1) * k, rounds * k, **facts)
+        return _runaway(upper)
 
     def _optimiser(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         if self.config.optimiser == "adam":
@@ -148,11 +186,8 @@ class EVaLP(LatentPrior):
         if self.config.proposals == 1:
             z, _ = self.sampler.push(self._noise(n, generator))
             return z.unflatten(1, self.latent_shape)
-        chunk = max(CHUNK // self.config.proposals, 1)
-        sizes = [min(chunk, n - start) for start in range(0, n, chunk)]
-        return torch.cat([resample(*self._weighted(size, generator), generator) for size in sizes]).unflatten(
-            1, self.latent_shape
-        )
+        z = sir.sample(self._weighted, n, self.config.proposals, generator)
+        return z.unflatten(1, self.latent_shape)
 
     def _noise(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.sampler.features, generator=generator, device=generator.device)
@@ -172,12 +207,14 @@ class EVaLP(LatentPrior):
         """Mean effective sample size of the proposals behind one latent; nothing without resampling."""
         if self.config.proposals == 1:
             return {}
-        _, log_weights = self._weighted(max(CHUNK // self.config.proposals, 1), generator)
-        return {"effective_sample_size": effective_sample_size(log_weights).mean().item()}
+        size = sir.mean_effective_sample_size(self._weighted, self.config.proposals, generator)
+        return {"effective_sample_size": size}
 
     def log_prob(self, z: Tensor) -> Tensor | None:
-        """Density of the sampler; resampled latents have none."""
-        return self.sampler.log_prob(z.flatten(1)) if self.config.proposals == 1 else None
+        """Density of the sampler; resampled latents have none, nor has the MLP."""
+        if self.config.proposals > 1 or self.config.sampler == "mlp":
+            return None
+        return self.sampler.log_prob(z.flatten(1))
 
     def energy(self, z: Tensor) -> Tensor:
         return self.energy_network(z.flatten(1)) - log_standard_normal(z)

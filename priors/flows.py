@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import torch
 from nflows.transforms import ActNorm, CompositeTransform
-from nflows.transforms.coupling import AffineCouplingTransform
+from nflows.transforms.coupling import AffineCouplingTransform, PiecewiseRationalQuadraticCouplingTransform
 from torch import Tensor, nn
 
 from priors.gaussian import log_standard_normal
 
 #: one coupling can scale by exp(+-LOG_SCALE_BOUND) at most: e^3 = 20
 LOG_SCALE_BOUND = 3.0
+#: splines bend inside this interval of normalised latents
+SPLINE_BOUND = 4.0
+
+
+def mlp(inputs: int, outputs: int, hidden: int, activation: type[nn.Module]) -> nn.Sequential:
+    """Two hidden layers."""
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, hidden), activation(), nn.Linear(hidden, outputs)
+    )
 
 
 class ScaleAndShift(nn.Module):
@@ -22,14 +31,8 @@ class ScaleAndShift(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
         super().__init__()
-        self.shift = self._mlp(inputs, outputs // 2, hidden, nn.ReLU)
-        self.scale = self._mlp(inputs, outputs // 2, hidden, nn.Tanh)
-
-    @staticmethod
-    def _mlp(inputs: int, outputs: int, hidden: int, activation: type[nn.Module]) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, hidden), activation(), nn.Linear(hidden, outputs)
-        )
+        self.shift = mlp(inputs, outputs // 2, hidden, nn.ReLU)
+        self.scale = mlp(inputs, outputs // 2, hidden, nn.Tanh)
 
     def forward(self, x: Tensor, context: None = None) -> Tensor:
         return torch.cat([self.shift(x), self.scale(x)], 1)
@@ -51,27 +54,52 @@ class AffineCoupling(AffineCouplingTransform):
         return (inputs - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
 
 
-class RealNVP(nn.Module):
-    """RealNVP (Dinh et al. 2017, arXiv 1605.08803) on vectors: affine couplings, ActNorm after each.
+class SplineParameters(nn.Module):
+    """The network of a spline coupling: two hidden ReLU layers."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden_features = hidden  # nflows divides the bins' logits by its root, which keeps them flat at first
+        self.layers = mlp(inputs, outputs, hidden, nn.ReLU)
+
+    def forward(self, x: Tensor, context: None = None) -> Tensor:
+        return self.layers(x)
+
+
+def _affine(mask: Tensor, hidden: int) -> nn.Module:
+    return AffineCoupling(mask, lambda i, o: ScaleAndShift(i, o, hidden))
+
+
+def _spline(mask: Tensor, hidden: int) -> nn.Module:
+    """Monotone rational-quadratic splines, the identity outside [-B, B] (Durkan et al. 2019, arXiv 1906.04032)."""
+    return PiecewiseRationalQuadraticCouplingTransform(
+        mask, lambda i, o: SplineParameters(i, o, hidden), num_bins=8, tails="linear", tail_bound=SPLINE_BOUND
+    )
+
+
+COUPLINGS = {"realnvp": _affine, "spline": _spline}
+
+
+class CouplingFlow(nn.Module):
+    """Couplings on vectors with ActNorm after each: `realnvp` (Dinh et al. 2017, arXiv 1605.08803) or `spline`.
 
     The map g takes noise to latents; log p(g(eps)) = log N(eps; 0, I) - log|det dg/deps|.
     ActNorm starts as the identity; `initialise` sets it from data.
     """
 
-    def __init__(self, features: int, couplings: int, hidden: int) -> None:
+    def __init__(self, features: int, couplings: int, hidden: int, family: str = "realnvp") -> None:
         super().__init__()
         if features < 2:
             raise ValueError(f"a coupling flow needs 2 latents or more, got {features}")
         self.features = features
         layers: list[nn.Module] = []
         for index in range(couplings):
-            mask = (torch.arange(features) + index) % 2
-            layers.append(AffineCoupling(mask, lambda i, o: ScaleAndShift(i, o, hidden)))
+            layers.append(COUPLINGS[family]((torch.arange(features) + index) % 2, hidden))
             layers.append(ActNorm(features))
         self.to_noise = CompositeTransform(layers)
         self.eval()  # nflows' ActNorm initialises itself in training mode, with a device sync at every call
 
-    def train(self, mode: bool = True) -> RealNVP:
+    def train(self, mode: bool = True) -> CouplingFlow:
         return super().train(False)
 
     def push(self, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,3 +120,16 @@ class RealNVP(nn.Module):
                 layer.log_scale.copy_(-std.log())
                 layer.shift.copy_(-z.mean(0) / std)
             z, _ = layer(z)
+
+
+class MLPGenerator(nn.Module):
+    """A plain network from noise to latents, without an inverse and so without a density."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.features = features
+        self.layers = mlp(features, features, hidden, nn.ReLU)
+
+    def push(self, noise: Tensor) -> tuple[Tensor, None]:
+        """Noise (n, d) -> latents (n, d), and None where a flow has its log-determinant."""
+        return self.layers(noise), None

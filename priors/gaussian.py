@@ -18,6 +18,7 @@ def log_standard_normal(z: Tensor) -> Tensor:
 
 class Gaussian(LatentPrior):
     name = "gaussian"
+    learns = {"standard": 0.005}
     network_evaluations = 0
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:

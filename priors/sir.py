@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+#: proposals in memory at a time
+CHUNK = 100_000
+
+#: n sets of M proposals from a generator: (n, M, d) and their log-weights (n, M)
+Weighted = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 
 def resample(proposals: Tensor, log_weights: Tensor, generator: torch.Generator) -> Tensor:
@@ -19,6 +27,18 @@ def resample(proposals: Tensor, log_weights: Tensor, generator: torch.Generator)
     return proposals[torch.arange(len(proposals), device=chosen.device), chosen]
 
 
+def sample(weighted: Weighted, n: int, proposals: int, generator: torch.Generator) -> Tensor:
+    """n resampled latents (n, d), with at most `CHUNK` proposals in memory (one set where M is larger)."""
+    chunk = max(CHUNK // proposals, 1)
+    sizes = [min(chunk, n - start) for start in range(0, n, chunk)]
+    return torch.cat([resample(*weighted(size, generator), generator) for size in sizes])
+
+
 def effective_sample_size(log_weights: Tensor) -> Tensor:
     """(sum w)^2 / sum w^2 of each row: (n, M) -> (n,), between 1 and M. Kong (1992)."""
     return (2 * log_weights.logsumexp(1) - (2 * log_weights).logsumexp(1)).exp()
+
+
+def mean_effective_sample_size(weighted: Weighted, proposals: int, generator: torch.Generator) -> float:
+    """Effective sample size averaged over as many sets as fit into one chunk."""
+    return effective_sample_size(weighted(max(CHUNK // proposals, 1), generator)[1]).mean().item()

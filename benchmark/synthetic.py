@@ -1,0 +1,119 @@
+"""Synthetic aggregate posteriors whose densities are known, to ask of a prior whether it learns.
+
+Each `Target` is a distribution over vector latents with exact draws and an exact log-density.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
+
+from priors.api import AggregatePosterior
+
+
+@dataclass(frozen=True)
+class Target:
+    """`draw(n, generator)` gives (n, d) float32, `log_prob` nats; `modes` (k, d) are what must be covered."""
+
+    name: str
+    features: int
+    draw: Callable[[int, torch.Generator], Tensor]
+    log_prob: Callable[[Tensor], Tensor]
+    modes: Tensor | None = None
+
+    def posterior(self, device: torch.device) -> AggregatePosterior:
+        """The target in the place of q_agg: every draw is a fresh one."""
+        split = FreshDraws(self, device)
+        return AggregatePosterior(split, split)
+
+    def coverage(self, z: Tensor) -> float | None:
+        """Share of the modes that are the nearest of at least a quarter of their due share of z (n, d)."""
+        if self.modes is None:
+            return None
+        nearest = torch.cdist(z.cpu(), self.modes).argmin(1)
+        counts = torch.bincount(nearest, minlength=len(self.modes)) / len(z)
+        return (counts >= 0.25 / len(self.modes)).float().mean().item()
+
+
+@dataclass(frozen=True)
+class FreshDraws:
+    """What `PosteriorSplit` is to images, for a known density: the same methods, never the same draw twice."""
+
+    target: Target
+    device: torch.device
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.target.draw(n, generator)
+
+    one_each = sample
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+
+def _gaussian_noise(n: int, features: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(n, features, generator=generator, device=generator.device)
+
+
+def _mixture(name: str, means: Tensor, std: float) -> Target:
+    components = Independent(Normal(means, torch.full_like(means, std)), 1)
+    density = MixtureSameFamily(Categorical(torch.ones(len(means))), components)
+
+    def draw(n: int, generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(means), (n,), generator=generator, device=generator.device)
+        return means.to(generator.device)[index] + std * _gaussian_noise(n, means.shape[1], generator)
+
+    return Target(name, means.shape[1], draw, lambda z: density.log_prob(z.cpu()), means)
+
+
+def _normal(name: str, features: int, std: float) -> Target:
+    density: Distribution = MultivariateNormal(torch.zeros(features), std**2 * torch.eye(features))
+    return Target(
+        name, features, lambda n, g: std * _gaussian_noise(n, features, g), lambda z: density.log_prob(z.cpu())
+    )
+
+
+def ring() -> Target:
+    """Eight modes of standard deviation 0.25 on a circle of radius 2."""
+    angles = torch.arange(8) * (2 * math.pi / 8)
+    return _mixture("ring", 2 * torch.stack([angles.cos(), angles.sin()], 1), 0.25)
+
+
+def mixture() -> Target:
+    """Ten modes of standard deviation 0.5 in 16 dimensions, about 4 from the origin and from one another."""
+    return _mixture("mixture", torch.randn(10, 16, generator=torch.Generator().manual_seed(0)), 0.5)
+
+
+def banana() -> Target:
+    """x ~ N(0, 1), y = x^2 / 2 - 1/2 + N(0, 0.3^2)."""
+    std = 0.3
+
+    def draw(n: int, generator: torch.Generator) -> Tensor:
+        x, noise = _gaussian_noise(n, 2, generator).unbind(1)
+        return torch.stack([x, x.square() / 2 - 0.5 + std * noise], 1)
+
+    def log_prob(z: Tensor) -> Tensor:
+        x, y = z.cpu().unbind(1)
+        return Normal(0.0, 1.0).log_prob(x) + Normal(x.square() / 2 - 0.5, std).log_prob(y)
+
+    return Target("banana", 2, draw, log_prob)
+
+
+def narrow() -> Target:
+    """N(0, 0.1^2 I) in 8 dimensions."""
+    return _normal("narrow", 8, 0.1)
+
+
+def standard() -> Target:
+    """N(0, I) in 16 dimensions: there is no prior hole, and nothing should change."""
+    return _normal("standard", 16, 1.0)
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    make.__name__: make for make in (ring, mixture, banana, narrow, standard)
+}
