@@ -49,16 +49,19 @@ class Inception(Extractor):
 
     def network(self) -> FeatureExtractorBase:
         # torch-fidelity unpickles without restriction, so the file is first read in the mode that cannot run code
+        path = self._path
         try:
-            state = torch.load(self._path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             finite = bool(state[self.probe].isfinite().all())
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", [self.layer], feature_extractor_weights_path=str(path)
+            )
         except Exception as error:
-            raise Unavailable(f"{self._path}: not a file of Inception weights ({error})") from error
+            reason = str(error).partition("\n")[0]
+            raise Unavailable(f"{path}: not a file of Inception weights ({reason})") from error
         if not finite:
-            raise Unavailable(f"{self._path}: has no weights for the layer {self.layer} that {self.name} reads")
-        return FeatureExtractorInceptionV3(
-            "inception-v3-compat", [self.layer], feature_extractor_weights_path=str(self._path)
-        )
+            raise Unavailable(f"{path}: has no weights for the layer {self.layer} that {self.name} reads")
+        return network
 
 
 class Inception768(Inception):

@@ -1,0 +1,136 @@
+"""Every prior that comes with the suite is held to the contract; the contract catches priors that break it."""
+
+import pytest
+import torch
+
+from benchmark.check import check
+from benchmark.new_prior import new_prior
+from benchmark.plan import parse_priors
+from benchmark.plugins import Registry
+from benchmark.synthetic import TARGETS
+from priors.api import LatentPrior
+
+CPU = torch.device("cpu")
+MEMBERS = [*Registry().at_hand("prior"), "evalp[kl_weight=1]", "evalp[sampler=spline]", "evalp[sampler=mlp,kl_weight=0]"]
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_prior_holds_the_contract_and_learns_the_ring(member):
+    ((name, (settings,)),) = parse_priors(member)
+    findings = list(check(Registry().get("prior", name), settings, ["ring"], CPU))
+    assert len(findings) == 12
+    assert [f"{finding.check}: {finding.detail}" for finding in findings if finding.held is False] == []
+
+
+def test_the_template_passes_as_it_is(tmp_path):
+    path = new_prior("my_prior", tmp_path)
+    assert len(path.read_text().splitlines()) < 60
+    findings = list(check(Registry([path]).get("prior", "my_prior"), {}, list(TARGETS), CPU))
+    assert all(finding.held is not False for finding in findings)
+    assert any(finding.check == "learns narrow" and finding.held for finding in findings)
+
+
+class Sound(LatentPrior):
+    """A prior with one parameter that does all that the contract asks."""
+
+    name = "sound"
+
+    def __init__(self, latent_shape, config):
+        super().__init__(latent_shape, config)
+        self.mean = torch.nn.Parameter(torch.zeros(latent_shape))
+
+    def fit(self, posterior, generator, progress):
+        self.mean.data.copy_(posterior.train.sample(500, generator).mean(0))
+
+    def sample(self, n, generator):
+        return self.mean + torch.randn(n, *self.latent_shape, generator=generator)
+
+    def log_prob(self, z):
+        return torch.distributions.Normal(self.mean, 1.0).log_prob(z).flatten(1).sum(1)
+
+
+class WrongShape(Sound):
+    def sample(self, n, generator):
+        return super().sample(n, generator).flatten(1)[:, :1]
+
+
+class GlobalNoise(Sound):
+    def sample(self, n, generator):
+        return self.mean + torch.randn(n, *self.latent_shape)
+
+
+class HiddenState(Sound):
+    shift = 0.0
+
+    def fit(self, posterior, generator, progress):
+        super().fit(posterior, generator, progress)
+        self.shift = 1.0
+
+    def sample(self, n, generator):
+        return super().sample(n, generator) + self.shift
+
+
+class NotNormalised(Sound):
+    def log_prob(self, z):
+        return super().log_prob(z) + 0.1
+
+
+class OtherDensity(Sound):
+    def log_prob(self, z):
+        return torch.distributions.Normal(self.mean, 1.3).log_prob(z).flatten(1).sum(1)
+
+
+class NeverTrained(Sound):
+    def __init__(self, latent_shape, config):
+        super().__init__(latent_shape, config)
+        self.idle = torch.nn.Parameter(torch.zeros(1))
+
+
+class UnseededFit(Sound):
+    fits = 0
+
+    def fit(self, posterior, generator, progress):
+        type(self).fits += 1
+        self.mean.data.fill_(float(self.fits))
+
+
+class ForgivesNaN(Sound):
+    def fit(self, posterior, generator, progress):
+        self.mean.data.copy_(posterior.train.sample(500, generator).nan_to_num().mean(0) + 1e-3)
+
+
+class PromisesTooMuch(Sound):
+    learns = {"ring": 0.01}
+
+
+@pytest.mark.parametrize(
+    "prior, fails",
+    [
+        (Sound, None),
+        (WrongShape, "shape and dtype of samples"),
+        (GlobalNoise, "the generator alone decides the draw"),
+        (HiddenState, "saved and loaded"),
+        (NotNormalised, "log_prob integrates to 1"),
+        (OtherDensity, "log_prob describes the samples"),
+        (NeverTrained, "every parameter is trained"),
+        (UnseededFit, "a second fit gives the same bits"),
+        (ForgivesNaN, "NaN latents are refused"),
+        (PromisesTooMuch, "learns ring"),
+    ],
+)
+def test_each_breach_is_found(prior, fails):
+    failing = [finding.check for finding in check(prior, {}, ["ring"], CPU) if finding.held is False]
+    assert fails in failing if fails else failing == []
+
+
+@pytest.mark.parametrize("name", ["ring", "banana"])
+def test_targets_draw_from_the_density_that_they_state(name):
+    target = TARGETS[name]()
+    axis = torch.linspace(-6, 6, 800)
+    points = torch.cartesian_prod(axis, axis)
+    density = target.log_prob(points).double()
+    area = (12 / 799) ** 2
+    assert density.exp().sum().item() * area == pytest.approx(1, abs=1e-3)
+    entropy = -(density.exp() * density.clamp_min(-1e3)).sum().item() * area
+    drawn = target.log_prob(target.draw(20_000, torch.Generator().manual_seed(0)))
+    assert -drawn.mean().item() == pytest.approx(entropy, abs=0.03)
