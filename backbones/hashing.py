@@ -20,7 +20,9 @@ class Damaged(ValueError):
 
 def content_hash(value: Any) -> str:
     """SHA-256 (64 hex digits) of a JSON-able value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def file_hash(path: Path) -> str:

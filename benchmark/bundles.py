@@ -41,8 +41,8 @@ def find_bundle(dataset: str, backbone: str, name: str | None) -> tuple[Bundle, 
     matching = [key for key, bundle in bundles.items() if (bundle.dataset, bundle.backbone_name) == (dataset, backbone)]
     if not matching:
         raise UsageError(
-            f"there is no bundle of {dataset} with {backbone} (there are: {', '.join(bundles) or 'none'}); make one with: "
-            f"python -m benchmark pretrain --dataset {dataset} --backbone {backbone}"
+            f"there is no bundle of {dataset} with {backbone} (there are: {', '.join(bundles) or 'none'}); "
+            f"make one with: python -m benchmark pretrain --dataset {dataset} --backbone {backbone}"
             + "".join(f"; damaged: {why}" for why in damaged.values())
         )
     return bundles[matching[0]], matching[1:]

@@ -232,7 +232,9 @@ def _refuses_nan(prior: LatentPrior, device: torch.device) -> str | None:
             prior.train().fit(AggregatePosterior(bad, bad), stream(device, "check"), lambda *_, **__: None)
     except Exception as error:
         return str(error)
-    state = [name for name, value in prior.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
+    state = [
+        name for name, value in prior.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
+    ]
     if state:
         return f"the harness refuses the fit: {state[0]} is not finite"
     raise Broken("fitted NaN latents without a word")

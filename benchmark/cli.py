@@ -22,7 +22,6 @@ from benchmark.progress import say
 from benchmark.settings import parsed
 
 
-
 class Device(str, Enum):
     auto, cpu, cuda = "auto", "cpu", "cuda"
 
@@ -42,14 +41,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DatasetOption = Annotated[str, typer.Option("--dataset", help="A data set by name, or a path (.npz or folder of images).")]
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", help="A data set by name, or a path (.npz or folder of images).")
+]
 BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone, by name.")]
-BundleOption = Annotated[Optional[str], typer.Option("--bundle", help="Bundle, by name or folder, where several match.")]
+BundleOption = Annotated[
+    Optional[str], typer.Option("--bundle", help="Bundle, by name or folder, where several match.")
+]
 DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes CUDA where there is one.")]
-ExtractorOption = Annotated[Optional[str], typer.Option("--extractor", help="Feature extractor (default: the data set's).")]
+ExtractorOption = Annotated[
+    Optional[str], typer.Option("--extractor", help="Feature extractor (default: the data set's).")
+]
 WeightsOption = Annotated[Optional[Path], typer.Option("--inception-weights", help="File of Inception weights.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records and leaderboards.")]
-PluginOption = Annotated[Optional[list[Path]], typer.Option("--plugin", help="A Python file with a plugin (repeatable).")]
+PluginOption = Annotated[
+    Optional[list[Path]], typer.Option("--plugin", help="A Python file with a plugin (repeatable).")
+]
 DataRootOption = Annotated[
     Optional[Path], typer.Option("--data-root", help="Folder with image data (also: $LATENT_PRIOR_DATA).")
 ]
@@ -133,13 +140,17 @@ def pretrain(
 def run(
     priors: Annotated[
         Optional[str],
-        typer.Option(help="Priors with settings, e.g. 'evalp[gp_weight=1,10],gaussian' (default: all that come with it)."),
+        typer.Option(
+            help="Priors with settings, e.g. 'evalp[gp_weight=1,10],gaussian' (default: all that come with it)."
+        ),
     ] = None,
     dataset: DatasetOption = "digits",
     backbone: BackboneOption = "conv_vae",
     bundle: BundleOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 3,
-    budget: Annotated[BudgetName, typer.Option(help="full: each prior's own recipe; quick: steps and counts capped.")] = BudgetName.quick,
+    budget: Annotated[
+        BudgetName, typer.Option(help="full: each prior's own recipe; quick: steps and counts capped.")
+    ] = BudgetName.quick,
     split: Annotated[SplitName, typer.Option(help="Choose settings on val, report on test.")] = SplitName.test,
     extractor: ExtractorOption = None,
     inception_weights: WeightsOption = None,
@@ -227,7 +238,9 @@ def list_(plugin: PluginOption = None) -> None:
 @app.command()
 def check(
     prior: Annotated[str, typer.Argument(help="A prior, with settings if wanted: 'evalp[sampler=spline]'.")],
-    target: Annotated[Optional[list[str]], typer.Option(help="Synthetic target to learn (repeatable; default: all).")] = None,
+    target: Annotated[
+        Optional[list[str]], typer.Option(help="Synthetic target to learn (repeatable; default: all).")
+    ] = None,
     device: DeviceOption = Device.auto,
     plugin: PluginOption = None,
 ) -> None:

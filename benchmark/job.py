@@ -267,7 +267,9 @@ def _reason(error: Exception) -> str:
     """The error in one line; for one that nobody raised on purpose, with the place in the code."""
     text = f"{type(error).__name__}: {error}" if not isinstance(error, Diverged) else str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames and not isinstance(error, Diverged) else ""
+    where = (
+        f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames and not isinstance(error, Diverged) else ""
+    )
     return " ".join(text.split()) + where
 
 

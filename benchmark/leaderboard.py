@@ -28,7 +28,20 @@ from benchmark.records import RecordStore
 from benchmark.statistics import RANKED_FROM, gap_closed, mean_interval, not_worse_than_best
 
 ZERO_LINE, CEILING = "gaussian", "aggregate_posterior"
-COLUMNS = ["dataset", "backbone", "bundle", "prior", "reference", "protocol", "device", "metric", "mean", "low", "high", "seeds"]
+COLUMNS = [
+    "dataset",
+    "backbone",
+    "bundle",
+    "prior",
+    "reference",
+    "protocol",
+    "device",
+    "metric",
+    "mean",
+    "low",
+    "high",
+    "seeds",
+]
 
 
 @dataclass
@@ -69,7 +82,7 @@ class Table:
         return f"{self.dataset}-{self.backbone}-{self.bundle[:8]}-{self.protocol.hash[:8]}-{self.device}"
 
     def gap_closed(self, row: TableRow) -> tuple[float, float, float] | None:
-        """Share of the gap between Gaussian and aggregate posterior that a row closes, over the seeds all three have."""
+        """Share of the gap from Gaussian to aggregate posterior that a row closes, over the seeds all three have."""
         scores = [self.rows[label].values.get("fd", {}) for label in (ZERO_LINE, CEILING) if label in self.rows]
         if len(scores) < 2:
             return None
@@ -192,54 +205,74 @@ def _markdown(table: Table) -> str:
 
 
 def _facts(table: Table) -> list[str]:
-    p, newest = table.protocol, table.records[-1]["provenance"]
-    machines = {
-        f"{r['provenance']['device']}, {r['provenance']['threads']} threads" for r in table.records if r["kind"] != "fit"
-    }
-    code = {f"{(r['provenance']['code']['commit'] or 'unknown')[:10]}{' (modified)' if r['provenance']['code']['dirty'] else ''}" for r in table.records}
-    packages = ", ".join(f"{name} {newest['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows"))
+    p = table.protocol
+    origins = [record["provenance"] for record in table.records if record["kind"] != "fit"]
+    packages = ", ".join(f"{name} {origins[-1]['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows"))
+    machines = sorted({f"{origin['device']}, {origin['threads']} threads" for origin in origins})
+    code = sorted({_code(record["provenance"]["code"]) for record in table.records})
+    bandwidths = ", ".join(f"{factor:g}" for factor in p.mmd_bandwidths)
     return [
         f"bundle `{table.bundle}`; protocol `{p.hash[:16]}`, version {p.version}",
         f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.split} images, {p.rounding} rounding; "
         f"images: {p.preparation}",
-        f"MMD: unbiased MMD^2 of {p.mmd_latents:,} latents against as many held-out draws, bandwidths "
-        f"{', '.join(f'{b:g}' for b in p.mmd_bandwidths)} x median squared distance, {p.mmd_permutations} permutations",
-        f"time: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s at batch {p.timing_batches[-1]:,}",
-        f"device: {table.device} ({'; '.join(sorted(machines))}); {packages}; code {', '.join(sorted(code))}",
-        *(f"command: `{command}`" for command in sorted({r["provenance"]["command"] for r in table.records if r["kind"] != "fit"})),
+        f"MMD: unbiased MMD² of {p.mmd_latents:,} latents against as many held-out draws, bandwidths {bandwidths} "
+        f"x median squared distance, {p.mmd_permutations} permutations",
+        f"time: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
+        f"at batch {p.timing_batches[-1]:,}",
+        f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
+        *(f"command: `{command}`" for command in sorted({origin["command"] for origin in origins})),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",
     ]
+
+
+def _code(code: dict[str, Any]) -> str:
+    return (code["commit"] or f"version {code['version']}")[:10] + (" (modified)" if code["dirty"] else "")
 
 
 def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
     batch = table.protocol.timing_batches[-1]
     header = ["prior", f"{table.protocol.score} ↓", "gap closed ↑", "MMD² imq ×10³ ↓", "p", "MMD² rbf ×10³ ↓", "p"]
-    header += [f"latents, ms / {batch:,}", f"images, ms / {batch:,}", "network evaluations", "parameters", "fit, s", "seeds"]
+    header += [
+        f"latents, ms / {batch:,}",
+        f"images, ms / {batch:,}",
+        "network evaluations",
+        "parameters",
+        "fit, s",
+        "seeds",
+    ]
     body = []
     for row in rows:
         gap = table.gap_closed(row)
-        line = [f"**{row.label}**" if row.label in best else row.label, _number(row.over_seeds("fd"), 1)]
+        line = [f"**{row.label}**" if row.label in best else row.label, _number(row.over_seeds("fd"))]
         line.append("" if gap is None else _interval(*(100 * part for part in gap), digits=1, unit=" %"))
         for kernel in ("imq", "rbf"):
-            line.append(_number([1000 * value for value in row.over_seeds(f"mmd_{kernel}")], 2))
+            line.append(_number([1000 * value for value in row.over_seeds(f"mmd_{kernel}")]))
             p_values = row.over_seeds(f"mmd_{kernel}_p")
             line.append(f"{statistics.median(p_values):.3f}" if p_values else "")
         line += [_timing(row, f"prior_seconds_{batch}"), _timing(row, f"images_seconds_{batch}")]
-        line += [_count(row, "network_evaluations"), _count(row, "parameters"), _number(row.over_seeds("fit_seconds"), 1)]
+        line += [_count(row, "network_evaluations"), _count(row, "parameters"), _number(row.over_seeds("fit_seconds"))]
         body.append([*line, row.seeds])
-    return tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=["left"] + ["right"] * (len(header) - 1))
+    return tabulate(
+        body, header, tablefmt="pipe", disable_numparse=True, colalign=["left"] + ["right"] * (len(header) - 1)
+    )
 
 
 def _mean(values: list[float]) -> float:
     return statistics.fmean(values) if values else math.inf
 
 
-def _number(values: list[float], digits: int) -> str:
-    return _interval(*mean_interval(values), digits=digits) if values else ""
+def _number(values: list[float]) -> str:
+    """Mean and half-interval, with as many decimals as give the mean three significant digits (four at most)."""
+    if not values:
+        return ""
+    mean, low, high = mean_interval(values)
+    digits = min(max(2 - math.floor(math.log10(abs(mean))), 0), 4) if mean else 2
+    return _interval(mean, low, high, digits)
 
 
 def _interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
-    return f"{mean:.{digits}f}{unit}" if math.isnan(low) else f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}{unit}"
+    half = "" if math.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
+    return f"{mean:.{digits}f}{half}{unit}"
 
 
 def _timing(row: TableRow, metric: str) -> str:

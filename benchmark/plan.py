@@ -89,7 +89,9 @@ def parse_priors(text: str) -> list[tuple[str, list[dict[str, Any]]]]:
     """
     parts = re.findall(r"[^,\[\]]+(?:\[[^\[\]]*\])?", text)
     if ",".join(parts) != text or not parts:
-        raise UsageError(f"--priors {text}: expected names with settings in brackets, e.g. 'evalp[gp_weight=1,10],gaussian'")
+        raise UsageError(
+            f"--priors {text}: expected names with settings in brackets, e.g. 'evalp[gp_weight=1,10],gaussian'"
+        )
     asked = []
     for part in parts:
         name, bracket, inside = part.strip().partition("[")

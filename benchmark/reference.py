@@ -1,7 +1,7 @@
 """Reference statistics: what an extractor sees in the real images of a bundle, so that no run has to open them.
 
-    reference/<extractor>.safetensors   per split: feature mean and covariance (float64), a random feature subsample
-    reference/<extractor>.json          its card (sealed): images, extractor, sha256
+reference/<extractor>.safetensors   per split: feature mean and covariance (float64), a random feature subsample
+reference/<extractor>.json          its card (sealed): images, extractor, sha256
 """
 
 from __future__ import annotations

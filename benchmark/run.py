@@ -18,7 +18,7 @@ from benchmark.leaderboard import write_grids, write_tables
 from benchmark.plan import jobs, rows
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
-from benchmark.protocol import Budget, Protocol, Split, protocol_for
+from benchmark.protocol import Budget, Split, protocol_for
 from benchmark.provenance import provenance
 from benchmark.records import RecordStore
 from benchmark.reference import Reference, find_reference, make_reference
@@ -43,7 +43,9 @@ def obtain_reference(
     try:
         images = dataset.load(roots)
     except UsageError as error:
-        raise UsageError(f"no {extractor.name} reference of {bundle.path.name}; make it with: {command} ({error})") from error
+        raise UsageError(
+            f"no {extractor.name} reference of {bundle.path.name}; make it with: {command} ({error})"
+        ) from error
     say(f"computing the {extractor.name} reference of {bundle.path.name}, once")
     with track(f"{extractor.name} reference") as progress:
         return make_reference(bundle, images, extractor, device, None, progress)
@@ -108,13 +110,15 @@ def run(
             continue
         failed += bool(outcome.failures)
         if outcome.measured or outcome.failures:
-            say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {time.perf_counter() - start:.1f} s")
+            seconds = time.perf_counter() - start
+            say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {seconds:.1f} s")
         if outcome.measured:
             news = True
             write_tables(results)
     write_tables(results)
     write_grids(results, missing_only=not news)
-    say(f"{len(todo) - failed} jobs fine, {failed} failed, {time.perf_counter() - started:.1f} s: {results / 'leaderboard.md'}")
+    seconds = time.perf_counter() - started
+    say(f"{len(todo) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}")
     return failed
 
 

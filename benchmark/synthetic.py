@@ -114,6 +114,4 @@ def standard() -> Target:
     return _normal("standard", 16, 1.0)
 
 
-TARGETS: dict[str, Callable[[], Target]] = {
-    make.__name__: make for make in (ring, mixture, banana, narrow, standard)
-}
+TARGETS: dict[str, Callable[[], Target]] = {make.__name__: make for make in (ring, mixture, banana, narrow, standard)}

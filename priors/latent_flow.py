@@ -45,6 +45,7 @@ class LatentFlow(LatentPrior):
         "celeba64": (64, {"couplings": 4, "width": 256}),
     }
     quick = {"steps": 2_000}
+    learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005}
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentFlowConfig) -> None:
         super().__init__(latent_shape, config)

@@ -11,7 +11,12 @@ from benchmark.synthetic import TARGETS
 from priors.api import LatentPrior
 
 CPU = torch.device("cpu")
-MEMBERS = [*Registry().at_hand("prior"), "evalp[kl_weight=1]", "evalp[sampler=spline]", "evalp[sampler=mlp,kl_weight=0]"]
+MEMBERS = [
+    *Registry().at_hand("prior"),
+    "evalp[kl_weight=1]",
+    "evalp[sampler=spline]",
+    "evalp[sampler=mlp,kl_weight=0]",
+]
 
 
 @pytest.mark.parametrize("member", MEMBERS)

@@ -28,8 +28,9 @@ class MNIST(Dataset):
         except (OSError, RuntimeError) as error:  # torchvision: RuntimeError when every mirror failed
             files = ", ".join(name for name, _ in self.source.resources)
             raise UsageError(
-                f"{self.name} is not in {', '.join(map(str, roots))} and could not be downloaded ({error}); fetch {files} "
-                f"from {self.source.mirrors[0]} into {self.source.__name__}/raw/ under any of these folders"
+                f"{self.name} is not in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
+                f"fetch {files} from {self.source.mirrors[0]} "
+                f"into {self.source.__name__}/raw/ under any of these folders"
             ) from error
         train, val = random_split(F.pad(train, (2, 2, 2, 2))[:, None], 50_000, 10_000)
         test = F.pad(test, (2, 2, 2, 2))[:, None]

@@ -82,7 +82,9 @@ class PathDataset(Dataset):
         if given:
             return Images(*tensors, how)
         tenth = len(tensors[0]) // 10
-        return Images(*random_split(tensors[0], len(tensors[0]) - 2 * tenth, tenth, tenth), f"{how}; random split 80/10/10")
+        return Images(
+            *random_split(tensors[0], len(tensors[0]) - 2 * tenth, tenth, tenth), f"{how}; random split 80/10/10"
+        )
 
     @staticmethod
     def _image_files(folder: Path) -> list[Path]:

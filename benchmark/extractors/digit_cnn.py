@@ -30,7 +30,9 @@ class DigitClassifier(nn.Module):
         super().__init__()
         widths = [1, 32, 48, 64, FEATURES]
         blocks = [
-            nn.Sequential(nn.Conv2d(i, o, 3, stride=1 if i == 1 else 2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+            nn.Sequential(
+                nn.Conv2d(i, o, 3, stride=1 if i == 1 else 2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
+            )
             for i, o in zip(widths, widths[1:])
         ]
         self.features = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())

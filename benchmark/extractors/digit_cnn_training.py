@@ -36,8 +36,9 @@ def _distorted(images: torch.Tensor) -> torch.Tensor:
     n = len(images)
     angle, scale = (torch.rand(n) - 0.5) * 0.5, 1 + (torch.rand(n) - 0.5) * 0.3
     shift = (torch.rand(n, 2) - 0.5) * 0.3
-    rows = torch.stack([angle.cos() * scale, -angle.sin() * scale, shift[:, 0]], 1), torch.stack(
-        [angle.sin() * scale, angle.cos() * scale, shift[:, 1]], 1
+    rows = (
+        torch.stack([angle.cos() * scale, -angle.sin() * scale, shift[:, 0]], 1),
+        torch.stack([angle.sin() * scale, angle.cos() * scale, shift[:, 1]], 1),
     )
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

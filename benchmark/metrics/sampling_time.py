@@ -52,7 +52,9 @@ class SamplingTime(Metric):
                 "images": lambda: decode(source.sample(batch, generator), generator),
             }
             for what, run in runs.items():
-                taken = durations(torch.no_grad()(run), evaluation.device, protocol.timing_repeats, protocol.timing_seconds)
+                taken = durations(
+                    torch.no_grad()(run), evaluation.device, protocol.timing_repeats, protocol.timing_seconds
+                )
                 low, median, high = statistics.quantiles(taken, n=4, method="inclusive")
                 values[f"{what}_seconds_{batch}"] = median
                 values[f"{what}_seconds_{batch}_quartiles"] = [low, high]

@@ -1,0 +1,325 @@
+"""The commands as typed: wrong words get one line and exit code 2, and stage 1 survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from urllib.error import URLError
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_run import CPU, ROOT, brief_timings, cli, finish, small_bundle, start  # noqa: F401
+
+from backbones.bundle import open_bundle
+from backbones.conv_vae import ConvVAE
+from backbones.hashing import file_hash
+from backbones.training import posterior
+from benchmark.bundles import SHIPPED
+from benchmark.cli import app
+from benchmark.datasets.digits import Digits
+from benchmark.extractors.digit_cnn import DigitCNN
+from benchmark.reference import find_reference
+
+TINY = ["--dataset", "digits", "--device", "cpu", "--set", "width=2", "--set", "nz=4"]
+
+
+def only_line(done):
+    """The one line that a refused command prints."""
+    assert done.code == 2 and done.out == "" and "Traceback" not in done.err
+    lines = done.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
+    return lines[0]
+
+
+COMMANDS = {command.name or command.callback.__name__: command.callback for command in app.registered_commands}
+
+
+def test_help_names_every_command(cli):  # noqa: F811
+    done = cli("--help")
+    assert done.code == 0 and {"pretrain", "run", "reference", "list", "leaderboard"} == set(COMMANDS)
+    for name in COMMANDS:
+        assert re.search(rf"\b{name}\b", done.out)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, cli):  # noqa: F811
+    done = cli(command, "--help")
+    first_words = " ".join(COMMANDS[command].__doc__.split()[:4])
+    assert done.code == 0 and "Usage" in done.out and first_words in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (["--dataset", "digts"], ["dataset 'digts'", "did you mean 'digits'"]),
+        (["--priors", "evlap"], ["prior 'evlap'", "did you mean 'evalp'"]),
+        (["--priors", "evalp[step=20]"], ["'step'", "did you mean 'steps'"]),
+        (["--priors", "evalp[steps=0]"], ["evalp", "steps=0"]),
+        (["--priors", "evalp[steps=20"], ["--priors evalp[steps=20", "evalp[gp_weight=1,10],gaussian"]),
+        (["--priors", "reconstruction"], ["'reconstruction' is a reference row"]),
+        (["--backbone", "conv_va"], ["backbone 'conv_va'", "did you mean 'conv_vae'"]),
+        (["--extractor", "digit-cn"], ["extractor 'digit-cn'", "did you mean 'digit-cnn'"]),
+        (["--bundle", "digit-conv_vae"], ["bundle 'digit-conv_vae'", "did you mean 'digits-conv_vae'"]),
+        (["--dataset", "mnist"], ["no bundle of mnist", "python -m benchmark pretrain --dataset mnist"]),
+        (["--dataset", "no/such/place"], ["no bundle of place"]),
+        (["--plugin", "no-such-plugin.py"], ["no-such-plugin.py: no such file"]),
+    ],
+    ids=lambda words: " ".join(words) if words[0].startswith("--") else "",
+)
+def test_a_wrong_word_of_run_is_one_line_and_exit_code_2(words, parts, tmp_path, cli):  # noqa: F811
+    line = only_line(cli("run", *words, "--device", "cpu", "--results", tmp_path / "results"))
+    for part in parts:
+        assert part in line
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (["--dataset", "digts"], ["dataset 'digts'", "did you mean 'digits'"]),
+        (["--dataset", "digits", "--backbone", "convvae"], ["backbone 'convvae'", "did you mean 'conv_vae'"]),
+        (["--dataset", "digits", "--set", "width"], ["--set width", "NAME=VALUE"]),
+        (["--dataset", "digits", "--set", "=3"], ["--set =3", "NAME=VALUE"]),
+        (["--dataset", "digits", "--set", "width="], ["--set width=", "NAME=VALUE"]),
+        (["--dataset", "digits", "--set", "widht=3"], ["'widht'", "did you mean 'width'"]),
+        (["--dataset", "digits", "--set", "width=wide"], ["width='wide'", "integer"]),
+        (["--dataset", "digits", "--set", "epochs=0"], ["epochs=0", "greater than or equal to 1"]),
+        (["--dataset", "nowhere/images.npz"], ["nowhere/images.npz: no such file or folder"]),
+    ],
+    ids=lambda words: " ".join(words) if words[0].startswith("--") else "",
+)
+def test_a_wrong_word_of_pretrain_is_one_line_and_exit_code_2(words, parts, tmp_path, cli):  # noqa: F811
+    line = only_line(cli("pretrain", *words, "--device", "cpu", "--out", tmp_path / "bundle"))
+    for part in parts:
+        assert part in line
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    "setting, part",
+    [
+        ("batch_size=5000", "batch_size 5000 is larger than the 1097 training images"),
+        ("learning_rate=1e30", "the loss is not finite in epoch 1: lower learning_rate"),
+        ("learning_rate=Infinity", "learning_rate"),
+    ],
+)
+def test_settings_that_cannot_train_are_told_in_one_line(setting, part, tmp_path, cli):  # noqa: F811
+    done = cli("pretrain", *TINY, "--set", "epochs=1", "--set", setting, "--out", tmp_path / "bundle")
+    assert done.code in (1, 2) and "Traceback" not in done.err
+    last = done.err.splitlines()[-1]
+    assert last.startswith("error: ") and part in last
+    assert list(tmp_path.glob("*bundle*")) == []
+
+
+def test_images_that_a_backbone_cannot_take_are_one_line(tmp_path, cli):  # noqa: F811
+    np.savez(tmp_path / "odd.npz", **{split: np.zeros((20, 24, 24), np.uint8) for split in ("train", "val", "test")})
+    done = cli("pretrain", "--dataset", tmp_path / "odd.npz", "--device", "cpu", "--out", tmp_path / "bundle")
+    assert done.code == 2 and "power of two" in done.err.splitlines()[-1] and "24x24" in done.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("command", [["run"], ["pretrain", "--dataset", "digits"]], ids=lambda words: words[0])
+def test_cuda_is_refused_where_there_is_none(command, tmp_path, cli):  # noqa: F811
+    line = only_line(cli(*command, "--device", "cuda"))
+    assert "--device cuda" in line and "--device cpu" in line
+
+
+@pytest.mark.parametrize("words", ["run --seeds 0", "run --budget huge", "run --split train", "run --steps 3", "rnu"])
+def test_what_the_parser_refuses_is_exit_code_2(words, cli):  # noqa: F811
+    done = cli(*words.split())
+    assert done.code == 2 and "Traceback" not in done.err
+
+
+def test_the_module_runs_and_its_exit_code_is_the_command_s(tmp_path):
+    """One real process: `python -m benchmark`, wrong usage."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", "run", "--dataset", "digts", "--results", str(tmp_path / "r")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LATENT_PRIOR_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: unknown dataset 'digts'; did you mean 'digits'?")
+    assert done.stderr.count("\n") == 1
+
+
+def test_list_shows_all_there_is_and_what_is_broken(small_bundle, tmp_path, cli):  # noqa: F811
+    (tmp_path / "bad.py").write_text("raise RuntimeError('not today')\n")
+    made = tmp_path / "cache" / "bundles"
+    shutil.copytree(small_bundle, made / "mine")
+    shutil.copytree(small_bundle, made / "spoilt")
+    (made / "spoilt" / "weights.safetensors").write_bytes(b"")
+    done = cli("list", "--plugin", tmp_path / "bad.py")
+    assert done.code == 0
+    for name in ("gaussian", "evalp", "conv_vae", "digits", "fashion_mnist", "fd", "mmd", "digit-cnn", "inception"):
+        assert f"\n  {name}\n" in done.out
+    bundle = open_bundle(small_bundle)
+    assert re.search(rf"\n  mine  \(small, conv_vae, latent 4, epoch \d+, {bundle.id[:16]}\)", done.out)
+    assert "\n  digits-conv_vae  (digits, conv_vae, latent 16" in done.out
+    assert f"broken plugins:\n  {tmp_path / 'bad.py'}: RuntimeError: not today" in done.out
+    damaged = done.out.partition("damaged bundles:\n")[2].splitlines()[0]
+    assert damaged.startswith("  spoilt: ") and str(made / "spoilt" / "weights.safetensors") in damaged
+
+
+def test_a_damaged_bundle_asked_for_by_name_is_told(small_bundle, tmp_path, cli):  # noqa: F811
+    made = tmp_path / "cache" / "bundles" / "mine"
+    shutil.copytree(small_bundle, made)
+    (made / "posterior.safetensors").unlink()
+    line = only_line(cli("run", "--bundle", "mine", "--results", tmp_path / "r"))
+    assert str(made / "posterior.safetensors") in line and "missing" in line
+
+
+def test_of_several_bundles_one_is_taken_and_the_others_are_named(small_bundle, tmp_path, cli):  # noqa: F811
+    made = tmp_path / "cache" / "bundles"
+    for name in ("a-first", "b-second"):
+        shutil.copytree(small_bundle, made / name)
+    np.savez(tmp_path / "small.npz", train=np.zeros(1))  # only its name is needed: the reference lies beside the bundle
+    words = ["--priors", "gaussian", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
+    done = cli("run", "--dataset", tmp_path / "small.npz", *words)
+    assert done.code == 0, done.err
+    assert "using bundle a-first; there are also b-second (--bundle NAME)" in done.err
+
+
+def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):  # noqa: F811
+    """From images to a leaderboard; the bundle holds what its own encoder says, and its reference is made once."""
+    out = tmp_path / "bundle"
+    done = cli("pretrain", *TINY, "--set", "epochs=1", "--out", out)
+    assert done.code == 0, done.err
+    bundle, digits = open_bundle(out), Digits().load([])
+    assert bundle.dataset == "digits" and bundle.latent_shape == (4,)
+    assert bundle.card["posterior_counts"] == {"train": 1097, "val": 200, "test": 500}
+    mean, std = posterior(bundle.backbone(ConvVAE, CPU), digits.val)
+    kept_mean, kept_std = bundle.posterior("val", CPU)
+    torch.testing.assert_close(kept_mean, mean, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(kept_std, std, rtol=2e-3, atol=2e-3)
+    assert not list((tmp_path / "cache").rglob("*.pt")) and list(tmp_path.glob("*bundle*")) == [out]
+
+    words = ["--bundle", out, "--priors", "gaussian", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
+    first = cli("run", *words)
+    assert first.code == 0 and "computing the digit-cnn reference of bundle, once" in first.err
+    assert find_reference(bundle, DigitCNN()).path.is_relative_to(tmp_path / "cache")
+    again = cli("run", *words)
+    assert again.code == 0 and "computing" not in again.err
+    board = pd.read_csv(tmp_path / "r" / "leaderboard.csv")
+    assert set(board["prior"]) == {"gaussian", "aggregate_posterior", "reconstruction"}
+    assert set(board["bundle"]) == {bundle.id[:16]}
+
+
+def test_the_shipped_reference_is_what_the_reference_command_makes(tmp_path, cli):  # noqa: F811
+    done = cli("reference", "--dataset", "digits", "--device", "cpu", "--out", tmp_path / "made")
+    assert done.code == 0, done.err
+    shipped = find_reference(open_bundle(SHIPPED / "digits-conv_vae"), DigitCNN())
+    card = json.loads((tmp_path / "made" / "digit-cnn.json").read_text())
+    assert {k: card[k] for k in ("images", "extractor", "counts")} == {
+        k: shipped.card[k] for k in ("images", "extractor", "counts")
+    }
+    made = type(shipped)(tmp_path / "made" / "digit-cnn.safetensors", card)
+    for split in ("train", "test"):
+        ours, theirs = made.statistics(split, CPU), shipped.statistics(split, CPU)
+        torch.testing.assert_close(ours.mean, theirs.mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.covariance, theirs.covariance, rtol=1e-3, atol=1e-5)
+
+
+def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):  # noqa: F811
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "thesis.txt").write_text("four years of work")
+    line = only_line(cli("pretrain", *TINY, "--set", "epochs=1", "--out", out))
+    assert str(out) in line and "--out" in line
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_a_training_killed_and_started_again_ends_with_the_same_weights(tmp_path):
+    words = ["pretrain", *TINY, "--set", "epochs=9"]
+    undisturbed = start([*words, "--out", tmp_path / "one"], tmp_path / "cache1", tmp_path / "log1")
+    assert finish(undisturbed, tmp_path / "log1").code == 0
+
+    cache = tmp_path / "cache2"
+    for epochs in (2, 5):
+        process = start([*words, "--out", tmp_path / "two"], cache, tmp_path / "log2")
+        while process.is_alive() and _epochs(cache) < epochs:
+            time.sleep(0.002)
+        time.sleep(0.02)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9 and not (tmp_path / "two").exists()
+        assert epochs <= _epochs(cache) < 9
+    process = start([*words, "--out", tmp_path / "two"], cache, tmp_path / "log2")
+    assert finish(process, tmp_path / "log2").code == 0
+    for part in ("weights.safetensors", "posterior.safetensors"):
+        assert file_hash(tmp_path / "one" / part) == file_hash(tmp_path / "two" / part)
+    logs = [open_bundle(tmp_path / name).card["training"] for name in ("one", "two")]
+    for name in ("train_loss", "val_loss", "best_epoch"):
+        assert logs[0][name] == logs[1][name]
+    assert len(logs[1]["val_loss"]) == 9
+
+
+def _epochs(cache):
+    """How many epochs the checkpoint holds."""
+    found = list((cache / "pretrain").glob("*[0-9a-f].pt"))
+    return len(torch.load(found[0], weights_only=True)["log"]["val_loss"]) if found else 0
+
+
+@pytest.mark.parametrize("change", [["--seed", "1"], ["--set", "learning_rate=0.002"]], ids=lambda words: words[-1])
+def test_another_training_has_other_weights(change, tmp_path, cli):  # noqa: F811
+    for name, more in (("a", []), ("b", change)):
+        assert cli("pretrain", *TINY, "--set", "epochs=1", *more, "--out", tmp_path / name).code == 0
+    hashes = [file_hash(tmp_path / name / "weights.safetensors") for name in ("a", "b")]
+    assert hashes[0] != hashes[1]
+
+
+@pytest.fixture
+def no_inception(tmp_path, monkeypatch):
+    """No Inception weights and no network; the list of what was to be downloaded."""
+    asked = []
+
+    def refuse(url, *_, **__):
+        asked.append(url)
+        raise URLError("no network here")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    return asked
+
+
+@pytest.mark.parametrize("extractor", ["inception", "inception-768"])
+def test_without_inception_weights_it_says_what_to_fetch_and_scores_with_digit_cnn(
+    extractor,
+    tmp_path,
+    cli,
+    no_inception,
+    brief_timings,  # noqa: F811
+):
+    words = ["--priors", "gaussian", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
+    done = cli("run", "--extractor", extractor, *words)
+    assert done.code == 0, done.err
+    lines = [line for line in done.err.splitlines() if "cannot be used" in line]
+    assert len(lines) == 1 and lines[0].startswith(f"{extractor} cannot be used") and "digit-cnn" in lines[0]
+    assert "https://" in lines[0] and "--inception-weights" in lines[0] and str(tmp_path / "torch") in lines[0]
+    assert len(no_inception) == 1 and no_inception[0] in lines[0]
+    board = pd.read_csv(tmp_path / "r" / "leaderboard.csv")
+    assert "FD digit-cnn" in set(board["metric"]) and not {"FID", "FID-768", "fd"} & set(board["metric"])
+    assert "| FD digit-cnn ↓" in re.sub(" +", " ", done.out) and "FID" not in done.out
+
+
+def test_the_reference_command_without_inception_weights_is_one_line(tmp_path, cli, no_inception):  # noqa: F811
+    line = only_line(cli("reference", "--dataset", "digits", "--extractor", "inception", "--device", "cpu"))
+    assert no_inception[0] in line and "--inception-weights" in line
+
+
+@pytest.mark.parametrize("content", [None, b"<html>not found</html>", b""])
+def test_a_file_that_is_no_inception_weights_is_named(content, tmp_path, cli, no_inception):  # noqa: F811
+    weights = tmp_path / "weights.pth"
+    if content is not None:
+        weights.write_bytes(content)
+    words = ["--extractor", "inception", "--inception-weights", weights, "--device", "cpu"]
+    line = only_line(cli("reference", "--dataset", "digits", *words))
+    assert str(weights) in line and not no_inception

@@ -1,0 +1,406 @@
+"""Tables from records alone: means and intervals, the gap closed, and what is never put side by side."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from backbones.hashing import content_hash, read_sealed
+from benchmark.cli import main
+from benchmark.leaderboard import tables, write_tables
+from benchmark.metrics.samples import as_png
+from benchmark.protocol import Protocol
+from benchmark.provenance import provenance
+from benchmark.records import RecordStore
+
+COLUMNS = "dataset backbone bundle prior reference protocol device metric mean low high seeds".split()
+REFERENCES = ("aggregate_posterior", "reconstruction")
+GAUSSIAN = [10.0, 12.0, 11.0, 10.5, 11.5]
+CEILING = [2.0, 3.0, 2.5, 2.2, 2.8]
+
+
+class Results:
+    """A results folder, and the records that a run would have left in it."""
+
+    def __init__(self, folder, **protocol):
+        self.folder, self.store, self.written = folder, RecordStore(folder / "records"), 0
+        self.protocol = self.new_protocol(**protocol)
+
+    def new_protocol(self, **change):
+        extractor = {"name": "digit-cnn", "version": 1, "weights": "0" * 64}
+        settings = dict(budget="quick", split="test", extractor=extractor, score="FD digit-cnn", generated=500)
+        settings |= dict(reference=500, preparation="padded", mmd_latents=500, timing_seconds=2.0)
+        protocol = Protocol(**settings | change)
+        protocol.save(self.folder)
+        return protocol
+
+    def add(self, label, kind, values, seed=0, machine=None, protocol=None, code="one", reads=("split",), **row):
+        """One record; `code` tells configurations apart, and each record is a second newer than the one before."""
+        protocol, prior = protocol or self.protocol, label.partition("[")[0]
+        is_reference = prior in REFERENCES
+        facts = dict(dataset="digits", backbone="conv_vae", bundle="b" * 16, prior=prior, label=label, config={})
+        facts |= dict(seed=seed, budget=None if is_reference else protocol.budget, device="cpu") | row
+        fit = content_hash([facts["bundle"], facts["device"], label, code, seed, facts["budget"]])[:32]
+        facts["config_hash"] = content_hash([facts["bundle"], facts["device"], label, code, facts["budget"]])[:16]
+        identity = {"fit": fit} if kind == "fit" else {"fit": fit, "metric": kind, "settings": protocol.part(reads)}
+        identity |= {"machine": machine} if machine else {}
+        self.written += 1
+        origin = provenance(torch.device("cpu"))
+        moment = f"2030-01-01T{self.written // 3600:02}:{self.written // 60 % 60:02}:{self.written % 60:02}Z"
+        origin = {**origin, "command": "python -m benchmark run", "time": moment}
+        origin["code"] = {"version": "0", "commit": "c" * 40, "dirty": False}
+        content = values if "status" in values else {"status": "ok", "values": values}
+        return self.store.put(facts, kind, identity, {**content, "provenance": origin})
+
+    def scores(self, label, values, **more):
+        for seed, value in enumerate(values):
+            self.add(label, "fd", {"fd": value}, seed, reads=("split", "extractor", "generated", "rounding"), **more)
+
+    def references(self, gaussian=GAUSSIAN, ceiling=CEILING, **more):
+        self.scores("gaussian", gaussian, **more)
+        self.scores("aggregate_posterior", ceiling, **more)
+
+    def board(self):
+        self.damaged = write_tables(self.folder)
+        return pd.read_csv(self.folder / "leaderboard.csv")
+
+    def line(self, label, metric="FD digit-cnn"):
+        board = self.board()
+        found = board[(board["prior"] == label) & (board["metric"] == metric)]
+        assert len(found) == 1
+        return found.iloc[0]
+
+    @property
+    def text(self):
+        write_tables(self.folder)
+        return (self.folder / "leaderboard.md").read_text()
+
+    def sections(self):
+        return self.text.split("\n## ")[1:]
+
+    def tables(self):
+        """The markdown's tables, each a list of rows of cells, header first."""
+        groups = re.findall(r"(?:^\|.*\n)+", self.text, re.MULTILINE)
+        return [[[cell.strip() for cell in line.strip("|").split("|")] for line in g.splitlines()] for g in groups]
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path / "results")
+
+
+def test_the_tidy_csv_has_the_promised_columns_and_a_line_a_number(results):
+    results.references()
+    results.scores("evalp", [6.0, 7.0])
+    board = results.board()
+    assert list(board.columns) == COLUMNS
+    assert not board.duplicated(["bundle", "protocol", "device", "prior", "metric"]).any()
+    line = results.line("evalp")
+    assert list(line[:4]) == ["digits", "conv_vae", "b" * 16, "evalp"]
+    assert (line["protocol"], line["device"]) == (results.protocol.hash[:16], "cpu")
+    references = board.groupby("prior")["reference"].unique().map(list).to_dict()
+    assert references == {"evalp": [False], "gaussian": [True], "aggregate_posterior": [True]}
+
+
+@pytest.mark.parametrize("values", [[3.0, 4.0], [1.0, 2.5, 9.0, 4.0], [5.0, 5.0, 5.0], GAUSSIAN])
+def test_means_and_intervals_over_seeds_are_student_s(values, results):
+    results.scores("evalp", values)
+    line = results.line("evalp")
+    mean, error = pd.Series(values).mean(), stats.sem(values)
+    expected = stats.t.interval(0.95, len(values) - 1, mean, error) if error else (mean, mean)
+    assert (line["mean"], line["low"], line["high"]) == pytest.approx((mean, *expected), rel=1e-7)
+    assert line["seeds"] == len(values)
+    assert f"{mean:.1f} ± {(expected[1] - expected[0]) / 2:.1f}" in results.text
+
+
+def test_one_seed_has_a_mean_and_no_interval(results):
+    results.scores("evalp", [3.25])
+    line = results.line("evalp")
+    assert line["mean"] == 3.25 and math.isnan(line["low"]) and math.isnan(line["high"]) and line["seeds"] == 1
+    assert "±" not in results.tables()[0][2][1]
+
+
+def test_the_gap_closed_is_the_share_between_gaussian_and_aggregate_posterior(results):
+    results.references()
+    results.scores("evalp", [g - 0.4 * (g - c) for g, c in zip(GAUSSIAN, CEILING)])
+    results.scores("evalp[steps=9]", [c - 1 for c in CEILING])
+    line = results.line("evalp", "gap_closed")
+    assert (line["mean"], line["low"], line["high"]) == pytest.approx((0.4, 0.4, 0.4), abs=1e-9)
+    assert results.line("evalp[steps=9]", "gap_closed")["mean"] > 1  # the ceiling may be passed
+    assert results.line("gaussian", "gap_closed")["mean"] == pytest.approx(0, abs=1e-12)
+    assert results.line("aggregate_posterior", "gap_closed")["mean"] == pytest.approx(1)
+    header, _, *rows = results.tables()[0]
+    cells = {row[0].strip("*"): row[header.index("gap closed ↑")] for row in rows}
+    assert cells["evalp"] == "40.0 ± 0.0 %"
+
+
+def test_the_gap_closed_is_over_the_seeds_that_all_three_have(results):
+    results.references(gaussian=[10.0, 12.0, 11.0])
+    prior = [6.0, 7.5, 6.5, 100.0, 100.0]
+    results.scores("evalp", prior)
+    line = results.line("evalp", "gap_closed")
+    assert line["mean"] == pytest.approx((33.0 - 20.0) / (33.0 - 7.5))
+    assert line["seeds"] == 3
+
+
+@pytest.mark.parametrize(
+    "gaussian, ceiling",
+    [
+        ([5.0, 3.0, 4.0], [4.0, 4.5, 3.5]),  # no gap to speak of
+        ([2.0, 2.1, 1.9], [4.0, 4.1, 3.9]),  # the Gaussian is the better one: nothing to close
+        ([2.0], [4.0]),
+        ([10.0, 12.0], []),  # no ceiling
+    ],
+)
+def test_the_gap_closed_is_blank_where_there_is_no_gap_to_close(gaussian, ceiling, results):
+    results.references(gaussian, ceiling)
+    results.scores("evalp", [6.0] * len(gaussian))
+    assert "gap_closed" not in set(results.board()["metric"])
+    header, _, row = results.tables()[0]
+    assert row[header.index("gap closed ↑")] == ""
+
+
+def test_reference_rows_stand_apart_from_the_ranking(results):
+    results.references()
+    results.scores("reconstruction", [1.0] * 5)
+    results.scores("evalp", [6.0] * 5)
+    results.scores("evalp[steps=9]", [5.0] * 5)
+    ranked, apart = results.tables()
+    assert [row[0].strip("*") for row in ranked[2:]] == ["evalp[steps=9]", "evalp"]  # best first
+    assert [row[0] for row in apart[2:]] == ["aggregate_posterior", "gaussian", "reconstruction"]
+    board = results.board()
+    assert set(board[board["reference"]]["prior"]) == {"aggregate_posterior", "gaussian", "reconstruction"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"bundle": "d" * 16}, {"dataset": "mnist"}, {"backbone": "nvae"}, {"device": "cuda"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_rows_of_two_bundles_or_devices_are_never_in_one_table(other, results):
+    for more in ({}, other):
+        results.references(**more)
+        results.scores("evalp", [6.0, 7.0] if not more else [60.0, 70.0], **more)
+    assert len(results.sections()) == 2
+    board = results.board()
+    scores = board[(board["prior"] == "evalp") & (board["metric"] == "FD digit-cnn")]
+    assert sorted(scores["mean"]) == [6.5, 65.0] and scores[next(iter(other))].nunique() == 2
+    assert {len(table) - 2 for table in results.tables()} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"generated": 400},
+        {"split": "val"},
+        {"budget": "full"},
+        {"extractor": {"name": "inception", "version": 1, "weights": "1" * 64}, "score": "FID"},
+    ],
+    ids=lambda change: ",".join(change),
+)
+def test_rows_of_two_protocols_are_never_in_one_table(change, results):
+    other = results.new_protocol(**change)
+    results.references()
+    results.scores("evalp", [6.0, 7.0])
+    results.references(gaussian=[30.0, 31.0], ceiling=[20.0, 20.5], protocol=other)
+    results.scores("evalp", [26.0, 27.0], protocol=other)
+    board = results.board()
+    assert len(results.sections()) == 2
+    scores = board[(board["prior"] == "evalp") & board["metric"].isin(["FD digit-cnn", "FID"])]
+    assert scores.set_index("protocol")["mean"].to_dict() == {results.protocol.hash[:16]: 6.5, other.hash[:16]: 26.5}
+    for section, protocol in ((s, p) for s in results.sections() for p in (results.protocol, other)):
+        assert (protocol.hash[:16] in section) == (("26.5" in section) == (protocol is other))
+
+
+def test_a_fit_that_this_protocol_never_scored_is_no_row_of_its_table(results):
+    """Settings chosen on val leave no blank rows in the test table, and do not keep it from ranking."""
+    val = results.new_protocol(split="val")
+    results.references()
+    results.add("evalp[steps=9]", "fit", {"fit_seconds": 1.0}, protocol=val)
+    results.scores("evalp[steps=9]", [5.0], protocol=val)
+    for seed in range(5):
+        results.add("evalp", "fit", {"fit_seconds": 1.0}, seed)
+    results.scores("evalp", [6.0, 6.1, 6.2, 6.3, 6.4])
+    section = next(s for s in results.sections() if "test split" in s)
+    assert "evalp[steps=9]" not in section
+    assert "does not rank" not in section and "**evalp**" in section
+    board = results.board()
+    assert list(board[board["prior"] == "evalp[steps=9]"]["protocol"].unique()) == [val.hash[:16]]
+
+
+def test_an_older_configuration_of_a_label_is_left_out_and_said_so(results):
+    results.scores("evalp", [100.0, 101.0, 102.0], code="old")
+    results.scores("evalp", [6.0, 7.0], code="new")
+    line = results.line("evalp")
+    assert line["mean"] == 6.5 and line["seeds"] == 2
+    assert "Left out: an older evalp" in results.text
+    assert "Left out" not in Results(results.folder.parent / "other").text
+
+
+def test_a_failure_of_an_older_configuration_is_not_told_of_the_new_one(results):
+    results.references()
+    results.add("evalp", "fit", {"status": "failed", "reason": "ValueError: old"}, code="old")
+    assert "ValueError: old" in results.text
+    results.scores("evalp", [6.0], code="new")
+    assert "ValueError: old" not in results.text
+
+
+def test_timings_of_two_machines_are_not_averaged(results):
+    one, two = ({"device": name, "threads": 1, "dtype": "float32"} for name in ("slow", "fast"))
+    results.references(GAUSSIAN[:2], CEILING[:2])
+    for seed, (machine, seconds) in enumerate([(one, 8.0), (two, 2.0), (two, 2.0)]):
+        values = {"prior_seconds_1000": seconds, "prior_seconds_1000_quartiles": [seconds, seconds]}
+        reads = ("timing_batches", "timing_repeats", "timing_seconds")
+        results.add("evalp", "sampling_time", values, seed, machine=machine, reads=reads)
+    results.scores("evalp", [6.0, 7.0, 8.0])
+    line = results.line("evalp", "prior_seconds_1000")
+    assert line["mean"] == 2.0 and line["seeds"] == 2
+    assert results.line("evalp")["seeds"] == 3  # scores are of no machine
+    assert re.search("Left out: .*evalp's sampling_time on another machine", results.text)
+
+
+def test_timings_of_the_same_seed_on_two_machines_keep_the_newest_machine(results):
+    machines = [{"device": name, "threads": 1, "dtype": "float32"} for name in ("slow", "fast")]
+    for machine, seconds in zip(machines, (8.0, 2.0)):
+        for label in ("gaussian", "evalp"):
+            reads = ("timing_batches", "timing_repeats", "timing_seconds")
+            values = {"prior_seconds_1000": seconds, "prior_seconds_1000_quartiles": [seconds, seconds]}
+            results.add(label, "sampling_time", values, machine=machine, reads=reads)
+    for label in ("gaussian", "evalp"):
+        assert results.line(label, "prior_seconds_1000")["mean"] == 2.0
+
+
+@pytest.mark.parametrize("seeds, ranks", [(4, False), (5, True)])
+def test_a_table_ranks_from_five_seeds_on(seeds, ranks, results):
+    results.references()
+    noise = [0.1, -0.1, 0.05, -0.05, 0.0][:seeds]
+    results.scores("evalp", [5.0 + e for e in noise])
+    results.scores("evalp[steps=8]", [5.01 - e for e in noise])
+    results.scores("evalp[steps=9]", [9.0 + e for e in noise])
+    text, ranked = results.text, results.tables()[0]
+    shown = [row[0] for row in ranked[2:]]
+    if ranks:
+        assert shown == ["**evalp**", "**evalp[steps=8]**", "evalp[steps=9]"]
+        assert "does not rank" not in text
+    else:
+        assert shown == ["evalp", "evalp[steps=8]", "evalp[steps=9]"]
+        assert "Fewer than 5 seeds" in text and "does not rank" in text
+
+
+def test_one_row_with_few_seeds_keeps_the_table_from_ranking(results):
+    results.references()
+    results.scores("evalp", GAUSSIAN)
+    results.scores("evalp[steps=9]", [1.0, 1.0])
+    assert "does not rank" in results.text and "**evalp" not in results.text
+
+
+def test_failures_are_listed_with_their_reason(results):
+    results.references()
+    results.add("evalp", "fit", {"status": "diverged", "reason": "upper not finite after 500 energy steps"}, seed=2)
+    results.add("evalp", "fd", {"status": "failed", "reason": "BadSample: 3 of 500 samples are not finite"}, seed=3)
+    results.scores("evalp", [6.0, 7.0])
+    text = results.text
+    assert "Failed: evalp seed 2: fit diverged: upper not finite after 500 energy steps" in text
+    assert "Failed: evalp seed 3: fd failed: BadSample: 3 of 500 samples are not finite" in text
+    line = results.line("evalp")
+    assert line["mean"] == 6.5 and line["seeds"] == 2
+
+
+@pytest.mark.parametrize("kind", ["fit", "fd"])
+def test_a_prior_that_failed_with_every_seed_does_not_keep_the_others_from_ranking(kind, results):
+    results.references()
+    results.scores("evalp", [5.0, 5.1, 4.9, 5.2, 4.8])
+    for seed in range(5):
+        results.add("evalp[steps=9]", kind, {"status": "failed", "reason": "ValueError: no"}, seed)
+    assert "**evalp**" in results.text and "does not rank" not in results.text
+    assert results.text.count("Failed: evalp[steps=9]") == 5
+
+
+def test_the_table_says_under_which_settings_it_was_made(results):
+    results.references()
+    results.scores("evalp", [6.0])
+    text = results.text
+    for part in ("b" * 16, results.protocol.hash[:16], "500 generated images against 500 test images", "8-bit"):
+        assert part in text
+    assert "padded" in text
+    assert "quick budget" in text and "FD digit-cnn" in text and "python -m benchmark run" in text
+    assert f"torch {torch.__version__.split('+')[0]}" in text and "c" * 10 in text
+
+
+def test_the_order_of_the_csv_does_not_depend_on_the_order_of_the_records(tmp_path):
+    boards = []
+    for number, order in enumerate((["gaussian", "evalp", "zeta"], ["zeta", "evalp", "gaussian"])):
+        made = Results(tmp_path / str(number))
+        for label in order:
+            made.scores(label, {"gaussian": GAUSSIAN, "evalp": CEILING, "zeta": [5.0, 6.0]}[label])
+        made.board()
+        boards.append((made.folder / "leaderboard.csv").read_text())
+    assert boards[0] == boards[1]
+
+
+def call(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code, capsys.readouterr().err
+
+
+def filled(results):
+    results.references()
+    results.scores("evalp", [6.0] * 5)
+    for tone, label in enumerate(("evalp", "gaussian", "aggregate_posterior", "reconstruction")):
+        images = torch.full((12, 1, 8, 8), 50 * tone, dtype=torch.uint8)
+        results.add(label, "samples", {"png": as_png(images)}, reads=("split", "grid_columns", "rounding"))
+    return results
+
+
+def outputs(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*.*") if path.suffix != ".json"}
+
+
+def test_the_command_rebuilds_all_from_records(results, monkeypatch, capsys):
+    filled(results)
+    command = ("leaderboard", "--results", results.folder)
+    assert call(monkeypatch, capsys, *command)[0] == 0
+    made = outputs(results.folder)
+    assert {path.suffix for path in made} == {".md", ".csv", ".png"} and len(made) == 3
+    for path in made:
+        (results.folder / path).unlink()
+    assert call(monkeypatch, capsys, *command)[0] == 0
+    assert outputs(results.folder) == made
+    picture = next(path.name for path in made if path.suffix == ".png")
+    assert f"(samples/{picture})" in results.text
+
+
+@pytest.mark.parametrize("what", ["records", "protocols"])
+def test_a_damaged_file_is_left_out_named_and_an_exit_code(what, results, monkeypatch, capsys):
+    filled(results)
+    path = next((results.folder / what).rglob("fd-*.json" if what == "records" else "*.json"))
+    lost = read_sealed(path)
+    path.write_text(path.read_text()[:-40])
+    code, told = call(monkeypatch, capsys, "leaderboard", "--results", results.folder)
+    assert code == 1 and str(path) in told and "Traceback" not in told
+    assert str(path) in (results.folder / "leaderboard.md").read_text()
+    board = pd.read_csv(results.folder / "leaderboard.csv")
+    if what == "records":
+        seeds = board[(board["prior"] == lost["row"]["label"]) & (board["metric"] == "FD digit-cnn")]["seeds"]
+        assert list(seeds) == [4]
+    else:
+        assert board.empty and list(board.columns) == COLUMNS
+
+
+def test_no_records_here_is_one_line(tmp_path, monkeypatch, capsys):
+    code, told = call(monkeypatch, capsys, "leaderboard", "--results", tmp_path)
+    assert code == 2 and told.count("\n") == 1 and str(tmp_path) in told
+
+
+def test_an_empty_results_folder_has_an_empty_leaderboard(results):
+    assert results.board().empty and results.damaged == []
+    assert tables(results.folder) == ([], [])

@@ -1,0 +1,320 @@
+"""What was typed -> rows and jobs: the grammar of --priors, labels, budgets, and the identities of what is done."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import Field
+
+from backbones.bundle import Bundle, open_bundle
+from benchmark.bundles import SHIPPED
+from benchmark.errors import UsageError
+from benchmark.plan import Job, jobs, parse_priors, prior_row, rows
+from benchmark.plugins import Registry
+from benchmark.protocol import CAPS, protocol_for
+from benchmark.records import record_id
+from priors.api import LatentPrior, PriorConfig, sampling_setting
+from priors.evalp import EVaLP
+
+BUNDLE = open_bundle(SHIPPED / "digits-conv_vae")
+ALWAYS = ["aggregate_posterior", "reconstruction", "gaussian"]
+
+
+def made(priors, budget="quick", bundle=BUNDLE):
+    return rows(Registry(), priors, bundle, budget)
+
+
+def labels(priors, budget="quick"):
+    return [row.label for row in made(priors, budget)]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("gaussian", [("gaussian", [{}])]),
+        ("evalp,gaussian", [("evalp", [{}]), ("gaussian", [{}])]),
+        (" evalp , gaussian ", [("evalp", [{}]), ("gaussian", [{}])]),
+        ("evalp[steps=20]", [("evalp", [{"steps": 20}])]),
+        ("evalp[gp_weight=1,10],gaussian", [("evalp", [{"gp_weight": 1}, {"gp_weight": 10}]), ("gaussian", [{}])]),
+        (
+            "evalp[gp_weight=1,10,kl_weight=0.5,1]",
+            [("evalp", [{"gp_weight": g, "kl_weight": k} for g in (1, 10) for k in (0.5, 1)])],
+        ),
+        ("evalp[ steps = 20 , weights = release ]", [("evalp", [{"steps": 20, "weights": "release"}])]),
+        ("evalp[learning_rate=5e-4]", [("evalp", [{"learning_rate": 0.0005}])]),
+        ("evalp[steps=20],evalp[steps=30]", [("evalp", [{"steps": 20}]), ("evalp", [{"steps": 30}])]),
+    ],
+)
+def test_the_grammar_of_priors(text, expected):
+    assert parse_priors(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "evalp[steps=20",
+        "evalp]steps=20[",
+        "evalp[steps=20]]",
+        "evalp[[steps=20]]",
+        "evalp[steps=20]x",
+        "evalp[steps=20]gaussian",
+        "evalp,,gaussian",
+        "evalp,",
+        ",evalp",
+        "[steps=20]",
+        "evalp[]",
+        "evalp[steps]",
+        "evalp[20]",
+        "evalp[steps=]",
+        "evalp[steps=20,]",
+        "evalp[=20]",
+        "evalp[steps=20,steps=30]",
+    ],
+)
+def test_what_the_grammar_does_not_know_is_refused_in_one_line(text):
+    with pytest.raises(UsageError) as error:
+        made(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("evlap", ["unknown prior 'evlap'", "did you mean 'evalp'", "gaussian"]),
+        ("evalp[step=20]", ["setting of prior evalp", "'step'", "did you mean 'steps'"]),
+        ("gaussian[steps=20]", ["setting of prior gaussian", "'steps'"]),
+        ("evalp[steps=many]", ["prior evalp", "steps='many'", "integer"]),
+        ("evalp[steps=0]", ["prior evalp", "steps=0", "greater than or equal to 1"]),
+        ("evalp[steps=2.5]", ["prior evalp", "steps=2.5", "integer"]),
+        ("evalp[optimiser=sgd]", ["prior evalp", "optimiser='sgd'", "'adam'", "'rmsprop'"]),
+        ("evalp[kl_weight=-1]", ["prior evalp", "kl_weight=-1", "greater than or equal to 0"]),
+        ("evalp[kl_weight=NaN]", ["prior evalp", "kl_weight"]),
+        ("evalp[gp_weight=Infinity]", ["prior evalp", "gp_weight"]),
+        ("aggregate_posterior", ["'aggregate_posterior' is a reference row", "always shown"]),
+        ("evalp,reconstruction", ["'reconstruction' is a reference row"]),
+    ],
+)
+def test_a_wrong_name_or_value_is_answered_with_what_is_right(text, parts):
+    with pytest.raises(UsageError) as error:
+        made(text)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_labels_show_settings_that_are_not_the_default_and_no_others():
+    assert labels("gaussian") == ALWAYS
+    assert labels("evalp[gp_weight=10]")[3:] == ["evalp"]
+    assert labels("evalp[gp_weight=1,10]")[3:] == ["evalp[gp_weight=1]", "evalp"]
+    assert labels("evalp[gp_weight=1.0,weights=exact]")[3:] == ["evalp[gp_weight=1]"]
+    assert labels("evalp[kl_weight=1,proposals=4]")[3:] == ["evalp[kl_weight=1,proposals=4]"]
+    assert labels("evalp[optimiser=rmsprop]")[3:] == ["evalp[optimiser=rmsprop]"]
+
+
+def test_a_label_is_the_same_in_whatever_order_its_settings_were_typed():
+    assert labels("evalp[gp_weight=1,kl_weight=2]") == labels("evalp[kl_weight=2,gp_weight=1]")
+    assert len(labels("evalp[gp_weight=1,kl_weight=2],evalp[kl_weight=2,gp_weight=1]")) == 4
+
+
+def test_different_settings_have_different_labels():
+    values = [1, 1.0000001, 1.0000002, 1e-7, 1.0000001e-7]
+    configs = {row.label: row.config.gp_weight for row in made(f"evalp[gp_weight={','.join(map(repr, values))}]")[3:]}
+    assert list(configs.values()) == values
+
+
+def test_evalp_by_its_bare_name_brings_the_objective_as_written():
+    assert labels("evalp") == [*ALWAYS, "evalp", "evalp[kl_weight=1]"]
+    assert labels("evalp[steps=20]") == [*ALWAYS, "evalp[steps=20]"]
+    assert {"evalp", "evalp[kl_weight=1]"} <= set(labels(None))
+
+
+@pytest.mark.parametrize("priors", ["evalp[steps=20]", "gaussian", "gaussian,gaussian", None])
+def test_gaussian_and_the_reference_rows_are_always_there_and_once(priors):
+    shown = labels(priors)
+    assert shown[:3] == ALWAYS and len(shown) == len(set(shown))
+
+
+def test_the_default_is_every_prior_at_hand():
+    assert {row.name for row in made(None) if row.prior} == set(Registry().all("prior"))
+
+
+def config(priors, budget):
+    return made(priors, budget)[-1].config
+
+
+def test_quick_caps_the_recipe_and_explicit_settings_override_the_cap():
+    full, quick = prior_config("full"), prior_config("quick")
+    cap = EVaLP.quick["steps"]
+    assert full.steps > cap and quick.steps == cap
+    assert full.model_copy(update={"steps": cap}) == quick
+    assert config("evalp[steps=20]", "quick").steps == 20
+    assert config(f"evalp[steps={cap + 1}]", "quick").steps == cap + 1
+    assert labels(f"evalp[steps={cap + 1}]", "quick")[-1] == f"evalp[steps={cap + 1}]"
+    assert labels(f"evalp[steps={cap}]", "quick")[3] == "evalp"
+    assert labels(f"evalp[steps={cap}]", "full")[3] == f"evalp[steps={cap}]"
+
+
+def prior_config(budget, bundle=BUNDLE, **settings):
+    return prior_row(Registry(), "evalp", settings, bundle, budget).config
+
+
+def test_a_cap_never_raises_what_a_recipe_asks_for(monkeypatch):
+    monkeypatch.setitem(EVaLP.recipes, "digits", (16, {"steps": 30}))
+    assert prior_config("quick").steps == 30
+
+
+def of_dataset(name, latent_shape):
+    card = {**BUNDLE.card, "dataset": {**BUNDLE.card["dataset"], "name": name}, "latent_shape": list(latent_shape)}
+    return Bundle(BUNDLE.path, card)
+
+
+@pytest.mark.parametrize(
+    "dataset, size, from_dataset",
+    [("mnist", 3, None), ("owls", 20, "mnist"), ("owls", 60, "celeba64"), ("owls", 500, "cifar10")],
+)
+def test_an_unknown_data_set_gets_the_recipe_of_the_nearest_latent_size_and_says_so(dataset, size, from_dataset):
+    row = prior_row(Registry(), "evalp", {}, of_dataset(dataset, (size,)), "full")
+    assert row.label == "evalp"
+    settings = EVaLP.recipes[from_dataset or dataset][1]
+    assert {name: getattr(row.config, name) for name in settings} == settings
+    if from_dataset is None:
+        assert row.note is None
+    else:
+        assert "owls" in row.note and from_dataset in row.note
+
+
+def test_jobs_go_seed_by_seed_over_all_rows():
+    todo = jobs(made("evalp"), BUNDLE, 3, "quick", "cpu")
+    assert [job.seed for job in todo] == [0] * 5 + [1] * 5 + [2] * 5
+    assert [job.row.label for job in todo[5:10]] == labels("evalp")
+
+
+def job(budget="quick", bundle=BUNDLE, seed=0, device="cpu", **settings):
+    return Job(prior_row(Registry(), "evalp", settings, bundle, budget), bundle, seed, budget, device)
+
+
+def other_bundle():
+    return Bundle(BUNDLE.path, {**BUNDLE.card, "seal": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bundle": other_bundle()},
+        {"budget": "full", "steps": 4000},  # the same settings, under another budget
+        {"seed": 1},
+        {"device": "cuda"},
+        {"kl_weight": 1.0},
+        {"batch_size": 65},
+    ],
+    ids=lambda change: ",".join(change),
+)
+def test_a_fit_id_changes_with_all_that_decides_a_fit(change):
+    assert job(**change).fit_id != job().fit_id
+
+
+def test_a_fit_id_changes_with_the_version_of_the_prior(monkeypatch):
+    before = job().fit_id
+    monkeypatch.setattr(EVaLP, "version", EVaLP.version + 1)
+    assert job().fit_id != before
+
+
+def test_a_fit_id_changes_between_priors_and_is_stable():
+    ids = [Job(row, BUNDLE, 0, "quick", "cpu").fit_id for row in made("evalp")]
+    assert len(set(ids)) == len(ids)
+    assert ids == [Job(row, BUNDLE, 0, "quick", "cpu").fit_id for row in made("evalp")]
+    assert all(len(id) == 32 and set(id) <= set("0123456789abcdef") for id in ids)
+
+
+@pytest.mark.parametrize("sampling", [{"proposals": 4}, {"weights": "release"}])
+def test_a_sampling_setting_is_no_part_of_a_fit_but_of_its_measurements_and_its_row(sampling):
+    plain, changed = job(), job(**sampling)
+    assert plain.fit_id == changed.fit_id
+    ids = [record_id(j.measurement_identity({"name": "fd", "version": 1}, {}, None)) for j in (plain, changed)]
+    assert ids[0] != ids[1]
+    assert plain.facts()["config_hash"] != changed.facts()["config_hash"]
+
+
+def test_seeds_of_a_row_share_its_config_hash_and_rows_do_not():
+    by_label = {}
+    for each in jobs(made("evalp"), BUNDLE, 3, "quick", "cpu"):
+        by_label.setdefault(each.row.label, set()).add(each.facts()["config_hash"])
+    assert all(len(hashes) == 1 for hashes in by_label.values())
+    assert len(set.union(*by_label.values())) == len(by_label)
+
+
+class Split(LatentPrior):
+    class Config(PriorConfig):
+        fit_one: int = Field(1, ge=0)
+        draw_one: int = sampling_setting(1, ge=0)
+
+    name = "split"
+
+    def fit(self, posterior, generator, progress): ...
+
+    def sample(self, n, generator): ...
+
+
+def test_sampling_settings_are_told_apart_and_still_validated():
+    config = Split.Config(draw_one=3)
+    assert config.fit_settings() == {"fit_one": 1} and config.sampling_settings() == {"draw_one": 3}
+    with pytest.raises(ValueError):
+        Split.Config(draw_one=-1)
+
+
+def protocol(**change):
+    extractor = {"name": "digit-cnn", "version": 1, "weights": "0" * 64}
+    return protocol_for(BUNDLE, "quick", "test", extractor, "FD digit-cnn").model_copy(update=change)
+
+
+def measurement_id(metric, given=None, machine=None):
+    registry, given = Registry(), given or protocol()
+    cls = registry.get("metric", metric)
+    machine = (machine or {"device": "a", "threads": 1, "dtype": "float32"}) if cls.machine_bound else None
+    return record_id(job().measurement_identity(registry.identity(cls), given.part(cls.reads), machine))
+
+
+@pytest.mark.parametrize(
+    "field, value, metrics",
+    [
+        ("generated", 7, {"fd"}),
+        ("extractor", {"name": "inception", "version": 1, "weights": "1" * 64}, {"fd"}),
+        ("extractor", {"name": "digit-cnn", "version": 1, "weights": "1" * 64}, {"fd"}),
+        ("split", "val", {"fd", "mmd", "samples"}),
+        ("mmd_latents", 7, {"mmd"}),
+        ("mmd_bandwidths", (1.0,), {"mmd"}),
+        ("mmd_permutations", 7, {"mmd"}),
+        ("timing_batches", (7,), {"sampling_time"}),
+        ("timing_seconds", 7.0, {"sampling_time"}),
+        ("grid_columns", 7, {"samples"}),
+    ],
+)
+def test_a_measurement_id_changes_with_the_settings_that_its_metric_reads_and_no_others(field, value, metrics):
+    changed = protocol(**{field: value})
+    for metric in ("fd", "mmd", "samples", "sampling_time"):
+        assert (measurement_id(metric, changed) != measurement_id(metric)) == (metric in metrics)
+    assert changed.hash != protocol().hash
+
+
+def test_a_measurement_id_changes_with_its_metric_and_the_version_of_it(monkeypatch):
+    before = [measurement_id(name) for name in ("fd", "mmd", "samples", "sampling_time")]
+    assert len(set(before)) == 4
+    monkeypatch.setattr(Registry().get("metric", "fd"), "version", 2)
+    assert measurement_id("fd") != before[0] and measurement_id("mmd") == before[1]
+
+
+def test_only_timings_belong_to_a_machine():
+    other = {"device": "b", "threads": 1, "dtype": "float32"}
+    for metric in ("fd", "mmd", "samples", "sampling_time"):
+        assert (measurement_id(metric, machine=other) != measurement_id(metric)) == (metric == "sampling_time")
+
+
+@pytest.mark.parametrize("budget", ["quick", "full"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_protocol_draws_no_more_than_the_images_there_are(budget, split):
+    counts = BUNDLE.card["posterior_counts"]
+    made = protocol_for(BUNDLE, budget, split, {}, "FD")
+    images, latents, _ = CAPS[budget]
+    assert made.generated == min(images, counts["train"], counts[split])
+    assert made.mmd_latents == min(latents, counts["train"], counts[split])
+    assert made.reference == counts[split]

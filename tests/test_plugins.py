@@ -1,0 +1,249 @@
+"""Other people's priors and metrics: three ways in, an identity of their own, and nothing broken but themselves."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from test_run import brief_timings, cli, contents, record_files, small_bundle, the_record  # noqa: F401
+
+from backbones.bundle import open_bundle
+from backbones.hashing import read_sealed
+from benchmark.errors import UsageError
+from benchmark.plan import Job, prior_row, rows
+from benchmark.plugins import KINDS, Registry
+from priors.api import AggregatePosterior, PosteriorSplit
+
+EXAMPLE = Path(__file__).with_name("plugin_example.py")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """`installed(name, source)` puts a module and its entry point where pip would: on the path, with metadata."""
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def install(name, source, value=None):
+        (site / f"{name}.py").write_text(source)
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[latent_prior_benchmark]\n{name} = {value or name}\n")
+        importlib.invalidate_caches()
+
+    before = set(sys.modules)
+    yield install
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(site) in sys.modules[name].__file__:
+            del sys.modules[name]
+
+
+def words(bundle, tmp_path, priors, *more):
+    results = ["--seeds", 1, "--device", "cpu", "--results", tmp_path / "results"]
+    return ["run", "--bundle", bundle, "--priors", priors, *results, *more]
+
+
+def test_a_prior_of_forty_lines_joins_the_leaderboard(small_bundle, tmp_path, cli):  # noqa: F811
+    assert len(EXAMPLE.read_text().splitlines()) <= 45
+    priors = "full_gaussian,full_gaussian[draws=50]"
+    done = cli(*words(small_bundle, tmp_path, priors, "--plugin", EXAMPLE))
+    assert done.code == 0, done.err
+    board = pd.read_csv(tmp_path / "results" / "leaderboard.csv").set_index(["prior", "metric"])
+    for label in ("full_gaussian", "full_gaussian[draws=50]"):
+        assert {"FD digit-cnn", "mmd_imq", "mmd_rbf"} <= set(board.loc[label].index)
+        assert not board.loc[label, "reference"].any()
+        assert board.loc[(label, "mmd_imq"), "mean"] < board.loc[("gaussian", "mmd_imq"), "mean"] / 2
+    fit, _ = the_record(tmp_path / "results", "fit", prior="full_gaussian", label="full_gaussian")
+    assert fit["row"]["config"] == {"draws": 20_000} and len(fit["log"]) == 1 and fit["parameters"] == 0
+    assert fit["identity"]["prior"].keys() == {"name", "source"}
+
+
+def test_the_example_fits_and_scores_what_its_name_says(small_bundle):  # noqa: F811
+    """Its density is scipy's, and its moments are those of the mixture of posteriors, computed in closed form."""
+    bundle, registry = open_bundle(small_bundle), Registry([EXAMPLE])
+    mean, std = bundle.posterior("train", CPU)
+    cls = registry.get("prior", "full_gaussian")
+    prior = cls(bundle.latent_shape, cls.Config(draws=200_000))
+    split = PosteriorSplit(mean, std)
+    prior.fit(AggregatePosterior(split, split), torch.Generator().manual_seed(0), lambda *_, **__: None)
+    covariance = np.cov(mean.double().numpy().T, bias=True) + np.diag(std.double().square().mean(0).numpy())
+    z = prior.sample(200_000, torch.Generator().manual_seed(1)).double().numpy()
+    scale = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose((z.mean(0) - mean.double().mean(0).numpy()) / scale, 0, atol=0.015)
+    np.testing.assert_allclose(np.cov(z.T) / np.outer(scale, scale), covariance / np.outer(scale, scale), atol=0.015)
+    expected = multivariate_normal(prior.mean.numpy(), (prior.scale @ prior.scale.T).numpy()).logpdf(z[:50])
+    np.testing.assert_allclose(prior.log_prob(torch.from_numpy(z[:50]).float()).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_installed_plugin_is_found_by_name(small_bundle, tmp_path, cli, installed):  # noqa: F811
+    installed("somebodys_prior", EXAMPLE.read_text())
+    done = cli(*words(small_bundle, tmp_path, "full_gaussian"))
+    assert done.code == 0, done.err
+    assert "full_gaussian" in set(pd.read_csv(tmp_path / "results" / "leaderboard.csv")["prior"])
+    assert "full_gaussian  (plugin: somebodys_prior" in cli("list").out
+
+
+def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed, brief_timings):  # noqa: F811
+    installed("sleeper", EXAMPLE.read_text())
+    run = ["run", "--dataset", "digits", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
+    assert cli(*run, "--priors", "evalp[steps=20]").code == 0
+    assert "sleeper" not in sys.modules
+    done = cli(*run, "--priors", "full_gaussain")
+    assert done.code == 2 and "did you mean 'full_gaussian'?" in done.err
+    assert "sleeper" in sys.modules
+
+
+def test_without_names_an_installed_plugin_is_left_out_and_a_file_is_not(small_bundle, installed):  # noqa: F811
+    installed("sleeper", EXAMPLE.read_text())
+    bundle = open_bundle(small_bundle)
+    assert "full_gaussian" not in [row.name for row in rows(Registry(), None, bundle, "quick")]
+    assert "sleeper" not in sys.modules
+    assert "full_gaussian" in [row.name for row in rows(Registry([EXAMPLE]), None, bundle, "quick")]
+
+
+def test_an_edited_plugin_is_another_prior(small_bundle, tmp_path, cli):  # noqa: F811
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(EXAMPLE.read_text())
+    assert cli(*words(small_bundle, tmp_path, "full_gaussian", "--plugin", plugin)).code == 0
+    first = contents(tmp_path / "results" / "records")
+    assert cli(*words(small_bundle, tmp_path, "full_gaussian", "--plugin", plugin)).code == 0
+    assert contents(tmp_path / "results" / "records") == first
+
+    plugin.write_text(EXAMPLE.read_text().replace("self.mean.copy_(z.mean(0))", "self.mean.copy_(z.mean(0) + 3)"))
+    assert cli(*words(small_bundle, tmp_path, "full_gaussian", "--plugin", plugin)).code == 0
+    second = contents(tmp_path / "results" / "records")
+    assert {path: second[path] for path in first} == first
+    assert {path.parent.name for path in set(second) - set(first)} == {"full_gaussian"}
+    mine = [read_sealed(path) for path in record_files(tmp_path / "results") if path.parent.name == "full_gaussian"]
+    assert len({r["id"] for r in mine if r["kind"] == "fit"}) == 2
+    assert len({r["values"]["fd"] for r in mine if r["kind"] == "fd"}) == 2
+    assert "Left out: an older full_gaussian" in (tmp_path / "results" / "leaderboard.md").read_text()
+
+
+def test_a_file_and_an_installed_copy_of_it_have_one_identity(small_bundle, installed):  # noqa: F811
+    installed("somebodys_prior", EXAMPLE.read_text())
+    bundle, ids = open_bundle(small_bundle), []
+    for registry in (Registry([EXAMPLE]), Registry()):
+        row = prior_row(registry, "full_gaussian", {}, bundle, "quick")
+        ids.append(Job(row, bundle, 0, "quick", "cpu").fit_id)
+    assert ids[0] == ids[1]
+
+
+GOOD = """
+from priors.api import LatentPrior, hookimpl
+
+class Good(LatentPrior):
+    name = "{name}"
+    def fit(self, posterior, generator, progress): ...
+    def sample(self, n, generator): ...
+
+@hookimpl
+def {hook}():
+    return [{returned}]
+"""
+BROKEN = {
+    "raises on import": ("raise OSError('no licence')\n", "OSError: no licence"),
+    "exits on import": ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+    "does not parse": ("def f(:\n", "SyntaxError"),
+    "misses a module": ("import no_such_package\n", "no_such_package"),
+    "misspelt hook": (GOOD.format(name="good", hook="register_prior", returned="Good"), "register_prior"),
+    "returns a non-class": (GOOD.format(name="good", hook="register_priors", returned="Good.fit"), "not a subclass"),
+    "returns another class": (GOOD.format(name="good", hook="register_priors", returned="dict"), "not a subclass"),
+    "returns nothing": ("from priors.api import hookimpl\n@hookimpl\ndef register_priors(): ...\n", "TypeError"),
+    "abstract class": (GOOD.format(name="good", hook="register_priors", returned="LatentPrior"), "does not define fit"),
+    "bad name": (GOOD.format(name="../good", hook="register_priors", returned="Good"), "'../good'"),
+    "no name": (GOOD.format(name="x", hook="register_priors", returned="Good").replace('name = "x"', "pass"), "name"),
+    "taken name": (GOOD.format(name="evalp", hook="register_priors", returned="Good"), "'evalp' is taken"),
+    "name of a reference row": (
+        GOOD.format(name="reconstruction", hook="register_priors", returned="Good"),
+        "reconstruction",
+    ),
+    "raises in its hook": (
+        GOOD.format(name="good", hook="register_priors", returned="1 / 0"),
+        "ZeroDivisionError",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ["file", "entry point"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_is_listed_with_why_and_harms_nothing(case, way, tmp_path, cli, installed):  # noqa: F811
+    source, why = BROKEN[case]
+    installed("healthy", EXAMPLE.read_text())
+    if way == "file":
+        (tmp_path / "broken_one.py").write_text(source)
+        listed = cli("list", "--plugin", tmp_path / "broken_one.py")
+    else:
+        installed("broken_one", source)
+        listed = cli("list")
+    assert listed.code == 0, listed.err
+    told = listed.out.partition("broken plugins:\n")[2]
+    assert len(told.splitlines()) == 1 and "broken_one" in told and why in told
+    names = listed.out.partition("backbones:")[0].split()
+    assert {"gaussian", "evalp", "full_gaussian"} <= set(names)
+    assert names.count("evalp") == 1 and not {"good", "../good", "reconstruction"} & set(names)
+
+
+def test_a_run_tells_of_a_broken_plugin_and_goes_on(small_bundle, tmp_path, cli):  # noqa: F811
+    (tmp_path / "bad.py").write_text(BROKEN["raises on import"][0])
+    plugins = ["--plugin", tmp_path / "bad.py", "--plugin", EXAMPLE]
+    done = cli(*words(small_bundle, tmp_path, "gaussian,full_gaussian", *plugins))
+    assert done.code == 0, done.err
+    assert f"broken plugin {tmp_path / 'bad.py'}: OSError: no licence" in done.err
+    assert "full_gaussian" in set(pd.read_csv(tmp_path / "results" / "leaderboard.csv")["prior"])
+
+
+def test_asking_for_what_a_broken_plugin_would_have_brought_says_so(small_bundle, tmp_path, cli):  # noqa: F811
+    (tmp_path / "bad.py").write_text(BROKEN["raises on import"][0])
+    done = cli(*words(small_bundle, tmp_path, "licensed", "--plugin", tmp_path / "bad.py"))
+    assert done.code == 2
+    last = done.err.strip().splitlines()[-1]
+    assert "unknown prior 'licensed'" in last and "bad.py" in last and "OSError: no licence" in last
+
+
+def test_the_same_file_named_twice_is_still_one_good_plugin():
+    registry = Registry([EXAMPLE, EXAMPLE])
+    assert registry.get("prior", "full_gaussian").name == "full_gaussian"
+    assert registry.identity(registry.get("prior", "full_gaussian"))["name"] == "full_gaussian"
+
+
+def test_a_partly_good_plugin_keeps_its_good_part(tmp_path):
+    source = GOOD.format(name="good", hook="register_priors", returned="Good, LatentPrior")
+    (tmp_path / "half.py").write_text(source)
+    registry = Registry([tmp_path / "half.py"])
+    assert registry.get("prior", "good").name == "good"
+    assert "does not define" in registry.broken[str(tmp_path / "half.py")]
+
+
+def test_every_built_in_of_every_kind_is_whole():
+    registry = Registry()
+    members = {kind: registry.all(kind) for kind in KINDS}
+    assert not registry.broken
+    assert all(members.values())
+    for kind, classes in members.items():
+        for name, cls in classes.items():
+            assert registry.get(kind, name) is cls and cls.name == name
+            assert registry.origin(cls) == "built-in"
+    for cls in [*members["prior"].values(), *members["metric"].values()]:
+        assert registry.identity(cls) == {"name": cls.name, "version": cls.version}
+
+
+@pytest.mark.parametrize(
+    "kind, typed, nearest", [("prior", "evlap", "evalp"), ("metric", "mdm", "mmd"), ("dataset", "digit", "digits")]
+)
+def test_an_unknown_name_is_answered_with_the_nearest(kind, typed, nearest):
+    with pytest.raises(UsageError, match=f"unknown {kind} '{typed}'; did you mean '{nearest}'"):
+        Registry().get(kind, typed)
+
+
+def test_a_plugin_file_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no-such.py: no such file"):
+        Registry([tmp_path / "no-such.py"])

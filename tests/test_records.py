@@ -1,0 +1,235 @@
+"""Records and the sealed JSON they are made of: whole or told apart, kept once, never half written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from backbones.hashing import Damaged, content_hash, file_hash, read_sealed, write_atomic, write_sealed
+from benchmark.records import SCHEMA, RecordStore, record_id
+
+ROW = {"dataset": "digits", "backbone": "conv_vae", "prior": "evalp", "label": "evalp", "seed": 0}
+IDENTITY = {"fit": "a" * 32, "metric": {"name": "fd", "version": 1}, "settings": {"generated": 500}}
+CONTENT = {"status": "ok", "values": {"fd": 0.1 + 0.2}, "provenance": {"command": "python -m benchmark run"}}
+FAILURE = {"status": "failed", "reason": "ValueError: no", "provenance": {}}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RecordStore(tmp_path / "records")
+
+
+def damaged(path):
+    """The one sentence that says what is wrong with the file at `path`."""
+    with pytest.raises(Damaged) as error:
+        read_sealed(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"a": 1, "b": [1.5, -0.1, 1e-300, None, True], "c": {"d": 'ü \n "quoted" \u2028'}},
+        {"large": 2**63, "float": math.pi, "empty": [], "nested": {"x": {"y": {"z": []}}}},
+    ],
+)
+def test_sealed_json_comes_back_as_it_was(value, tmp_path):
+    returned = write_sealed(tmp_path / "a.json", value)
+    read = read_sealed(tmp_path / "a.json")
+    assert read == returned and {k: v for k, v in read.items() if k != "seal"} == value
+    assert json.loads((tmp_path / "a.json").read_text())["seal"] == content_hash(value)
+
+
+def test_sealing_again_does_not_seal_the_seal(tmp_path):
+    first = write_sealed(tmp_path / "a.json", {"a": 1})
+    assert write_sealed(tmp_path / "b.json", first) == first
+
+
+def test_the_hash_of_content_is_that_of_its_meaning():
+    assert content_hash({"a": 1, "b": {"c": 2, "d": 3}}) == content_hash({"b": {"d": 3, "c": 2}, "a": 1})
+    different = [{}, {"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": [1]}, {"a": None}, {"a": True}, {"b": 1}, [{"a": 1}]]
+    assert len({content_hash(value) for value in different}) == len(different)
+    with pytest.raises(ValueError):
+        content_hash({"a": float("nan")})
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.25, 0.5, 0.9, 0.99])
+def test_every_truncation_is_told_apart(keep, tmp_path):
+    path = tmp_path / "a.json"
+    write_sealed(path, {"values": list(range(50)), "text": "x" * 50})
+    text = path.read_bytes()
+    path.write_bytes(text[: int(keep * len(text))])
+    damaged(path)
+
+
+@pytest.mark.parametrize(
+    "edit", [("1.5", "1.6"), ('"a"', '"b"'), ("true", "false"), ('"seal": "', '"seal": "0'), ('"seal"', '"sea"')]
+)
+def test_every_edit_is_told_apart(edit, tmp_path):
+    path = tmp_path / "a.json"
+    write_sealed(path, {"a": 1.5, "flag": True})
+    assert edit[0] in path.read_text()
+    path.write_text(path.read_text().replace(*edit))
+    damaged(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{}", b"\xff\xfe\x00", b"\x00" * 100, b"not json"])
+def test_what_is_not_sealed_json_is_damaged(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    damaged(tmp_path / "a.json")
+
+
+def test_formatting_alone_is_no_damage(tmp_path):
+    value = write_sealed(tmp_path / "a.json", {"b": 1, "a": [1, 2]})
+    (tmp_path / "a.json").write_text(json.dumps(value, sort_keys=True))
+    assert read_sealed(tmp_path / "a.json") == value
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_atomic(path, b"old")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    for name in ("replace", "chmod"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(OSError, match="No space left"):
+                write_atomic(path, b"new")
+        assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
+    path, versions = tmp_path / "a.json", [{"v": v, "bulk": [v] * 2000} for v in range(40)]
+    write_sealed(path, versions[0])
+    with ThreadPoolExecutor(3) as pool:
+        writers = [pool.submit(lambda v=v: write_sealed(path, v)) for v in versions]
+        reads = 0
+        while not all(writer.done() for writer in writers) or not reads:
+            read = read_sealed(path)
+            assert read["bulk"] == [read["v"]] * 2000
+            reads += 1
+    assert all(writer.result() for writer in writers) and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_hash_is_sha256(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert file_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_record_is_found_again_by_its_identity(store):
+    put = store.put(ROW, "fd", IDENTITY, CONTENT)
+    found = store.get(ROW, "fd", record_id(IDENTITY))
+    assert found == put
+    assert (found["row"], found["identity"], found["kind"], found["schema"]) == (ROW, IDENTITY, "fd", SCHEMA)
+    assert found["values"] == CONTENT["values"] and found["status"] == "ok"
+    path = store.root / "digits" / "conv_vae" / "evalp" / f"fd-{record_id(IDENTITY)}.json"
+    assert path.is_file() and [p for p in store.root.rglob("*") if p.is_file()] == [path]
+    assert store.all() == ([found], [])
+    assert store.get(ROW, "mmd", record_id(IDENTITY)) is None
+    assert store.get(ROW, "fd", record_id({**IDENTITY, "settings": {}})) is None
+
+
+def test_an_id_is_32_hex_digits_of_the_identity_in_any_order():
+    assert re.fullmatch("[0-9a-f]{32}", record_id(IDENTITY))
+    assert record_id(dict(reversed(IDENTITY.items()))) == record_id(IDENTITY)
+
+
+def test_the_first_success_stays(store):
+    first = store.put(ROW, "fd", IDENTITY, CONTENT)
+    path = store.path(ROW, "fd", first["id"])
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    for later in ({**CONTENT, "values": {"fd": 9.0}}, FAILURE):
+        assert store.put(ROW, "fd", IDENTITY, later) == first
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_a_failure_is_kept_and_replaced_by_what_comes_later(status, store):
+    assert store.put(ROW, "fd", IDENTITY, {**FAILURE, "status": status})["status"] == status
+    assert store.get(ROW, "fd", record_id(IDENTITY))["reason"] == "ValueError: no"
+    assert store.put(ROW, "fd", IDENTITY, {**FAILURE, "reason": "another"})["reason"] == "another"
+    assert store.put(ROW, "fd", IDENTITY, CONTENT)["status"] == "ok"
+    assert store.get(ROW, "fd", record_id(IDENTITY))["values"] == CONTENT["values"]
+    assert len(store.all()[0]) == 1
+
+
+def test_a_damaged_record_is_replaced(store):
+    path = store.path(ROW, "fd", store.put(ROW, "fd", IDENTITY, CONTENT)["id"])
+    path.write_text("{")
+    assert store.put(ROW, "fd", IDENTITY, CONTENT)["status"] == "ok"
+    assert store.get(ROW, "fd", record_id(IDENTITY))["values"] == CONTENT["values"]
+
+
+def _reseal(path, **changes):
+    write_sealed(path, {**read_sealed(path), **changes})
+
+
+SPOILS = {
+    "edited": lambda path: path.write_text(path.read_text().replace('"seed": 0', '"seed": 1')),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "empty": lambda path: path.write_bytes(b""),
+    "wrong id": lambda path: _reseal(path, id="0" * 32),
+    "wrong identity": lambda path: _reseal(path, identity={**IDENTITY, "fit": "b" * 32}),
+    "wrong kind": lambda path: _reseal(path, kind="mmd"),
+    "older schema": lambda path: _reseal(path, schema=SCHEMA - 1),
+    "newer schema": lambda path: _reseal(path, schema=SCHEMA + 1),
+    "no schema": lambda path: write_sealed(path, {k: v for k, v in read_sealed(path).items() if k != "schema"}),
+    "no status": lambda path: write_sealed(path, {k: v for k, v in read_sealed(path).items() if k != "status"}),
+    "no row": lambda path: write_sealed(path, {k: v for k, v in read_sealed(path).items() if k != "row"}),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_a_record_that_is_not_what_was_written_is_damaged_and_named(spoil, store):
+    other = store.put({**ROW, "seed": 1}, "fd", {**IDENTITY, "fit": "c" * 32}, CONTENT)
+    path = store.path(ROW, "fd", store.put(ROW, "fd", IDENTITY, CONTENT)["id"])
+    SPOILS[spoil](path)
+    with pytest.raises(Damaged, match=re.escape(str(path))):
+        store.get(ROW, "fd", record_id(IDENTITY))
+    good, told = store.all()
+    assert good == [other]
+    assert len(told) == 1 and str(path) in told[0] and "\n" not in told[0]
+
+
+def test_a_renamed_record_is_damaged_and_named(store):
+    path = store.path(ROW, "fd", store.put(ROW, "fd", IDENTITY, CONTENT)["id"])
+    renamed = path.with_name(f"fd-{'0' * 32}.json")
+    path.rename(renamed)
+    good, told = store.all()
+    assert good == [] and len(told) == 1 and str(renamed) in told[0]
+    with pytest.raises(Damaged, match=re.escape(str(renamed))):
+        store.get(ROW, "fd", "0" * 32)
+
+
+def test_records_are_read_in_one_order_whatever_the_order_of_writing(tmp_path):
+    stores = [RecordStore(tmp_path / "a"), RecordStore(tmp_path / "b")]
+    identities = [{**IDENTITY, "fit": f"{n:032x}"} for n in range(8)]
+    for store, order in zip(stores, (identities, identities[::-1])):
+        for identity in order:
+            store.put(ROW, "fd", identity, CONTENT)
+    assert stores[0].all() == stores[1].all()
+
+
+def test_leftovers_of_a_killed_write_are_no_records(store):
+    record = store.put(ROW, "fd", IDENTITY, CONTENT)
+    path = store.path(ROW, "fd", record["id"])
+    (path.parent / f".{path.name}.abc123.tmp").write_bytes(path.read_bytes()[:40])
+    assert store.all() == ([record], [])
+
+
+def test_no_records_yet_is_no_error(store):
+    assert store.all() == ([], [])
+    assert store.get(ROW, "fd", record_id(IDENTITY)) is None

@@ -1,0 +1,752 @@
+"""Stage 2 from end to end: kills, repeats, company, broken priors, damaged files, and no image that is opened."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import benchmark
+from backbones.bundle import open_bundle
+from backbones.conv_vae import ConvVAE
+from backbones.hashing import read_sealed, write_sealed
+from benchmark.bundles import SHIPPED
+from benchmark.cli import main
+from benchmark.datasets.digits import Digits
+from benchmark.datasets.mnist import MNIST
+from benchmark.datasets.path import PathDataset
+from benchmark.errors import UsageError
+from benchmark.evaluation import Evaluation
+from benchmark.extractors.api import Features
+from benchmark.extractors.digit_cnn import DigitCNN
+from benchmark.leaderboard import write_grids
+from benchmark.plugins import Registry
+from benchmark.pretrain import pretrain
+from benchmark.protocol import Protocol, protocol_for
+from benchmark.records import RecordStore
+from benchmark.reference import find_reference, make_reference
+from benchmark.run import choose_extractor
+from priors.api import PosteriorSplit
+from priors.gaussian import Gaussian
+
+ROOT = Path(benchmark.__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+DIGITS = SHIPPED / "digits-conv_vae"
+TIMED = r"fit_seconds|(prior|images)_(seconds|repeats)_\d+"
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory):
+    """A whole bundle with its reference, of 260 digits of 16x16 pixels, whose decoder takes next to no time."""
+    folder = tmp_path_factory.mktemp("small")
+    digits = Digits().load([])
+    parts = {"train": digits.train[:160], "val": digits.val[:40], "test": digits.test[:60]}
+    np.savez(folder / "small.npz", **{name: images[:, 0, ::2, ::2].numpy() for name, images in parts.items()})
+    dataset = PathDataset(folder / "small.npz")
+    settings = {"width": 1, "nz": 4, "epochs": 20, "batch_size": 32}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
+        bundle = pretrain(dataset, ConvVAE, settings, 0, CPU, [], folder / "small-conv_vae")
+    make_reference(bundle, dataset.load([]), DigitCNN(), CPU, bundle.path / "reference", lambda *_, **__: None)
+    return bundle.path
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Call the command line in this process: `cli("run", ...)` -> code, out, err."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=stop.value.code or 0, out=printed.out, err=printed.err)
+
+    return call
+
+
+@pytest.fixture
+def brief_timings(monkeypatch):
+    """Timings of four samples: the shipped decoder takes seconds for those of the protocol."""
+    monkeypatch.setattr(
+        "benchmark.run.protocol_for",
+        lambda *given: protocol_for(*given).model_copy(update={"timing_batches": (4,), "timing_seconds": 0.0}),
+    )
+
+
+def _command(words, cache, log):
+    os.environ["LATENT_PRIOR_CACHE"] = cache
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = ["benchmark", *words]
+    main()
+
+
+def start(words, cache, log):
+    """The command line in a process of its own, forked from one that has imported the packages already."""
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload(["benchmark.cli", "benchmark.run", "benchmark.pretrain", "priors.evalp", __name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
+        multiprocessing.forkserver.ensure_running()
+    process = forked.Process(target=_command, args=([str(word) for word in words], str(cache), str(log)))
+    process.start()
+    return process
+
+
+def finish(process, log):
+    """Wait for a started command: code, output."""
+    process.join(120)
+    assert not process.is_alive()
+    return SimpleNamespace(code=process.exitcode, output=Path(log).read_text())
+
+
+def record_files(results):
+    return sorted((Path(results) / "records").rglob("*.json"))
+
+
+def contents(folder):
+    """Path below `folder` -> (bytes, time of the last change)."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def grids(results):
+    return {path.name: path.read_bytes() for path in (results / "samples").iterdir()}
+
+
+def untimed(results):
+    """The leaderboard's rows, in a fixed order, but for what a clock decides."""
+    board = pd.read_csv(results / "leaderboard.csv", dtype=str)
+    board = board[~board["metric"].str.fullmatch(TIMED)]
+    return board.sort_values(["bundle", "prior", "metric"]).to_csv(index=False)
+
+
+def the_record(results, kind, prior="evalp", seed=0, **row):
+    """The one record of that kind, prior and seed, with its path."""
+    found = [(json.loads(path.read_text()), path) for path in record_files(results)]
+    wanted = {"prior": prior, "seed": seed, **row}
+    found = [(r, path) for r, path in found if r["kind"] == kind and wanted.items() <= r["row"].items()]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def work(small_bundle, tmp_path_factory):
+    """A run that nothing disturbed: `words` without --results, `results`, `cache`."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    words = ["run", "--bundle", small_bundle, "--priors", "evalp[steps=200]", "--seeds", 2, "--device", "cpu"]
+    process = start([*words, "--results", folder / "results"], folder / "cache", folder / "log")
+    done = finish(process, folder / "log")
+    assert done.code == 0, done.output
+    return SimpleNamespace(words=words, results=folder / "results", cache=folder / "cache")
+
+
+@pytest.fixture
+def copied(work, tmp_path):
+    """A copy of the undisturbed run, and `again(*words)` that repeats its command on that copy."""
+    results, cache = tmp_path / "results", tmp_path / "fits"
+    shutil.copytree(work.results, results)
+    shutil.copytree(work.cache, cache)
+
+    def again(*words):
+        log = tmp_path / "log"
+        return finish(start([*work.words, "--results", results, *words], cache, log), log)
+
+    return SimpleNamespace(results=results, cache=cache, again=again, original=work.results)
+
+
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(work, tmp_path):
+    results, cache, log = tmp_path / "results", tmp_path / "fits", tmp_path / "log"
+    words = [*work.words, "--results", results]
+    chance, recorded, kills = random.Random(0), {}, 0
+    for _ in range(5):
+        due = len(recorded) + chance.randint(1, 6)
+        process = start(words, cache, log)
+        while process.is_alive() and len(record_files(results)) < due:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.15))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        for path in record_files(results):
+            recorded.setdefault(path, path.read_bytes())
+    assert kills >= 3 and len(recorded) > 5
+
+    done = finish(start(words, cache, log), log)
+    assert done.code == 0, done.output
+    assert {path: path.read_bytes() for path in recorded} == recorded
+    assert untimed(results) == untimed(work.results)
+    assert {path.name for path in record_files(results)} == {path.name for path in record_files(work.results)}
+    assert grids(results) == grids(work.results)
+
+
+def test_running_again_repeats_nothing(copied):
+    before = contents(copied.results / "records"), contents(copied.cache / "fits")
+    done = copied.again()
+    assert done.code == 0 and "8 jobs fine, 0 failed" in done.output
+    assert (contents(copied.results / "records"), contents(copied.cache / "fits")) == before
+
+
+METRIC = """
+from benchmark.metrics.api import Metric, hookimpl
+
+class MeanNorm(Metric):
+    name = "mean_norm"
+    reads = ("split",)
+    reference_rows = ("aggregate_posterior",)
+
+    def measure(self, evaluation):
+        n = 2000 if hasattr(evaluation.source, "fit") else 60
+        return {"mean_norm": evaluation.latents(n, "norm").norm(dim=1).mean().item()}
+
+@hookimpl
+def register_metrics():
+    return [MeanNorm]
+"""
+
+
+def test_a_new_metric_measures_without_a_new_fit(copied, tmp_path):
+    (tmp_path / "norm.py").write_text(METRIC)
+    before = contents(copied.results / "records"), contents(copied.cache / "fits")
+    done = copied.again("--plugin", tmp_path / "norm.py")
+    assert done.code == 0, done.output
+    after = contents(copied.results / "records")
+    added = set(after) - set(before[0])
+    assert {path: after[path] for path in before[0]} == before[0]
+    assert contents(copied.cache / "fits") == before[1]
+    assert len(added) == 6 and all(path.name.startswith("mean_norm-") for path in added)  # 3 rows, 2 seeds
+    board = pd.read_csv(copied.results / "leaderboard.csv")
+    norms = board[board["metric"] == "mean_norm"].set_index("prior")["mean"]
+    assert set(norms.index) == {"aggregate_posterior", "gaussian", "evalp[steps=200]"}
+    assert norms["gaussian"] == pytest.approx(1.88, abs=0.06)  # E|z| of N(0, I) in 4 dimensions
+
+
+def test_two_processes_share_the_work_of_one_command(work, tmp_path):
+    results, cache, logs = tmp_path / "results", tmp_path / "fits", [tmp_path / "log0", tmp_path / "log1"]
+    processes = [start([*work.words, "--results", results], cache, log) for log in logs]
+    done = [finish(process, log) for process, log in zip(processes, logs)]
+    assert [d.code for d in done] == [0, 0], "\n".join(d.output for d in done)
+    records, damaged = RecordStore(results / "records").all()
+    assert not damaged
+    assert {path.name for path in record_files(results)} == {path.name for path in record_files(work.results)}
+    assert untimed(results) == untimed(work.results)
+    jobs = [re.findall(r"^\[(\d+)/8\].*measured", d.output, re.MULTILINE) for d in done]
+    assert sorted(map(int, jobs[0] + jobs[1])) == list(range(1, 9))  # each job measured once, by one of the two
+    assert not [path for path in results.rglob("*") if path.name.endswith(".tmp") or ".tmp." in path.name]
+
+
+def test_grids_drawn_by_several_at_once_are_whole(copied):
+    expected = grids(copied.results)
+    with ThreadPoolExecutor(6) as pool:
+        for drawn in [pool.submit(write_grids, copied.results) for _ in range(18)]:
+            drawn.result()
+    assert grids(copied.results) == expected
+
+
+def test_a_grid_that_a_kill_left_behind_is_drawn_again(small_bundle, tmp_path, cli, monkeypatch):
+    words = ["run", "--bundle", small_bundle, "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
+    cli(*words, "--priors", "gaussian")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # after the last record, before the grid
+        patch.setattr("benchmark.run.write_grids", killed)
+        cli(*words, "--priors", "gaussian,evalp[steps=20]")
+    cli(*words, "--priors", "gaussian,evalp[steps=20]")
+    after_run = grids(tmp_path / "r")
+    cli("leaderboard", "--results", tmp_path / "r")
+    assert after_run == grids(tmp_path / "r")
+
+
+def test_ctrl_c_leaves_a_true_leaderboard(small_bundle, tmp_path):
+    words = ["--bundle", small_bundle, "--priors", "evalp[steps=1000000]", "--budget", "full", "--device", "cpu"]
+    results = tmp_path / "results"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmark", "run", *map(str, words), "--seeds", "1", "--results", str(results)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LATENT_PRIOR_CACHE": str(tmp_path / "cache")},
+    )
+    for line in process.stderr:
+        if "] gaussian seed 0: measured" in line:
+            break
+    time.sleep(0.5)  # well into the fit
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    records, damaged = RecordStore(results / "records").all()
+    assert not damaged and not list(results.rglob("*.tmp"))
+    board = pd.read_csv(results / "leaderboard.csv")
+    assert set(board["prior"]) == {"aggregate_posterior", "reconstruction", "gaussian"}
+    fd = {record["row"]["label"]: record["values"]["fd"] for record in records if record["kind"] == "fd"}
+    shown = board[board["metric"] == "FD digit-cnn"].set_index("prior")["mean"]
+    assert shown.to_dict() == pytest.approx(fd, rel=1e-6)
+
+
+def test_stage_2_opens_no_image_file(tmp_path, cli, monkeypatch, brief_timings):
+    opened, listening = [], [False]
+
+    def hear(event, arguments):
+        if listening[0] and event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)):
+            opened.append(os.fsdecode(arguments[0]))
+
+    def images(paths):
+        looks = re.compile(r"digits\.csv|\.(png|jpe?g|bmp|tiff?|webp|npz|npy)$|ubyte|idx\d", re.IGNORECASE)
+        return [path for path in paths if looks.search(path) and not Path(path).is_relative_to(tmp_path / "results")]
+
+    sys.addaudithook(hear)
+    listening[0] = True
+    Digits().load([])
+    assert images(opened), "the check itself must notice images"
+    opened.clear()
+
+    def forbidden(*_):
+        raise AssertionError("stage 2 asked for images")
+
+    for dataset in (Digits, MNIST, PathDataset):
+        monkeypatch.setattr(dataset, "load", forbidden)
+    words = ["--priors", "evalp[steps=20]", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "results"]
+    done = cli("run", "--dataset", "digits", *words)
+    listening[0] = False
+    assert done.code == 0, done.err
+    assert any(path.endswith("leaderboard.md") or "leaderboard.md" in path for path in opened)
+    assert images(opened) == []
+
+
+class Nosy:
+    """A protocol that shows only some of its fields."""
+
+    def __init__(self, protocol, shown):
+        self._protocol, self._shown = protocol, shown
+
+    def __getattr__(self, name):
+        if name not in self._shown:
+            raise AssertionError(f"the field '{name}' is read but no part of the identity")
+        return getattr(self._protocol, name)
+
+
+@pytest.mark.parametrize("name", ["fd", "mmd", "samples", "sampling_time"])
+def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle):
+    bundle, registry = open_bundle(small_bundle), Registry()
+    metric = registry.get("metric", name)()
+    extractor = DigitCNN()
+    protocol = protocol_for(bundle, "quick", "test", extractor.identity(), extractor.score).model_copy(
+        update={"timing_batches": (4,), "timing_seconds": 0.0}
+    )
+    prior = Gaussian(bundle.latent_shape, Gaussian.Config())
+    evaluation = Evaluation(
+        prior,
+        bundle.backbone(ConvVAE, CPU),
+        PosteriorSplit(*bundle.posterior("test", CPU)),
+        Features(extractor, CPU),
+        find_reference(bundle, extractor),
+        Nosy(protocol, metric.reads),
+        0,
+        CPU,
+    )
+    assert set(metric.reads) <= set(Protocol.model_fields)
+    assert metric.measure(evaluation)
+
+
+BROKEN = """
+from pathlib import Path
+import torch
+from torch import nn
+from priors.api import Diverged, LatentPrior, hookimpl
+
+class Base(LatentPrior):
+    def __init__(self, latent_shape, config):
+        super().__init__(latent_shape, config)
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def note(self, what):
+        with open(Path(__file__).with_suffix(".calls"), "a") as calls:
+            calls.write(f"{self.name} {what}\\n")
+
+    def fit(self, posterior, generator, progress):
+        self.note("fit")
+
+    def sample(self, n, generator):
+        self.note("sample")
+        return torch.randn(n, *self.latent_shape, generator=generator)
+
+class RaisesInFit(Base):
+    name = "raises_in_fit"
+    def fit(self, posterior, generator, progress):
+        self.note("fit")
+        raise ValueError("no such luck")
+
+class Diverges(Base):
+    name = "diverges"
+    def fit(self, posterior, generator, progress):
+        self.note("fit")
+        raise Diverged("the loss ran away in step 7")
+
+class NanState(Base):
+    name = "nan_state"
+    def fit(self, posterior, generator, progress):
+        self.note("fit")
+        self.weight.data.fill_(float("nan"))
+
+class NanFacts(Base):
+    name = "nan_facts"
+    def fit(self, posterior, generator, progress):
+        self.note("fit")
+        return {"bound": float("nan")}
+
+class RaisesInSample(Base):
+    name = "raises_in_sample"
+    def sample(self, n, generator):
+        self.note("sample")
+        raise RuntimeError("out of samples")
+
+class NanSample(Base):
+    name = "nan_sample"
+    def sample(self, n, generator):
+        z = super().sample(n, generator)
+        z[1] = float("nan")
+        return z
+
+class WrongShape(Base):
+    name = "wrong_shape"
+    def sample(self, n, generator):
+        return super().sample(n, generator)[:, :-1]
+
+class WrongType(Base):
+    name = "wrong_dtype"
+    def sample(self, n, generator):
+        return super().sample(n, generator).double()
+
+class Mends(Base):
+    name = "mends"
+    def fit(self, posterior, generator, progress):
+        self.note("fit")
+        if not Path(__file__).with_suffix(".mended").exists():
+            raise OSError("not yet")
+
+@hookimpl
+def register_priors():
+    return Base.__subclasses__()
+"""
+OUTCOMES = {
+    "raises_in_fit": ("fit", "failed", "ValueError: no such luck"),
+    "diverges": ("fit", "diverged", "the loss ran away in step 7"),
+    "nan_state": ("fit", "diverged", "weight is not finite"),
+    "nan_facts": ("fit", "diverged", "bound"),
+    "raises_in_sample": ("fd", "failed", "RuntimeError: out of samples"),
+    "nan_sample": ("fd", "failed", "1 of 60 samples are not finite"),
+    "wrong_shape": ("fd", "failed", "returned shape (60, 3), expected (60, 4)"),
+    "wrong_dtype": ("fd", "failed", "float64"),
+    "mends": ("fit", "failed", "OSError: not yet"),
+}
+
+
+@pytest.fixture(scope="session")
+def broken(small_bundle, tmp_path_factory):
+    """Runs of broken priors among good ones: `first`, `second` and `retried`, with the calls each made."""
+    folder = tmp_path_factory.mktemp("broken")
+    plugin, results, calls = folder / "broken.py", folder / "results", folder / "broken.calls"
+    plugin.write_text(BROKEN)
+    words = ["run", "--bundle", small_bundle, "--plugin", plugin, "--seeds", 1, "--device", "cpu", "--results", results]
+    words += ["--priors", ",".join([*OUTCOMES, "evalp[steps=20]"])]
+    made = {"results": results}
+    for name, more in {"first": [], "second": [], "retried": ["--retry"]}.items():
+        calls.write_text("")
+        done = finish(start([*words, *more], folder / "cache", folder / "log"), folder / "log")
+        files = {path: path.read_bytes() for path in record_files(results)}
+        board = (results / "leaderboard.md").read_text()
+        made[name] = SimpleNamespace(
+            code=done.code, output=done.output, calls=calls.read_text(), files=files, board=board
+        )
+        if name == "second":
+            (folder / "broken.mended").touch()
+    return SimpleNamespace(**made)
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_a_broken_prior_is_recorded_and_shown_with_its_reason(name, broken):
+    kind, status, reason = OUTCOMES[name]
+    records = [json.loads(content) for content in broken.first.files.values()]
+    record = next(r for r in records if r["row"]["prior"] == name and r["kind"] == kind)
+    assert record["status"] == status and reason in record["reason"]
+    assert "values" not in record
+    line = next(line for line in broken.first.board.splitlines() if line.startswith(f"Failed: {name} seed 0: {kind}"))
+    assert status in line and reason in line
+    if kind == "fit":
+        assert [r["kind"] for r in records if r["row"]["prior"] == name] == ["fit"]
+
+
+def test_the_other_priors_of_the_grid_finish_beside_broken_ones(broken):
+    assert broken.first.code == 1, broken.first.output
+    records = [json.loads(content) for content in broken.first.files.values()]
+    for label in ("gaussian", "evalp[steps=20]"):
+        kinds = {r["kind"]: r["status"] for r in records if r["row"]["label"] == label}
+        assert kinds == dict.fromkeys(["fit", "fd", "mmd", "samples", "sampling_time"], "ok")
+    assert f"{len(OUTCOMES)} failed" in broken.first.output
+
+
+def test_failures_are_tried_again_only_when_asked(broken):
+    assert broken.second.code == 1
+    assert broken.second.calls == "" and broken.second.files == broken.first.files
+    for name, (kind, _, reason) in OUTCOMES.items():
+        assert re.search(rf"{name} seed 0: .*earlier: .*{re.escape(reason)}", broken.second.output)
+        assert f"{name} {'fit' if kind == 'fit' else 'sample'}\n" in broken.retried.calls
+    assert broken.retried.code == 1
+    fitted_before = [name for name, (kind, _, _) in OUTCOMES.items() if kind != "fit"]
+    assert not [name for name in fitted_before if f"{name} fit\n" in broken.retried.calls]
+
+
+def test_a_retry_that_succeeds_replaces_the_failure(broken):
+    records = [json.loads(content) for content in broken.retried.files.values()]
+    assert {r["kind"]: r["status"] for r in records if r["row"]["prior"] == "mends"} == dict.fromkeys(
+        ["fit", "fd", "mmd", "samples", "sampling_time"], "ok"
+    )
+    assert "Failed: mends" in broken.first.board and "Failed: mends" not in broken.retried.board
+    ok = {path: content for path, content in broken.first.files.items() if json.loads(content)["status"] == "ok"}
+    assert {path: broken.retried.files[path] for path in ok} == ok
+
+
+ODD_VALUES = """
+import torch
+from benchmark.metrics.api import Metric, hookimpl as metric
+from priors.api import LatentPrior, hookimpl as prior
+
+class Tensors(Metric):
+    name, reads = "tensors", ()
+    def measure(self, evaluation):
+        return {"tensors": torch.tensor(1.0)}
+
+class Nans(Metric):
+    name, reads = "nans", ()
+    def measure(self, evaluation):
+        return {"nans": [1.0, float("nan")]}
+
+class Nothing(Metric):
+    name, reads = "nothing", ()
+    def measure(self, evaluation):
+        pass
+
+class Talkative(LatentPrior):
+    name = "talkative"
+    def fit(self, posterior, generator, progress):
+        progress(1, 2, loss=torch.tensor(0.5))
+        progress(2, 2, loss=torch.tensor(0.25))
+    def sample(self, n, generator):
+        return torch.randn(n, *self.latent_shape, generator=generator)
+
+@metric
+def register_metrics():
+    return [Tensors, Nans, Nothing]
+
+@prior
+def register_priors():
+    return [Talkative]
+"""
+
+
+def test_values_that_no_record_can_hold_are_failures_and_not_crashes(small_bundle, tmp_path, cli):
+    (tmp_path / "odd.py").write_text(ODD_VALUES)
+    words = ["--plugin", tmp_path / "odd.py", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
+    done = cli("run", "--bundle", small_bundle, "--priors", "talkative,evalp[steps=20]", *words)
+    assert done.code == 1, done.err
+    for name in ("gaussian", "evalp", "talkative"):
+        records = [read_sealed(path) for path in record_files(tmp_path / "r")]
+        records = {record["kind"]: record for record in records if record["row"]["prior"] == name}
+        assert records["fd"]["status"] == "ok" == records["fit"]["status"]
+        if name == "talkative":
+            assert [point["loss"] for point in records["fit"]["log"]] == [0.5, 0.25]
+        for kind in ("tensors", "nans", "nothing"):
+            assert records[kind]["status"] == "failed" and records[kind]["reason"]
+
+
+FAILS_THEN_STOPS = """
+from priors.api import LatentPrior, hookimpl
+
+class Fails(LatentPrior):
+    name = "fails"
+    def fit(self, posterior, generator, progress):
+        raise ValueError("a bad day")
+    def sample(self, n, generator):
+        pass
+
+class Stops(Fails):
+    name = "stops"
+    def fit(self, posterior, generator, progress):
+        raise KeyboardInterrupt
+
+@hookimpl
+def register_priors():
+    return [Fails, Stops]
+"""
+
+
+def test_an_interrupted_run_shows_its_failures_too(small_bundle, tmp_path, cli):
+    (tmp_path / "stops.py").write_text(FAILS_THEN_STOPS)
+    words = ["--plugin", tmp_path / "stops.py", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
+    done = cli("run", "--bundle", small_bundle, "--priors", "fails,stops", *words)
+    assert done.code == 130
+    assert "Failed: fails seed 0: fit failed: ValueError: a bad day" in (tmp_path / "r" / "leaderboard.md").read_text()
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _tamper(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+def _edit(path):
+    value = json.loads(path.read_text())
+    value["record"]["parameters"] += 1
+    path.write_text(json.dumps(value))
+
+
+DAMAGE = {
+    "cut": (".safetensors", _cut),
+    "tampered": (".safetensors", _tamper),
+    "missing": (".safetensors", Path.unlink),
+    "card cut": (".json", _cut),
+    "card edited": (".json", _edit),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_fitted_state_is_named_and_fitted_again_to_the_same(damage, copied):
+    suffix, spoil = DAMAGE[damage]
+    fit, fit_path = the_record(copied.results, "fit")
+    score, score_path = the_record(copied.results, "fd")
+    state = copied.cache / "fits" / f"{fit['id']}.safetensors"
+    whole, kept = state.read_bytes(), fit_path.read_bytes()
+    spoil(state.with_suffix(suffix))
+    score_path.unlink()
+    done = copied.again()
+    assert done.code == 0, done.output
+    assert re.search(rf"damaged.*{re.escape(str(state.with_suffix(suffix)))}", done.output)
+    assert state.read_bytes() == whole and fit_path.read_bytes() == kept
+    assert json.loads(score_path.read_text())["values"] == score["values"]
+
+
+@pytest.mark.parametrize("kind", ["fd", "fit"])
+@pytest.mark.parametrize("damage", ["cut", "edited"])
+def test_a_damaged_record_is_named_and_made_again(kind, damage, copied):
+    record, path = the_record(copied.results, kind)
+    others = {p: p.read_bytes() for p in record_files(copied.results) if p != path}
+    if damage == "cut":
+        _cut(path)
+    else:
+        path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    done = copied.again()
+    assert done.code == 0 and f"record is damaged and will be made again: {path}" in done.output
+    made = read_sealed(path)
+    assert (made["row"], made["identity"], made["values"]) == (record["row"], record["identity"], record["values"])
+    assert {p: p.read_bytes() for p in others} == others
+    assert untimed(copied.results) == untimed(copied.original)
+
+
+def test_a_seed_decides_every_number(work, tmp_path):
+    words = [*work.words, "--results", tmp_path / "r", "--seeds", 1]
+    assert finish(start(words, tmp_path / "fits", tmp_path / "log"), tmp_path / "log").code == 0
+    for prior in ("gaussian", "evalp", "aggregate_posterior"):
+        for kind in ("fd", "mmd", "samples"):
+            values = [the_record(folder, kind, prior)[0]["values"] for folder in (tmp_path / "r", work.results)]
+            assert values[0] == values[1]
+            other = the_record(work.results, kind, prior, seed=1)[0]["values"]
+            assert all(other[name] != value for name, value in values[0].items() if not name.endswith("_p"))
+
+
+def test_a_sampling_setting_needs_no_new_fit(copied):
+    before = contents(copied.cache / "fits")
+    done = copied.again("--priors", "evalp[steps=200,proposals=4]", "--seeds", 1)
+    assert done.code == 0, done.output
+    assert contents(copied.cache / "fits") == before
+    labels = ("evalp[steps=200]", "evalp[steps=200,proposals=4]")
+    one, four = (the_record(copied.results, "fd", label=label)[0] for label in labels)
+    assert one["identity"]["fit"] == four["identity"]["fit"] and one["values"] != four["values"]
+    board = pd.read_csv(copied.results / "leaderboard.csv")
+    assert set(labels) <= set(board["prior"])
+
+
+def _copy_of_digits(tmp_path):
+    shutil.copytree(DIGITS, tmp_path / "digits-copy")
+    return tmp_path / "digits-copy"
+
+
+@pytest.mark.parametrize("part", ["digit-cnn.safetensors", "digit-cnn.json"])
+def test_a_damaged_reference_is_named_and_made_again_once(part, tmp_path, capsys, monkeypatch):
+    bundle = open_bundle(_copy_of_digits(tmp_path))
+    whole = find_reference(bundle, DigitCNN()).statistics("test", CPU)
+    spoilt = bundle.path / "reference" / part
+    _cut(spoilt)
+    asked = (Registry(), bundle, Digits(), None, None, CPU, [])
+    _, reference = choose_extractor(*asked)
+    assert re.search(rf"reference is damaged.*{re.escape(str(spoilt))}", capsys.readouterr().err)
+    made = reference.statistics("test", CPU)
+    torch.testing.assert_close(made.mean, whole.mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.covariance, whole.covariance, rtol=1e-3, atol=1e-5)
+
+    def once(*_):
+        raise AssertionError("the reference is computed a second time")
+
+    monkeypatch.setattr(Digits, "load", once)
+    assert choose_extractor(*asked)[1].path == reference.path
+
+
+def test_a_damaged_reference_without_images_is_one_line_and_a_command(small_bundle, tmp_path, cli):
+    shutil.copytree(small_bundle, tmp_path / "small")
+    _cut(tmp_path / "small" / "reference" / "digit-cnn.safetensors")
+    done = cli("run", "--bundle", tmp_path / "small", "--priors", "gaussian", "--results", tmp_path / "r")
+    assert done.code == 2
+    assert str(tmp_path / "small" / "reference" / "digit-cnn.safetensors") in done.err
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "python -m benchmark reference" in last
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("part", ["weights.safetensors", "posterior.safetensors", "bundle.json"])
+@pytest.mark.parametrize("spoil", [_cut, _tamper, Path.unlink])
+def test_a_tampered_bundle_is_refused_in_one_line(part, spoil, small_bundle, tmp_path, cli):
+    shutil.copytree(small_bundle, tmp_path / "small")
+    spoil(tmp_path / "small" / part)
+    done = cli("run", "--bundle", tmp_path / "small", "--priors", "gaussian", "--results", tmp_path / "r")
+    assert done.code == 2
+    assert done.err.count("\n") == 1 and done.err.startswith("error: ")
+    assert str(tmp_path / "small") in done.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_reference_of_other_images_is_not_used(small_bundle, tmp_path):
+    """A reference is taken for the images and weights that its card names, and for no others."""
+    shutil.copytree(small_bundle, tmp_path / "small")
+    card_path = tmp_path / "small" / "reference" / "digit-cnn.json"
+    card = read_sealed(card_path)
+    write_sealed(card_path, {**card, "images": "0" * 64})
+    bundle = open_bundle(tmp_path / "small")
+    assert find_reference(bundle, DigitCNN()) is None
+    with pytest.raises(UsageError, match="hash differs"):
+        make_reference(bundle, Digits().load([]), DigitCNN(), CPU, None, lambda *_, **__: None)
