@@ -16,7 +16,7 @@ import torch
 import benchmark
 
 PACKAGES = ("torch", "torchvision", "nflows", "torch-fidelity", "numpy", "scipy", "scikit-learn")
-CODE = ("benchmark", "priors", "backbones", "pyproject.toml")
+CODE = ("benchmark", "priors", "backbones", "pyproject.toml", ":(exclude)backbones/pretrained")
 
 
 def command_line() -> str:
