@@ -20,7 +20,7 @@ Progress = Callable[..., None]
 class BackboneConfig(BaseModel):
     """Settings every backbone has: how it is trained. A backbone adds its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(128, ge=2)

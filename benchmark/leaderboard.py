@@ -81,17 +81,16 @@ class Table:
     def name(self) -> str:
         return f"{self.dataset}-{self.backbone}-{self.bundle[:8]}-{self.protocol.hash[:8]}-{self.device}"
 
-    def gap_closed(self, row: TableRow) -> tuple[float, float, float] | None:
-        """Share of the gap from Gaussian to aggregate posterior that a row closes, over the seeds all three have."""
-        scores = [self.rows[label].values.get("fd", {}) for label in (ZERO_LINE, CEILING) if label in self.rows]
-        if len(scores) < 2:
-            return None
-        gaussian, ceiling = scores
+    def gap_closed(self, row: TableRow) -> tuple[tuple[float, float, float] | None, int]:
+        """Share of the gap from Gaussian to aggregate posterior that a row closes, and over how many seeds.
+
+        The seeds are those that all three have.
+        """
+        gaussian, ceiling = (self.rows[at].values.get("fd", {}) if at in self.rows else {} for at in (ZERO_LINE, CEILING))
         own = row.values.get("fd", {})
         seeds = sorted(set(gaussian) & set(ceiling) & set(own))
-        if not seeds:
-            return None
-        return gap_closed(*([by_seed[seed] for seed in seeds] for by_seed in (gaussian, own, ceiling)))
+        paired = [[by_seed[seed] for seed in seeds] for by_seed in (gaussian, own, ceiling)]
+        return (gap_closed(*paired) if seeds else None), len(seeds)
 
 
 def tables(results: Path) -> tuple[list[Table], list[str]]:
@@ -135,16 +134,18 @@ def _table(
             left_out.add(f"{label}'s {record['kind']} on another machine")
         else:
             kept.append(record)
-    made: dict[str, TableRow] = {}
-    failures = []
-    for record in kept:
-        label, seed = record["row"]["label"], record["row"]["seed"]
-        row = made.setdefault(label, TableRow(label, {}))
-        if record["status"] != "ok":
-            failures.append(f"{label} seed {seed}: {record['kind']} {record['status']}: {record['reason']}")
-            continue
+    # a fit belongs to every protocol of its budget, but makes a row only where something was measured of it
+    good = [record for record in kept if record["status"] == "ok"]
+    made = {r["row"]["label"]: TableRow(r["row"]["label"], {}) for r in good if r["kind"] != "fit"}
+    for record in good:
         for metric, value in record["values"].items():
-            row.values.setdefault(metric, {})[seed] = value
+            if record["row"]["label"] in made:
+                made[record["row"]["label"]].values.setdefault(metric, {})[record["row"]["seed"]] = value
+    failures = [
+        f"{r['row']['label']} seed {r['row']['seed']}: {r['kind']} {r['status']}: {r['reason']}"
+        for r in kept
+        if r["status"] != "ok"
+    ]
     return Table(protocol, dataset, backbone, bundle, device, made, kept, sorted(failures), sorted(left_out))
 
 
@@ -168,19 +169,18 @@ def _lock_path(results: Path) -> Path:
 
 def _tidy(table: Table) -> Iterator[list[Any]]:
     shared = [table.dataset, table.backbone, table.bundle]
-    for row in table.rows.values():
-        numbers: dict[str, tuple[float, float, float]] = {}
+    for _, row in sorted(table.rows.items()):
+        numbers: dict[str, tuple[float, float, float, int]] = {}
         for metric in row.values:
             values = row.over_seeds(metric)
             if all(isinstance(value, (int, float)) for value in values):
-                numbers[table.protocol.score if metric == "fd" else metric] = mean_interval(values)
-        gap = table.gap_closed(row)
+                name = table.protocol.score if metric == "fd" else metric
+                numbers[name] = (*mean_interval(values), len(values))
+        gap, paired = table.gap_closed(row)
         if gap is not None:
-            numbers["gap_closed"] = gap
-        for metric, (mean, low, high) in sorted(numbers.items()):
-            of = [row.label, row.is_reference, table.protocol.hash[:16], table.device, metric]
-            seeds = len(row.values.get("fd" if metric in (table.protocol.score, "gap_closed") else metric, {}))
-            yield [*shared, *of, mean, low, high, seeds]
+            numbers["gap_closed"] = (*gap, paired)
+        for metric, summary in sorted(numbers.items()):
+            yield [*shared, row.label, row.is_reference, table.protocol.hash[:16], table.device, metric, *summary]
 
 
 def _markdown(table: Table) -> str:
@@ -242,7 +242,7 @@ def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
     ]
     body = []
     for row in rows:
-        gap = table.gap_closed(row)
+        gap, _ = table.gap_closed(row)
         line = [f"**{row.label}**" if row.label in best else row.label, _number(row.over_seeds("fd"))]
         line.append("" if gap is None else _interval(*(100 * part for part in gap), digits=1, unit=" %"))
         for kernel in ("imq", "rbf"):

@@ -101,6 +101,8 @@ def parse_priors(text: str) -> list[tuple[str, list[dict[str, Any]]]]:
             before, equals, after = word.partition("=")
             if equals:
                 setting, word = before.strip(), after
+                if setting in values:
+                    raise UsageError(f"--priors {part}: '{setting}' is given twice; several values are {setting}=1,2")
                 values[setting] = []
             if setting is None or not word.strip():
                 raise UsageError(f"--priors {part}: expected NAME=VALUE inside the brackets, got '{word}'")
@@ -129,14 +131,15 @@ def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: B
     """The row of a prior with the settings that were typed."""
     cls: type[LatentPrior] = registry.get("prior", name)
     config, default, note = resolved(cls, settings, bundle.dataset, bundle.latent_shape, budget)
-    changed = [field for field in settings if getattr(config, field) != getattr(default, field)]
+    changed = [field for field in cls.Config.model_fields if getattr(config, field) != getattr(default, field)]
     shown = ",".join(f"{field}={_shown(getattr(config, field))}" for field in changed)
     label = f"{name}[{shown}]" if changed else name
     return Row(label, name, registry.identity(cls), cls, config, note)
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def rows(registry: Registry, priors: str | None, bundle: Bundle, budget: str) -> list[Row]:

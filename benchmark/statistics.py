@@ -24,12 +24,12 @@ def gap_closed(gaussian: list[float], prior: list[float], ceiling: list[float]) 
     """(gaussian - prior) / (gaussian - ceiling), a ratio of means over paired seeds, with a 95 % interval.
 
     The interval is of the linearised ratio r: the residuals (g - p) - r (g - c) over the mean gap, t-distributed.
-    None where the 95 % interval of the gap g - c itself holds 0, for then there is nothing to close.
+    None where the gap g - c is not above 0, or its own 95 % interval is not: then there is nothing to close.
     """
     gained = np.subtract(gaussian, prior)
     gap = np.subtract(gaussian, ceiling)
-    mean, low, high = mean_interval(list(gap))
-    if low <= 0 <= high or mean == 0:
+    mean, low, _ = mean_interval(list(gap))
+    if mean <= 0 or low <= 0:
         return None
     ratio = float(gained.mean() / mean)
     if len(gap) < 2:

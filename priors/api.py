@@ -32,7 +32,7 @@ class Diverged(RuntimeError):
 class PriorConfig(BaseModel):
     """Settings of a prior. A field made by `sampling_setting` can change without a new fit."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def sampling_names(cls) -> set[str]:

@@ -206,7 +206,7 @@ def test_running_again_repeats_nothing(copied):
     assert (contents(copied.results / "records"), contents(copied.cache / "fits")) == before
 
 
-METRIC = """
+METRIC = '''
 from benchmark.metrics.api import Metric, hookimpl
 
 class MeanNorm(Metric):
@@ -221,7 +221,7 @@ class MeanNorm(Metric):
 @hookimpl
 def register_metrics():
     return [MeanNorm]
-"""
+'''
 
 
 def test_a_new_metric_measures_without_a_new_fit(copied, tmp_path):
@@ -371,7 +371,7 @@ def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle)
     assert metric.measure(evaluation)
 
 
-BROKEN = """
+BROKEN = '''
 from pathlib import Path
 import torch
 from torch import nn
@@ -450,7 +450,7 @@ class Mends(Base):
 @hookimpl
 def register_priors():
     return Base.__subclasses__()
-"""
+'''
 OUTCOMES = {
     "raises_in_fit": ("fit", "failed", "ValueError: no such luck"),
     "diverges": ("fit", "diverged", "the loss ran away in step 7"),
@@ -529,7 +529,7 @@ def test_a_retry_that_succeeds_replaces_the_failure(broken):
     assert {path: broken.retried.files[path] for path in ok} == ok
 
 
-ODD_VALUES = """
+ODD_VALUES = '''
 import torch
 from benchmark.metrics.api import Metric, hookimpl as metric
 from priors.api import LatentPrior, hookimpl as prior
@@ -564,7 +564,7 @@ def register_metrics():
 @prior
 def register_priors():
     return [Talkative]
-"""
+'''
 
 
 def test_values_that_no_record_can_hold_are_failures_and_not_crashes(small_bundle, tmp_path, cli):
@@ -582,7 +582,7 @@ def test_values_that_no_record_can_hold_are_failures_and_not_crashes(small_bundl
             assert records[kind]["status"] == "failed" and records[kind]["reason"]
 
 
-FAILS_THEN_STOPS = """
+FAILS_THEN_STOPS = '''
 from priors.api import LatentPrior, hookimpl
 
 class Fails(LatentPrior):
@@ -600,7 +600,7 @@ class Stops(Fails):
 @hookimpl
 def register_priors():
     return [Fails, Stops]
-"""
+'''
 
 
 def test_an_interrupted_run_shows_its_failures_too(small_bundle, tmp_path, cli):
