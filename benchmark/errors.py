@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """Shown to the user as one line; the command ends with exit code 2."""
+    """Shown to the user as one line, whatever it quotes; the command ends with exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines() if line.strip()))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

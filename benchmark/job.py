@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 
 from backbones.api import Backbone
 from backbones.bundle import Bundle
-from backbones.hashing import Damaged, file_hash, read_sealed, write_atomic, write_sealed
+from backbones.hashing import Damaged, content_hash, file_hash, read_sealed, write_atomic, write_sealed
 from benchmark.evaluation import REFERENCE_ROWS, Evaluation, ReferenceRow
 from benchmark.extractors.api import Extractor, Features
 from benchmark.metrics.api import Metric
@@ -90,7 +90,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
     """
     metrics = [metric for metric in work.metrics if job.row.prior or job.row.name in metric.reference_rows]
     outcome = Outcome()
-    if not _missing(job, metrics, work, outcome):
+    if not any(_missing(job, metrics, work, outcome)):
         return outcome
     try:
         held = FileLock(_lock_path(job)).acquire(timeout=-1 if wait else 0)
@@ -98,8 +98,8 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
         return None
     with held:
         outcome = Outcome()
-        missing = _missing(job, metrics, work, outcome)  # again: the other process may just have recorded them
-        if not missing:
+        unrecorded_fit, missing = _missing(job, metrics, work, outcome)  # again: the other process may be done
+        if not (unrecorded_fit or missing):
             return outcome
         try:
             source = fitted(job, work) if job.row.prior else ReferenceRow(work.split(_reference_split(job, work)))
@@ -150,7 +150,7 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
         bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
         if bad:
             raise Diverged(f"{bad[0]} is not finite after the fit")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         status = "diverged" if isinstance(error, Diverged) else "failed"
         return {"status": status, "reason": _reason(error), "log": log.points, "provenance": provenance(work.device)}
     record = {
@@ -189,8 +189,9 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
         bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
         if bad:
             raise ValueError(f"{', '.join(bad)} not finite")
+        content_hash(values)  # raises where JSON cannot hold them: tensors, NaN within a list
         content = {"status": "ok", "values": values}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         content = {"status": "failed", "reason": _reason(error)}
         outcome.failures.append(f"{metric.name}: {content['reason']}")
     else:
@@ -199,14 +200,17 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
     work.store.put(job.facts(), metric.name, _identity(job, metric, work), content)
 
 
-def _missing(job: Job, metrics: list[Metric], work: Workspace, outcome: Outcome) -> list[Metric]:
-    """The metrics to measure. What is recorded goes into `outcome`; recorded failures too, unless they are retried."""
-    row = job.facts()
-    if job.row.prior and not work.retry:
+def _missing(job: Job, metrics: list[Metric], work: Workspace, outcome: Outcome) -> tuple[bool, list[Metric]]:
+    """Whether the fit has no record, and the metrics to measure.
+
+    What is recorded goes into `outcome`; recorded failures too, unless they are retried.
+    """
+    row, fit = job.facts(), None
+    if job.row.prior:
         fit = _recorded(work, row, "fit", job.fit_identity)
-        if fit is not None and fit["status"] != "ok":
+        if fit is not None and fit["status"] != "ok" and not work.retry:
             outcome.failures.append(f"fit {fit['status']} earlier: {fit['reason']}")
-            return []
+            return False, []
     missing = []
     for metric in metrics:
         record = _recorded(work, row, metric.name, _identity(job, metric, work))
@@ -216,7 +220,7 @@ def _missing(job: Job, metrics: list[Metric], work: Workspace, outcome: Outcome)
             outcome.recorded.append(metric.name)
         else:
             outcome.failures.append(f"{metric.name} failed earlier: {record['reason']}")
-    return missing
+    return job.row.prior is not None and fit is None, missing
 
 
 def _recorded(work: Workspace, row: dict[str, Any], kind: str, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -263,7 +267,7 @@ def _checked_facts(facts: Any) -> dict[str, Any]:
     return facts
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The error in one line; for one that nobody raised on purpose, with the place in the code."""
     text = f"{type(error).__name__}: {error}" if not isinstance(error, Diverged) else str(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -281,6 +285,7 @@ class FitLog:
     show: Callable[..., None] = lambda *_, **__: None
 
     def __call__(self, step: int, total: int, **values: float) -> None:
+        values = {name: float(value) for name, value in values.items()}
         self.show(step, total, **values)
         due = not self.points or step - self.points[-1]["step"] >= total / LOG_POINTS or step == total
         if values and due and all(math.isfinite(value) for value in values.values()):

@@ -6,6 +6,7 @@ that it was made with are the protocol's, whichever command made it.
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections import defaultdict
@@ -86,7 +87,9 @@ class Table:
 
         The seeds are those that all three have.
         """
-        gaussian, ceiling = (self.rows[at].values.get("fd", {}) if at in self.rows else {} for at in (ZERO_LINE, CEILING))
+        gaussian, ceiling = (
+            self.rows[at].values.get("fd", {}) if at in self.rows else {} for at in (ZERO_LINE, CEILING)
+        )
         own = row.values.get("fd", {})
         seeds = sorted(set(gaussian) & set(ceiling) & set(own))
         paired = [[by_seed[seed] for seed in seeds] for by_seed in (gaussian, own, ceiling)]
@@ -134,13 +137,14 @@ def _table(
             left_out.add(f"{label}'s {record['kind']} on another machine")
         else:
             kept.append(record)
-    # a fit belongs to every protocol of its budget, but makes a row only where something was measured of it
-    good = [record for record in kept if record["status"] == "ok"]
-    made = {r["row"]["label"]: TableRow(r["row"]["label"], {}) for r in good if r["kind"] != "fit"}
-    for record in good:
-        for metric, value in record["values"].items():
-            if record["row"]["label"] in made:
-                made[record["row"]["label"]].values.setdefault(metric, {})[record["row"]["seed"]] = value
+    # a fit makes no row of its own: it belongs to whatever was measured of it, under any label
+    fits = {record["id"]: record["values"] for record in records if (record["kind"], record["status"]) == ("fit", "ok")}
+    made: dict[str, TableRow] = {}
+    for record in kept:
+        if record["kind"] != "fit" and record["status"] == "ok":
+            row = made.setdefault(record["row"]["label"], TableRow(record["row"]["label"], {}))
+            for metric, value in {**fits.get(record["identity"]["fit"], {}), **record["values"]}.items():
+                row.values.setdefault(metric, {})[record["row"]["seed"]] = value
     failures = [
         f"{r['row']['label']} seed {r['row']['seed']}: {r['kind']} {r['status']}: {r['reason']}"
         for r in kept
@@ -186,13 +190,14 @@ def _tidy(table: Table) -> Iterator[list[Any]]:
 def _markdown(table: Table) -> str:
     ranked = [row for row in table.rows.values() if not row.is_reference]
     references = [row for label in (CEILING, ZERO_LINE, "reconstruction") if (row := table.rows.get(label))]
-    best = not_worse_than_best({row.label: row.over_seeds("fd") for row in ranked})
+    scored = [row for row in ranked if row.over_seeds("fd")]
+    best = not_worse_than_best({row.label: row.over_seeds("fd") for row in scored})
     ranked.sort(key=lambda row: _mean(row.over_seeds("fd")))
     lines = [f"## {table.dataset}, {table.backbone}, {table.protocol.split} split, {table.protocol.budget} budget", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
     lines += [_grid(table, ranked, best), ""] if ranked else []
     lines += ["Reference rows, apart from the ranking (see README):", "", _grid(table, references, set()), ""]
-    few = [row.label for row in ranked if len(row.over_seeds("fd")) < RANKED_FROM]
+    few = [row.label for row in scored if len(row.over_seeds("fd")) < RANKED_FROM]
     if few:
         lines.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
     elif ranked:
@@ -280,7 +285,12 @@ def _timing(row: TableRow, metric: str) -> str:
     if not medians:
         return ""
     low, high = (1000 * statistics.fmean(pair[end] for pair in quartiles) for end in (0, 1))
-    return f"{1000 * statistics.fmean(medians):.3g} [{low:.3g}, {high:.3g}]"
+    middle = 1000 * statistics.fmean(medians)
+    return f"{_short(middle)} [{_short(low)}, {_short(high)}]"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _count(row: TableRow, metric: str) -> str:
@@ -288,12 +298,10 @@ def _count(row: TableRow, metric: str) -> str:
     return f"{values[0]:,}" if values else ""
 
 
-def write_grids(results: Path, missing_only: bool = False) -> None:
+def write_grids(results: Path) -> None:
     """Draw the sample grid of every table: reference rows first, then priors, one shared noise per column."""
     for table in tables(results)[0]:
         path = results / "samples" / f"{table.name}.png"
-        if missing_only and path.exists():
-            continue
         order = ["reconstruction", CEILING, ZERO_LINE]
         order += sorted(
             (label for label in table.rows if label not in order),
@@ -315,7 +323,6 @@ def _draw(strips: dict[str, Image.Image], path: Path) -> None:
         top = index * (height + gap)
         pen.text((gap, top + height // 2), label, fill="black", font=font, anchor="lm")
         picture.paste(strip.convert("RGB").resize((width, height), Image.NEAREST), (margin, top))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    picture.save(temporary, optimize=True)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    write_atomic(path, buffer.getvalue())

@@ -26,6 +26,7 @@ from backbones.api import Backbone
 from backbones.hashing import content_hash, file_hash
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError, unknown
+from benchmark.evaluation import REFERENCE_ROWS
 from benchmark.extractors.api import Extractor
 from benchmark.metrics.api import Metric
 from priors.api import LatentPrior
@@ -162,6 +163,8 @@ class Registry:
         try:
             for cls in hook():
                 _check(cls, KINDS[kind].base)
+                if kind == "prior" and cls.name in REFERENCE_ROWS:
+                    raise ValueError(f"the prior name '{cls.name}' is that of a reference row")
                 if cls.name in self._classes[kind]:
                     taken = self._origins[self._classes[kind][cls.name]]
                     raise ValueError(f"the {kind} name '{cls.name}' is taken ({taken})")

@@ -10,7 +10,7 @@ import torch
 from backbones.api import Backbone
 from backbones.bundle import SPLITS, Bundle, write_bundle
 from backbones.hashing import content_hash
-from backbones.training import posterior, train
+from backbones.training import TrainingDiverged, posterior, train
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.places import cache_root
@@ -54,7 +54,10 @@ def pretrain(
     run = content_hash([backbone.name, backbone.version, config.model_dump(), image_hash, seed, device.type])
     checkpoint = cache_root() / "pretrain" / f"{run}.pt"
     with track(what) as progress:
-        log = train(backbone, images.train.to(device), images.val.to(device), seed, checkpoint, progress)
+        try:
+            log = train(backbone, images.train.to(device), images.val.to(device), seed, checkpoint, progress)
+        except (ValueError, TrainingDiverged) as error:
+            raise UsageError(str(error)) from error
     card = {
         "dataset": {
             "name": dataset.name,

@@ -47,17 +47,25 @@ def folders(bundle: Bundle) -> list[Path]:
 
 def find_reference(bundle: Bundle, extractor: Extractor) -> Reference | None:
     """The bundle's reference by this extractor (the very weights), or None. Raises `Damaged`."""
+    damaged = None
     for folder in folders(bundle):
         card_path = folder / f"{extractor.name}.json"
         if not card_path.exists():
             continue
-        card = read_sealed(card_path)
+        try:
+            card = read_sealed(card_path)
+        except Damaged as error:
+            damaged = damaged or error
+            continue
         if card["images"] != bundle.card["dataset"]["sha256"] or card["extractor"] != extractor.identity():
             continue
         path = card_path.with_suffix(".safetensors")
         if not path.exists() or file_hash(path) != card["sha256"]:
-            raise Damaged(f"{path}: missing, or does not match its hash in {card_path.name}")
+            damaged = damaged or Damaged(f"{path}: missing, or does not match its hash in {card_path.name}")
+            continue
         return Reference(path, card)
+    if damaged is not None:
+        raise damaged
     return None
 
 

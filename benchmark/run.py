@@ -99,7 +99,7 @@ def run(
     provenance(device)  # the state of the code is read once, and belongs to the start of the run
     todo = jobs(made, bundle, seeds, budget, device.type)
     say(f"{len(todo)} jobs: {len(made)} rows x {seeds} seeds on {bundle.path.name}, {budget} budget, {device.type}")
-    failed, news = 0, False
+    failed = 0
     queue = collections.deque((number, job, False) for number, job in enumerate(todo, 1))
     while queue:
         number, job, wait = queue.popleft()
@@ -112,11 +112,9 @@ def run(
         if outcome.measured or outcome.failures:
             seconds = time.perf_counter() - start
             say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {seconds:.1f} s")
-        if outcome.measured:
-            news = True
             write_tables(results)
     write_tables(results)
-    write_grids(results, missing_only=not news)
+    write_grids(results)
     seconds = time.perf_counter() - started
     say(f"{len(todo) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}")
     return failed

@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_run import CPU, brief_timings, cli, finish, small_bundle, start  # noqa: F401
+from commands import finish, start
+
+CPU = torch.device("cpu")
+
 
 from backbones.bundle import open_bundle
 from backbones.conv_vae import ConvVAE
@@ -38,15 +41,15 @@ def only_line(done):
 COMMANDS = {command.name or command.callback.__name__: command.callback for command in app.registered_commands}
 
 
-def test_help_names_every_command(cli):  # noqa: F811
+def test_help_names_every_command(cli):
     done = cli("--help")
-    assert done.code == 0 and {"pretrain", "run", "reference", "list", "leaderboard"} == set(COMMANDS)
+    assert done.code == 0 and {"pretrain", "run", "reference", "list", "leaderboard", "check", "new-prior"} == set(COMMANDS)
     for name in COMMANDS:
         assert re.search(rf"\b{name}\b", done.out)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command, cli):  # noqa: F811
+def test_every_command_has_help(command, cli):
     done = cli(command, "--help")
     first_words = " ".join(COMMANDS[command].__doc__.split()[:4])
     assert done.code == 0 and "Usage" in done.out and first_words in " ".join(done.out.split())
@@ -64,13 +67,13 @@ def test_every_command_has_help(command, cli):  # noqa: F811
         (["--backbone", "conv_va"], ["backbone 'conv_va'", "did you mean 'conv_vae'"]),
         (["--extractor", "digit-cn"], ["extractor 'digit-cn'", "did you mean 'digit-cnn'"]),
         (["--bundle", "digit-conv_vae"], ["bundle 'digit-conv_vae'", "did you mean 'digits-conv_vae'"]),
-        (["--dataset", "mnist"], ["no bundle of mnist", "python -m benchmark pretrain --dataset mnist"]),
+        (["--dataset", "fashion_mnist"], ["no bundle of fashion_mnist", "pretrain --dataset fashion_mnist"]),
         (["--dataset", "no/such/place"], ["no bundle of place"]),
         (["--plugin", "no-such-plugin.py"], ["no-such-plugin.py: no such file"]),
     ],
     ids=lambda words: " ".join(words) if words[0].startswith("--") else "",
 )
-def test_a_wrong_word_of_run_is_one_line_and_exit_code_2(words, parts, tmp_path, cli):  # noqa: F811
+def test_a_wrong_word_of_run_is_one_line_and_exit_code_2(words, parts, tmp_path, cli):
     line = only_line(cli("run", *words, "--device", "cpu", "--results", tmp_path / "results"))
     for part in parts:
         assert part in line
@@ -92,7 +95,7 @@ def test_a_wrong_word_of_run_is_one_line_and_exit_code_2(words, parts, tmp_path,
     ],
     ids=lambda words: " ".join(words) if words[0].startswith("--") else "",
 )
-def test_a_wrong_word_of_pretrain_is_one_line_and_exit_code_2(words, parts, tmp_path, cli):  # noqa: F811
+def test_a_wrong_word_of_pretrain_is_one_line_and_exit_code_2(words, parts, tmp_path, cli):
     line = only_line(cli("pretrain", *words, "--device", "cpu", "--out", tmp_path / "bundle"))
     for part in parts:
         assert part in line
@@ -107,7 +110,7 @@ def test_a_wrong_word_of_pretrain_is_one_line_and_exit_code_2(words, parts, tmp_
         ("learning_rate=Infinity", "learning_rate"),
     ],
 )
-def test_settings_that_cannot_train_are_told_in_one_line(setting, part, tmp_path, cli):  # noqa: F811
+def test_settings_that_cannot_train_are_told_in_one_line(setting, part, tmp_path, cli):
     done = cli("pretrain", *TINY, "--set", "epochs=1", "--set", setting, "--out", tmp_path / "bundle")
     assert done.code in (1, 2) and "Traceback" not in done.err
     last = done.err.splitlines()[-1]
@@ -115,7 +118,7 @@ def test_settings_that_cannot_train_are_told_in_one_line(setting, part, tmp_path
     assert list(tmp_path.glob("*bundle*")) == []
 
 
-def test_images_that_a_backbone_cannot_take_are_one_line(tmp_path, cli):  # noqa: F811
+def test_images_that_a_backbone_cannot_take_are_one_line(tmp_path, cli):
     np.savez(tmp_path / "odd.npz", **{split: np.zeros((20, 24, 24), np.uint8) for split in ("train", "val", "test")})
     done = cli("pretrain", "--dataset", tmp_path / "odd.npz", "--device", "cpu", "--out", tmp_path / "bundle")
     assert done.code == 2 and "power of two" in done.err.splitlines()[-1] and "24x24" in done.err
@@ -123,18 +126,18 @@ def test_images_that_a_backbone_cannot_take_are_one_line(tmp_path, cli):  # noqa
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 @pytest.mark.parametrize("command", [["run"], ["pretrain", "--dataset", "digits"]], ids=lambda words: words[0])
-def test_cuda_is_refused_where_there_is_none(command, tmp_path, cli):  # noqa: F811
+def test_cuda_is_refused_where_there_is_none(command, tmp_path, cli):
     line = only_line(cli(*command, "--device", "cuda"))
     assert "--device cuda" in line and "--device cpu" in line
 
 
 @pytest.mark.parametrize("words", ["run --seeds 0", "run --budget huge", "run --split train", "run --steps 3", "rnu"])
-def test_what_the_parser_refuses_is_exit_code_2(words, cli):  # noqa: F811
+def test_what_the_parser_refuses_is_exit_code_2(words, cli):
     done = cli(*words.split())
     assert done.code == 2 and "Traceback" not in done.err
 
 
-def test_list_shows_all_there_is_and_what_is_broken(small_bundle, tmp_path, cli):  # noqa: F811
+def test_list_shows_all_there_is_and_what_is_broken(small_bundle, tmp_path, cli):
     (tmp_path / "bad.py").write_text("raise RuntimeError('not today')\n")
     made = tmp_path / "cache" / "bundles"
     shutil.copytree(small_bundle, made / "mine")
@@ -152,7 +155,7 @@ def test_list_shows_all_there_is_and_what_is_broken(small_bundle, tmp_path, cli)
     assert damaged.startswith("  spoilt: ") and str(made / "spoilt" / "weights.safetensors") in damaged
 
 
-def test_a_damaged_bundle_asked_for_by_name_is_told(small_bundle, tmp_path, cli):  # noqa: F811
+def test_a_damaged_bundle_asked_for_by_name_is_told(small_bundle, tmp_path, cli):
     made = tmp_path / "cache" / "bundles" / "mine"
     shutil.copytree(small_bundle, made)
     (made / "posterior.safetensors").unlink()
@@ -160,7 +163,7 @@ def test_a_damaged_bundle_asked_for_by_name_is_told(small_bundle, tmp_path, cli)
     assert str(made / "posterior.safetensors") in line and "missing" in line
 
 
-def test_of_several_bundles_one_is_taken_and_the_others_are_named(small_bundle, tmp_path, cli):  # noqa: F811
+def test_of_several_bundles_one_is_taken_and_the_others_are_named(small_bundle, tmp_path, cli):
     made = tmp_path / "cache" / "bundles"
     for name in ("a-first", "b-second"):
         shutil.copytree(small_bundle, made / name)
@@ -171,7 +174,7 @@ def test_of_several_bundles_one_is_taken_and_the_others_are_named(small_bundle, 
     assert "using bundle a-first; there are also b-second (--bundle NAME)" in done.err
 
 
-def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):  # noqa: F811
+def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):
     """From images to a leaderboard; the bundle holds what its own encoder says, and its reference is made once."""
     out = tmp_path / "bundle"
     done = cli("pretrain", *TINY, "--set", "epochs=1", "--out", out)
@@ -196,7 +199,7 @@ def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):  
     assert set(board["bundle"]) == {bundle.id[:16]}
 
 
-def test_the_shipped_reference_is_what_the_reference_command_makes(tmp_path, cli):  # noqa: F811
+def test_the_shipped_reference_is_what_the_reference_command_makes(tmp_path, cli):
     done = cli("reference", "--dataset", "digits", "--device", "cpu", "--out", tmp_path / "made")
     assert done.code == 0, done.err
     shipped = find_reference(open_bundle(SHIPPED / "digits-conv_vae"), DigitCNN())
@@ -211,7 +214,7 @@ def test_the_shipped_reference_is_what_the_reference_command_makes(tmp_path, cli
         torch.testing.assert_close(ours.covariance, theirs.covariance, rtol=1e-3, atol=1e-5)
 
 
-def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):  # noqa: F811
+def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):
     out = tmp_path / "bundle"
     out.mkdir()
     (out / "thesis.txt").write_text("four years of work")
@@ -220,7 +223,7 @@ def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):  # noq
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
-def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bundle, tmp_path):  # noqa: F811
+def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bundle, tmp_path):
     words = ["pretrain", "--dataset", small_bundle.parent / "small.npz", "--device", "cpu"]
     words += [word for setting in ("width=2", "nz=4", "batch_size=32", "epochs=80") for word in ("--set", setting)]
     undisturbed = start([*words, "--out", tmp_path / "one"], tmp_path / "cache1", tmp_path / "log1")
@@ -252,7 +255,7 @@ def _epochs(cache):
 
 
 @pytest.mark.parametrize("change", [["--seed", "1"], ["--set", "learning_rate=0.002"]], ids=lambda words: words[-1])
-def test_another_training_has_other_weights(change, tmp_path, cli):  # noqa: F811
+def test_another_training_has_other_weights(change, tmp_path, cli):
     for name, more in (("a", []), ("b", change)):
         assert cli("pretrain", *TINY, "--set", "epochs=1", *more, "--out", tmp_path / name).code == 0
     hashes = [file_hash(tmp_path / name / "weights.safetensors") for name in ("a", "b")]
@@ -275,7 +278,11 @@ def no_inception(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("extractor", ["inception", "inception-768"])
 def test_without_inception_weights_it_says_what_to_fetch_and_scores_with_digit_cnn(
-    extractor, tmp_path, cli, no_inception, brief_timings  # noqa: F811
+    extractor,
+    tmp_path,
+    cli,
+    no_inception,
+    brief_timings,
 ):
     words = ["--priors", "gaussian", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
     done = cli("run", "--extractor", extractor, *words)
@@ -289,13 +296,13 @@ def test_without_inception_weights_it_says_what_to_fetch_and_scores_with_digit_c
     assert "| FD digit-cnn ↓" in re.sub(" +", " ", done.out) and "FID" not in done.out
 
 
-def test_the_reference_command_without_inception_weights_is_one_line(tmp_path, cli, no_inception):  # noqa: F811
+def test_the_reference_command_without_inception_weights_is_one_line(tmp_path, cli, no_inception):
     line = only_line(cli("reference", "--dataset", "digits", "--extractor", "inception", "--device", "cpu"))
     assert no_inception[0] in line and "--inception-weights" in line
 
 
 @pytest.mark.parametrize("content", [None, b"<html>not found</html>", b""])
-def test_a_file_that_is_no_inception_weights_is_named(content, tmp_path, cli, no_inception):  # noqa: F811
+def test_a_file_that_is_no_inception_weights_is_named(content, tmp_path, cli, no_inception):
     weights = tmp_path / "weights.pth"
     if content is not None:
         weights.write_bytes(content)

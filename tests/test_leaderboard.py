@@ -117,7 +117,8 @@ def test_means_and_intervals_over_seeds_are_student_s(values, results):
     expected = stats.t.interval(0.95, len(values) - 1, mean, error) if error else (mean, mean)
     assert (line["mean"], line["low"], line["high"]) == pytest.approx((mean, *expected), rel=1e-7)
     assert line["seeds"] == len(values)
-    assert f"{mean:.2f} ± {(expected[1] - expected[0]) / 2:.2f}" in results.text
+    digits = 2 - math.floor(math.log10(mean))  # three significant ones
+    assert f"{mean:.{digits}f} ± {(expected[1] - expected[0]) / 2:.{digits}f}" in results.text
 
 
 def test_one_seed_has_a_mean_and_no_interval(results):

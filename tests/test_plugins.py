@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import contents, record_files, the_record
 from scipy.stats import multivariate_normal
-from test_run import brief_timings, cli, contents, record_files, small_bundle, the_record  # noqa: F401
 
 from backbones.bundle import open_bundle
 from backbones.hashing import read_sealed
@@ -51,7 +51,7 @@ def words(bundle, tmp_path, priors, *more):
     return ["run", "--bundle", bundle, "--priors", priors, *results, *more]
 
 
-def test_a_prior_of_forty_lines_joins_the_leaderboard(small_bundle, tmp_path, cli):  # noqa: F811
+def test_a_prior_of_forty_lines_joins_the_leaderboard(small_bundle, tmp_path, cli):
     assert len(EXAMPLE.read_text().splitlines()) <= 45
     priors = "full_gaussian,full_gaussian[draws=50]"
     done = cli(*words(small_bundle, tmp_path, priors, "--plugin", EXAMPLE))
@@ -66,7 +66,7 @@ def test_a_prior_of_forty_lines_joins_the_leaderboard(small_bundle, tmp_path, cl
     assert fit["identity"]["prior"].keys() == {"name", "source"}
 
 
-def test_the_example_fits_and_scores_what_its_name_says(small_bundle):  # noqa: F811
+def test_the_example_fits_and_scores_what_its_name_says(small_bundle):
     """Its density is scipy's, and its moments are those of the mixture of posteriors, computed in closed form."""
     bundle, registry = open_bundle(small_bundle), Registry([EXAMPLE])
     mean, std = bundle.posterior("train", CPU)
@@ -83,7 +83,7 @@ def test_the_example_fits_and_scores_what_its_name_says(small_bundle):  # noqa: 
     np.testing.assert_allclose(prior.log_prob(torch.from_numpy(z[:50]).float()).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_installed_plugin_is_found_by_name(small_bundle, tmp_path, cli, installed):  # noqa: F811
+def test_an_installed_plugin_is_found_by_name(small_bundle, tmp_path, cli, installed):
     installed("somebodys_prior", EXAMPLE.read_text())
     done = cli(*words(small_bundle, tmp_path, "full_gaussian"))
     assert done.code == 0, done.err
@@ -91,7 +91,7 @@ def test_an_installed_plugin_is_found_by_name(small_bundle, tmp_path, cli, insta
     assert "full_gaussian  (plugin: somebodys_prior" in cli("list").out
 
 
-def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed, brief_timings):  # noqa: F811
+def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed, brief_timings):
     installed("sleeper", EXAMPLE.read_text())
     run = ["run", "--dataset", "digits", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
     assert cli(*run, "--priors", "evalp[steps=20]").code == 0
@@ -101,7 +101,7 @@ def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed,
     assert "sleeper" in sys.modules
 
 
-def test_without_names_an_installed_plugin_is_left_out_and_a_file_is_not(small_bundle, installed):  # noqa: F811
+def test_without_names_an_installed_plugin_is_left_out_and_a_file_is_not(small_bundle, installed):
     installed("sleeper", EXAMPLE.read_text())
     bundle = open_bundle(small_bundle)
     assert "full_gaussian" not in [row.name for row in rows(Registry(), None, bundle, "quick")]
@@ -109,7 +109,7 @@ def test_without_names_an_installed_plugin_is_left_out_and_a_file_is_not(small_b
     assert "full_gaussian" in [row.name for row in rows(Registry([EXAMPLE]), None, bundle, "quick")]
 
 
-def test_an_edited_plugin_is_another_prior(small_bundle, tmp_path, cli):  # noqa: F811
+def test_an_edited_plugin_is_another_prior(small_bundle, tmp_path, cli):
     plugin = tmp_path / "mine.py"
     plugin.write_text(EXAMPLE.read_text())
     assert cli(*words(small_bundle, tmp_path, "full_gaussian", "--plugin", plugin)).code == 0
@@ -128,7 +128,7 @@ def test_an_edited_plugin_is_another_prior(small_bundle, tmp_path, cli):  # noqa
     assert "Left out: an older full_gaussian" in (tmp_path / "results" / "leaderboard.md").read_text()
 
 
-def test_a_file_and_an_installed_copy_of_it_have_one_identity(small_bundle, installed):  # noqa: F811
+def test_a_file_and_an_installed_copy_of_it_have_one_identity(small_bundle, installed):
     installed("somebodys_prior", EXAMPLE.read_text())
     bundle, ids = open_bundle(small_bundle), []
     for registry in (Registry([EXAMPLE]), Registry()):
@@ -175,7 +175,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("way", ["file", "entry point"])
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_is_listed_with_why_and_harms_nothing(case, way, tmp_path, cli, installed):  # noqa: F811
+def test_a_broken_plugin_is_listed_with_why_and_harms_nothing(case, way, tmp_path, cli, installed):
     source, why = BROKEN[case]
     installed("healthy", EXAMPLE.read_text())
     if way == "file":
@@ -192,7 +192,7 @@ def test_a_broken_plugin_is_listed_with_why_and_harms_nothing(case, way, tmp_pat
     assert names.count("evalp") == 1 and not {"good", "../good", "reconstruction"} & set(names)
 
 
-def test_a_run_tells_of_a_broken_plugin_and_goes_on(small_bundle, tmp_path, cli):  # noqa: F811
+def test_a_run_tells_of_a_broken_plugin_and_goes_on(small_bundle, tmp_path, cli):
     (tmp_path / "bad.py").write_text(BROKEN["raises on import"][0])
     plugins = ["--plugin", tmp_path / "bad.py", "--plugin", EXAMPLE]
     done = cli(*words(small_bundle, tmp_path, "gaussian,full_gaussian", *plugins))
@@ -201,7 +201,7 @@ def test_a_run_tells_of_a_broken_plugin_and_goes_on(small_bundle, tmp_path, cli)
     assert "full_gaussian" in set(pd.read_csv(tmp_path / "results" / "leaderboard.csv")["prior"])
 
 
-def test_asking_for_what_a_broken_plugin_would_have_brought_says_so(small_bundle, tmp_path, cli):  # noqa: F811
+def test_asking_for_what_a_broken_plugin_would_have_brought_says_so(small_bundle, tmp_path, cli):
     (tmp_path / "bad.py").write_text(BROKEN["raises on import"][0])
     done = cli(*words(small_bundle, tmp_path, "licensed", "--plugin", tmp_path / "bad.py"))
     assert done.code == 2

@@ -37,7 +37,7 @@ def damaged(path):
     "value",
     [
         {},
-        {"a": 1, "b": [1.5, -0.1, 1e-300, None, True], "c": {"d": "ü \n \"quoted\" \u2028"}},
+        {"a": 1, "b": [1.5, -0.1, 1e-300, None, True], "c": {"d": 'ü \n "quoted" \u2028'}},
         {"large": 2**63, "float": math.pi, "empty": [], "nested": {"x": {"y": {"z": []}}}},
     ],
 )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import random
 import re
@@ -17,17 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import contents, finish, record_files, start, the_record
 
 import benchmark
 from backbones.bundle import open_bundle
 from backbones.conv_vae import ConvVAE
 from backbones.hashing import read_sealed, write_sealed
 from benchmark.bundles import SHIPPED
-from benchmark.cli import main
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.mnist import MNIST
 from benchmark.datasets.path import PathDataset
@@ -37,7 +34,6 @@ from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.leaderboard import write_grids
 from benchmark.plugins import Registry
-from benchmark.pretrain import pretrain
 from benchmark.protocol import Protocol, protocol_for
 from benchmark.records import RecordStore
 from benchmark.reference import find_reference, make_reference
@@ -51,84 +47,6 @@ DIGITS = SHIPPED / "digits-conv_vae"
 TIMED = r"fit_seconds|(prior|images)_(seconds|repeats)_\d+"
 
 
-@pytest.fixture(scope="session")
-def small_bundle(tmp_path_factory):
-    """A whole bundle with its reference, of 260 digits of 16x16 pixels, whose decoder takes next to no time."""
-    folder = tmp_path_factory.mktemp("small")
-    digits = Digits().load([])
-    parts = {"train": digits.train[:160], "val": digits.val[:40], "test": digits.test[:60]}
-    np.savez(folder / "small.npz", **{name: images[:, 0, ::2, ::2].numpy() for name, images in parts.items()})
-    dataset = PathDataset(folder / "small.npz")
-    settings = {"width": 1, "nz": 4, "epochs": 20, "batch_size": 32}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
-        bundle = pretrain(dataset, ConvVAE, settings, 0, CPU, [], folder / "small-conv_vae")
-    make_reference(bundle, dataset.load([]), DigitCNN(), CPU, bundle.path / "reference", lambda *_, **__: None)
-    return bundle.path
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Call the command line in this process: `cli("run", ...)` -> code, out, err."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=stop.value.code or 0, out=printed.out, err=printed.err)
-
-    return call
-
-
-@pytest.fixture
-def brief_timings(monkeypatch):
-    """Timings of four samples: the shipped decoder takes seconds for those of the protocol."""
-    monkeypatch.setattr(
-        "benchmark.run.protocol_for",
-        lambda *given: protocol_for(*given).model_copy(update={"timing_batches": (4,), "timing_seconds": 0.0}),
-    )
-
-
-def _command(words, cache, log):
-    os.environ["LATENT_PRIOR_CACHE"] = cache
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.argv = ["benchmark", *words]
-    main()
-
-
-def start(words, cache, log):
-    """The command line in a process of its own, forked from one that has imported the packages already."""
-    forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload(["benchmark.cli", "benchmark.run", "benchmark.pretrain", "priors.evalp", __name__])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
-        multiprocessing.forkserver.ensure_running()
-    process = forked.Process(target=_command, args=([str(word) for word in words], str(cache), str(log)))
-    process.start()
-    return process
-
-
-def finish(process, log):
-    """Wait for a started command: code, output."""
-    process.join(120)
-    assert not process.is_alive()
-    return SimpleNamespace(code=process.exitcode, output=Path(log).read_text())
-
-
-def record_files(results):
-    return sorted((Path(results) / "records").rglob("*.json"))
-
-
-def contents(folder):
-    """Path below `folder` -> (bytes, time of the last change)."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
 def grids(results):
     return {path.name: path.read_bytes() for path in (results / "samples").iterdir()}
 
@@ -138,15 +56,6 @@ def untimed(results):
     board = pd.read_csv(results / "leaderboard.csv", dtype=str)
     board = board[~board["metric"].str.fullmatch(TIMED)]
     return board.sort_values(["bundle", "prior", "metric"]).to_csv(index=False)
-
-
-def the_record(results, kind, prior="evalp", seed=0, **row):
-    """The one record of that kind, prior and seed, with its path."""
-    found = [(json.loads(path.read_text()), path) for path in record_files(results)]
-    wanted = {"prior": prior, "seed": seed, **row}
-    found = [(r, path) for r, path in found if r["kind"] == kind and wanted.items() <= r["row"].items()]
-    assert len(found) == 1
-    return found[0]
 
 
 @pytest.fixture(scope="session")
@@ -206,7 +115,7 @@ def test_running_again_repeats_nothing(copied):
     assert (contents(copied.results / "records"), contents(copied.cache / "fits")) == before
 
 
-METRIC = '''
+METRIC = """
 from benchmark.metrics.api import Metric, hookimpl
 
 class MeanNorm(Metric):
@@ -221,7 +130,7 @@ class MeanNorm(Metric):
 @hookimpl
 def register_metrics():
     return [MeanNorm]
-'''
+"""
 
 
 def test_a_new_metric_measures_without_a_new_fit(copied, tmp_path):
@@ -371,7 +280,7 @@ def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle)
     assert metric.measure(evaluation)
 
 
-BROKEN = '''
+BROKEN = """
 from pathlib import Path
 import torch
 from torch import nn
@@ -450,7 +359,7 @@ class Mends(Base):
 @hookimpl
 def register_priors():
     return Base.__subclasses__()
-'''
+"""
 OUTCOMES = {
     "raises_in_fit": ("fit", "failed", "ValueError: no such luck"),
     "diverges": ("fit", "diverged", "the loss ran away in step 7"),
@@ -529,7 +438,7 @@ def test_a_retry_that_succeeds_replaces_the_failure(broken):
     assert {path: broken.retried.files[path] for path in ok} == ok
 
 
-ODD_VALUES = '''
+ODD_VALUES = """
 import torch
 from benchmark.metrics.api import Metric, hookimpl as metric
 from priors.api import LatentPrior, hookimpl as prior
@@ -564,7 +473,7 @@ def register_metrics():
 @prior
 def register_priors():
     return [Talkative]
-'''
+"""
 
 
 def test_values_that_no_record_can_hold_are_failures_and_not_crashes(small_bundle, tmp_path, cli):
@@ -582,7 +491,7 @@ def test_values_that_no_record_can_hold_are_failures_and_not_crashes(small_bundl
             assert records[kind]["status"] == "failed" and records[kind]["reason"]
 
 
-FAILS_THEN_STOPS = '''
+FAILS_THEN_STOPS = """
 from priors.api import LatentPrior, hookimpl
 
 class Fails(LatentPrior):
@@ -600,7 +509,7 @@ class Stops(Fails):
 @hookimpl
 def register_priors():
     return [Fails, Stops]
-'''
+"""
 
 
 def test_an_interrupted_run_shows_its_failures_too(small_bundle, tmp_path, cli):

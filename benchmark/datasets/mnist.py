@@ -25,10 +25,10 @@ class MNIST(Dataset):
         try:
             train = self.source(str(root), train=True, download=True).data
             test = self.source(str(root), train=False, download=True).data
-        except (OSError, RuntimeError) as error:  # torchvision: RuntimeError when every mirror failed
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:  # no mirror answered, or a file is damaged
             files = ", ".join(name for name, _ in self.source.resources)
             raise UsageError(
-                f"{self.name} is not in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
+                f"{self.name} is not whole in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
                 f"fetch {files} from {self.source.mirrors[0]} "
                 f"into {self.source.__name__}/raw/ under any of these folders"
             ) from error

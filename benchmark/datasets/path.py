@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +20,7 @@ from benchmark.datasets.api import Dataset, Images, random_split
 from benchmark.errors import UsageError
 
 SPLITS = ("train", "val", "test")
+GREY = ("1", "L", "I;16", "I;16B")
 
 
 class PathDataset(Dataset):
@@ -45,7 +51,7 @@ class PathDataset(Dataset):
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 parts = {split: arrays[split] for split in SPLITS if split in arrays}
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"{self.path}: not an .npz file of plain arrays ({error})") from error
         missing = [split for split in SPLITS if split not in parts]
         if missing:
@@ -68,16 +74,14 @@ class PathDataset(Dataset):
         given = all(folder.is_dir() for folder in split_folders)
         files = [self._image_files(folder) for folder in (split_folders if given else [self.path])]
         everything = [file for group in files for file in group]
-        if not everything:
-            raise UsageError(f"{self.path}: no images here ({', '.join(IMG_EXTENSIONS)})")
-        try:
-            smallest = min(min(Image.open(file).size) for file in everything)
-            side, mode = (64 if smallest >= 64 else 32), "RGB"
-            if all(Image.open(file).mode in ("1", "L", "I;16") for file in everything):
-                mode = "L"
-            tensors = [torch.stack([_square(file, side, mode) for file in group]) for group in files]
-        except OSError as error:
-            raise UsageError(f"{self.path}: {error}") from error
+        for folder, group in zip(split_folders if given else [self.path], files):
+            if not group:
+                raise UsageError(f"{folder}: no images here ({', '.join(IMG_EXTENSIONS)})")
+        headers = [_read(file, lambda image: (min(image.size), image.mode)) for file in everything]
+        side = 64 if min(smallest for smallest, _ in headers) >= 64 else 32
+        mode = "L" if all(mode in GREY for _, mode in headers) else "RGB"
+        square = functools.partial(_square, side=side, mode=mode)
+        tensors = [torch.stack([_read(file, square) for file in group]) for group in files]
         how = f"central square, resized to {side}x{side} (bicubic)"
         if given:
             return Images(*tensors, how)
@@ -91,8 +95,19 @@ class PathDataset(Dataset):
         return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
 
 
-def _square(file: Path, side: int, mode: str) -> Tensor:
-    image = Image.open(file).convert(mode)
+def _read(file: Path, use: Callable[[Image.Image], Any]) -> Any:
+    """`use` of the image in a file; raises `UsageError` naming the file where there is none."""
+    try:
+        with Image.open(file) as image:
+            return use(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"{file}: not readable as an image ({error})") from error
+
+
+def _square(image: Image.Image, side: int, mode: str) -> Tensor:
+    if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    image = image.convert(mode)
     edge = min(image.size)
     left, top = (image.width - edge) / 2, (image.height - edge) / 2
     array = np.asarray(image.resize((side, side), Image.BICUBIC, box=(left, top, left + edge, top + edge)))

@@ -57,7 +57,7 @@ class Inception(Extractor):
                 "inception-v3-compat", [self.layer], feature_extractor_weights_path=str(path)
             )
         except Exception as error:
-            reason = str(error).partition("\n")[0]
+            reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
             raise Unavailable(f"{path}: not a file of Inception weights ({reason})") from error
         if not finite:
             raise Unavailable(f"{path}: has no weights for the layer {self.layer} that {self.name} reads")

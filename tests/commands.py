@@ -1,0 +1,63 @@
+"""Commands in processes of their own, and what they leave behind."""
+
+import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import benchmark
+from benchmark.cli import main
+
+ROOT = Path(benchmark.__file__).resolve().parent.parent
+
+
+def _command(words, cache, log):
+    os.environ["LATENT_PRIOR_CACHE"] = cache
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = ["benchmark", *words]
+    main()
+
+
+def start(words, cache, log):
+    """The command line in a process of its own, forked from one that has imported the packages already."""
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload(["benchmark.cli", "benchmark.run", "benchmark.pretrain", "priors.evalp", __name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
+        multiprocessing.forkserver.ensure_running()
+    process = forked.Process(target=_command, args=([str(word) for word in words], str(cache), str(log)))
+    process.start()
+    return process
+
+
+def finish(process, log):
+    """Wait for a started command: code, output."""
+    process.join(120)
+    assert not process.is_alive()
+    return SimpleNamespace(code=process.exitcode, output=Path(log).read_text())
+
+
+def record_files(results):
+    return sorted((Path(results) / "records").rglob("*.json"))
+
+
+def contents(folder):
+    """Path below `folder` -> (bytes, time of the last change)."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def the_record(results, kind, prior="evalp", seed=0, **row):
+    """The one record of that kind, prior and seed, with its path."""
+    found = [(json.loads(path.read_text()), path) for path in record_files(results)]
+    wanted = {"prior": prior, "seed": seed, **row}
+    found = [(r, path) for r, path in found if r["kind"] == kind and wanted.items() <= r["row"].items()]
+    assert len(found) == 1
+    return found[0]
