@@ -73,10 +73,11 @@ def check(
         target = TARGETS[name]()
         try:
             made = fitted if name == "ring" else fit(target)
+            yield learning(made, target, device)
         except Diverged as error:
             yield Finding(f"learns {name}", False if name in fitted.learns else None, f"diverged: {error}")
-        else:
-            yield learning(made, target, device)
+        except Exception as error:
+            yield Finding(f"learns {name}", False, f"{type(error).__name__}: {error}")
 
 
 def _finding(name: str, examine: Callable[[], str | None]) -> Finding:

@@ -44,7 +44,7 @@ class LatentFlow(LatentPrior):
         "cifar10": (128, {"couplings": 4, "width": 512}),
         "celeba64": (64, {"couplings": 4, "width": 256}),
     }
-    quick = {"steps": 2_000}
+    quick = {"steps": 1_200}
     learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005}
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentFlowConfig) -> None:

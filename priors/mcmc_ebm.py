@@ -40,7 +40,7 @@ class MCMCEBMConfig(PriorConfig):
 class MCMCEBM(LatentPrior):
     name = "mcmc_ebm"
     Config = MCMCEBMConfig
-    quick = {"steps": 600}
+    quick = {"steps": 300}
     # a chain of step 0.4 cannot hold `narrow`; the quick budget's fit is far from converged on the others
     learns = {"ring": 0.3, "mixture": 0.6, "banana": 0.6, "standard": 0.005}
 
