@@ -127,7 +127,7 @@ class EVaLP(LatentPrior):
             },
         ),
     }
-    quick = {"steps": 2_500, "proposals": 50}
+    quick = {"steps": 2_000, "proposals": 50}
     companions = ({"kl_weight": 1.0},)
 
     def __init__(self, latent_shape: tuple[int, ...], config: EVaLPConfig) -> None:

@@ -55,7 +55,7 @@ def classifier_loss(energy: MLPEnergy, z_q: Tensor, z_0: Tensor) -> Tensor:
 class NCP(LatentPrior):
     name = "ncp"
     Config = NCPConfig
-    quick = {"steps": 300, "proposals": 50}
+    quick = {"steps": 300, "batch_size": 128, "proposals": 50}
     # SIR from N(0, I) cannot hit what is narrow or, with the quick budget's proposals, scattered in 16 dimensions
     learns = {"ring": 0.1, "banana": 0.1, "standard": 0.005}
 
