@@ -38,7 +38,7 @@ from benchmark.provenance import device_name
 from priors.api import AggregatePosterior, PosteriorSplit
 from priors.energies import MLPEnergy
 from priors.evalp import EVaLP, EVaLPConfig, energy_loss, sampler_loss
-from priors.flows import LOG_SCALE_BOUND, RealNVP
+from priors.flows import LOG_SCALE_BOUND, CouplingFlow
 from priors.gaussian import log_standard_normal
 
 FALLBACK = "digits-conv_vae"
@@ -66,7 +66,7 @@ def plain(draw: Callable[[], Tensor], features: int, generator: torch.Generator)
     """The loop as one would write it; `draw` gives z_q of one batch."""
     config, device = recipe(1), generator.device
     energy = MLPEnergy(features, config.energy_width).to(device)
-    sampler = RealNVP(features, config.couplings, config.sampler_width).to(device)
+    sampler = CouplingFlow(features, config.couplings, config.sampler_width).to(device)
     energy_optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, BETAS)
     sampler_optimiser = torch.optim.Adam(sampler.parameters(), config.learning_rate, BETAS)
 
@@ -145,7 +145,7 @@ class BareEnergy:
         self.parameters = Parameters(energy, learning_rate)
         self._value, self._gradient = self.parameters.values, self.parameters.gradients
         self._n, self._gp_weight = n, gp_weight
-        first = self._value["first.weight"]
+        first = self._value["hidden.0.weight"]
         width, features = first.shape
         self._h1, self._a1, self._g1, self._h2, self._a2, self._g2 = (first.new_empty(3 * n, width) for _ in range(6))
         self._slope, self._norm = first.new_empty(n, features), first.new_empty(n, 1)
@@ -156,9 +156,9 @@ class BareEnergy:
 
     def _hidden(self, z: Tensor, h1: Tensor, a1: Tensor, h2: Tensor) -> None:
         value = self._value
-        torch.addmm(value["first.bias"], z, value["first.weight"].T, out=h1)
+        torch.addmm(value["hidden.0.bias"], z, value["hidden.0.weight"].T, out=h1)
         aten.leaky_relu(h1, MLPEnergy.SLOPE, out=a1)
-        torch.addmm(value["second.bias"], a1, value["second.weight"].T, out=h2)
+        torch.addmm(value["hidden.1.bias"], a1, value["hidden.1.weight"].T, out=h2)
 
     def gradients(self, z: Tensor) -> None:
         """Gradient of the energy's loss at z (3n, d), whose last n rows are overwritten."""
@@ -168,21 +168,21 @@ class BareEnergy:
         aten.leaky_relu(h2[: 2 * n], MLPEnergy.SLOPE, out=a2[: 2 * n])
         torch.mul(self._of_output[:, None], value["last.weight"], out=g2)
         self._back(g2, h2)
-        torch.mm(g2, value["second.weight"], out=g1)
+        torch.mm(g2, value["hidden.1.weight"], out=g1)
         self._back(g1, h1)
-        torch.mm(g1[2 * n :], value["first.weight"], out=self._slope)
+        torch.mm(g1[2 * n :], value["hidden.0.weight"], out=self._slope)
         torch.linalg.vector_norm(self._slope, dim=1, keepdim=True, out=self._norm)
         scale = self._norm.reciprocal_().neg_().add_(1).mul_(2 * self._gp_weight / n)
         torch.mul(self._slope, scale, out=z[2 * n :])
-        torch.mm(z[2 * n :], value["first.weight"].T, out=a1[2 * n :])
+        torch.mm(z[2 * n :], value["hidden.0.weight"].T, out=a1[2 * n :])
         self._back(a1[2 * n :], h1[2 * n :])
-        torch.mm(a1[2 * n :], value["second.weight"].T, out=a2[2 * n :])
+        torch.mm(a1[2 * n :], value["hidden.1.weight"].T, out=a2[2 * n :])
         self._back(a2[2 * n :], h2[2 * n :])
-        torch.mm(g1.T, z, out=gradient["first.weight"])
-        torch.sum(g1[: 2 * n], 0, out=gradient["first.bias"])
-        torch.mm(g2.T, a1, out=gradient["second.weight"])
-        torch.sum(g2[: 2 * n], 0, out=gradient["second.bias"])
-        torch.mv(a2.T, self._of_output, out=gradient["last.weight"].view(-1))  # the last bias has gradient zero
+        torch.mm(g1.T, z, out=gradient["hidden.0.weight"])
+        torch.sum(g1[: 2 * n], 0, out=gradient["hidden.0.bias"])
+        torch.mm(g2.T, a1, out=gradient["hidden.1.weight"])
+        torch.sum(g2[: 2 * n], 0, out=gradient["hidden.1.bias"])
+        torch.mv(a2.T, self._of_output, out=gradient["last.weight"].view(-1))
 
     def slope(self, z: Tensor, out: Tensor) -> None:
         """Gradient of mean f(z) in z (n, d)."""
@@ -191,9 +191,9 @@ class BareEnergy:
         self._hidden(z, h1, a1, h2)
         torch.mul(self._of_output[:n, None], value["last.weight"], out=g2)
         self._back(g2, h2)
-        torch.mm(g2, value["second.weight"], out=g1)
+        torch.mm(g2, value["hidden.1.weight"], out=g1)
         self._back(g1, h1)
-        torch.mm(g1, value["first.weight"], out=out)
+        torch.mm(g1, value["hidden.0.weight"], out=out)
 
 
 class BareNetwork:
@@ -275,9 +275,9 @@ class BareCoupling:
 
 
 class BareSampler:
-    """`RealNVP` with its loss's gradient written out: `push` for the k energy steps, `gradients` for its own."""
+    """`CouplingFlow` with its loss's gradient written out: `push` for the k energy steps, `gradients` for its own."""
 
-    def __init__(self, sampler: RealNVP, couplings: int, n: int, k: int, kl_weight: float, rate: float) -> None:
+    def __init__(self, sampler: CouplingFlow, couplings: int, n: int, k: int, kl_weight: float, rate: float) -> None:
         self.parameters, self._kl_weight = Parameters(sampler, rate), kl_weight
         features = sampler.features
         self._wide, self._narrow = (
@@ -305,7 +305,7 @@ def arithmetic(posterior: AggregatePosterior, features: int, generator: torch.Ge
     config, device = recipe(1), generator.device
     k, n = config.energy_steps, config.batch_size
     energy_module = MLPEnergy(features, config.energy_width).to(device)
-    sampler_module = RealNVP(features, config.couplings, config.sampler_width).to(device)
+    sampler_module = CouplingFlow(features, config.couplings, config.sampler_width).to(device)
     energy = BareEnergy(energy_module, n, config.gp_weight, config.learning_rate)
     sampler = BareSampler(sampler_module, config.couplings, n, k, config.kl_weight, config.learning_rate)
     mean, std = (part.flatten(1) for part in (posterior.train._mean, posterior.train._std))
@@ -341,7 +341,7 @@ def check_arithmetic(features: int, generator: torch.Generator) -> None:
     config, device, kl_weight = recipe(1), generator.device, 0.5
     k, n = config.energy_steps, config.batch_size
     energy = MLPEnergy(features, config.energy_width).to(device)
-    sampler = RealNVP(features, config.couplings, config.sampler_width).to(device)
+    sampler = CouplingFlow(features, config.couplings, config.sampler_width).to(device)
     with torch.no_grad():
         for parameter in [*energy.parameters(), *sampler.parameters()]:
             parameter.add_(torch.randn(parameter.shape, generator=generator, device=device), alpha=0.05)
