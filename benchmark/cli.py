@@ -178,7 +178,6 @@ def run(
     except KeyboardInterrupt:
         say("interrupted: the leaderboard holds what was measured, and the same command goes on from here")
         raise typer.Exit(130) from None
-    print((results / "leaderboard.md").read_text())
     raise typer.Exit(1 if failed else 0)
 
 

@@ -165,6 +165,12 @@ def write_tables(results: Path) -> list[str]:
     return damaged
 
 
+def table_text(results: Path, bundle: str, protocol: str) -> str:
+    """The markdown of one bundle's tables under one protocol (one a device type)."""
+    made = [table for table in tables(results)[0] if (table.bundle, table.protocol.hash) == (bundle, protocol)]
+    return "\n".join(map(_markdown, made))
+
+
 def _lock_path(results: Path) -> Path:
     path = cache_root() / "locks" / f"results-{content_hash(str(results.resolve()))[:16]}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)

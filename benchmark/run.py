@@ -14,7 +14,7 @@ from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.job import Outcome, Workspace, run_job
-from benchmark.leaderboard import write_grids, write_tables
+from benchmark.leaderboard import table_text, write_grids, write_tables
 from benchmark.plan import jobs, rows
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
@@ -86,7 +86,10 @@ def run(
     results: Path,
     retry: bool,
 ) -> int:
-    """Run every job that is not recorded, rewriting the tables after each. Returns how many jobs failed."""
+    """Run every job that is not recorded, rewriting the tables after each, and print the run's own table.
+
+    Returns how many jobs failed.
+    """
     started = time.perf_counter()
     protocol = protocol_for(bundle, budget, split, extractor.identity(), extractor.score)
     made = rows(registry, priors, bundle, budget)
@@ -116,6 +119,7 @@ def run(
     write_tables(results)
     write_grids(results)
     seconds = time.perf_counter() - started
+    print(table_text(results, bundle.id[:16], protocol.hash))
     say(f"{len(todo) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}")
     return failed
 
