@@ -137,7 +137,9 @@ def _table(
             left_out.add(f"{label}'s {record['kind']} on another machine")
         else:
             kept.append(record)
-    # a fit makes no row of its own: it belongs to whatever was measured of it, under any label
+    # fits and timings serve several protocols, so they make no row: a score does, and takes its fit under any label
+    scored = {r["row"]["label"] for r in kept if r["kind"] != "fit" and "machine" not in r["identity"]}
+    kept = [record for record in kept if record["row"]["label"] in scored or record["status"] != "ok"]
     fits = {record["id"]: record["values"] for record in records if (record["kind"], record["status"]) == ("fit", "ok")}
     made: dict[str, TableRow] = {}
     for record in kept:

@@ -274,8 +274,19 @@ def test_timings_of_the_same_seed_on_two_machines_keep_the_newest_machine(result
             reads = ("timing_batches", "timing_repeats", "timing_seconds")
             values = {"prior_seconds_1000": seconds, "prior_seconds_1000_quartiles": [seconds, seconds]}
             results.add(label, "sampling_time", values, machine=machine, reads=reads)
+    results.scores("gaussian", [3.0])
+    results.scores("evalp", [2.0])
     for label in ("gaussian", "evalp"):
         assert results.line(label, "prior_seconds_1000")["mean"] == 2.0
+
+
+def test_a_timing_alone_makes_no_row(results):
+    """Timings read nothing of the split, so those of the test table must not open blank rows in that of val."""
+    results.scores("gaussian", [3.0])
+    values = {"prior_seconds_1000": 1.0, "prior_seconds_1000_quartiles": [1.0, 1.0]}
+    machine = {"device": "some", "threads": 1, "dtype": "float32"}
+    results.add("evalp", "sampling_time", values, machine=machine, reads=("timing_batches",))
+    assert set(results.board()["prior"]) == {"gaussian"}
 
 
 @pytest.mark.parametrize("seeds, ranks", [(4, False), (5, True)])
