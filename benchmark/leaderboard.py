@@ -101,12 +101,12 @@ def tables(results: Path) -> tuple[list[Table], list[str]]:
     records, damaged = RecordStore(results / "records").all()
     protocols, damaged_protocols = saved_protocols(results)
     made = []
-    for protocol in protocols:
+    for bundle, protocol in protocols:
         groups = defaultdict(list)
         for record in records:
-            if _belongs(record, protocol):
-                row = record["row"]
-                groups[row["dataset"], row["backbone"], row["bundle"], row["device"]].append(record)
+            row = record["row"]
+            if row["bundle"] == bundle and _belongs(record, protocol):
+                groups[row["dataset"], row["backbone"], bundle, row["device"]].append(record)
         # a fit alone, which belongs to every protocol of its budget, makes no table
         made += [
             _table(protocol, *key, group) for key, group in groups.items() if any(r["kind"] != "fit" for r in group)

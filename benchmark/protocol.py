@@ -47,9 +47,9 @@ class Protocol(BaseModel):
     def hash(self) -> str:
         return content_hash(self.model_dump(mode="json"))
 
-    def save(self, results: Path) -> None:
-        """Put the protocol beside the records: tables are made per protocol, from files alone."""
-        path = results / "protocols" / f"{self.hash[:16]}.json"
+    def save(self, results: Path, bundle: str) -> None:
+        """Note that a bundle (its short id) is scored under this protocol: tables are made from files alone."""
+        path = results / "protocols" / bundle / f"{self.hash[:16]}.json"
         if not path.exists():
             write_sealed(path, self.model_dump(mode="json"))
 
@@ -58,13 +58,14 @@ class Protocol(BaseModel):
         return self.model_dump(mode="json", include=set(names))
 
 
-def saved_protocols(results: Path) -> tuple[list[Protocol], list[str]]:
-    """The protocols of a results folder, and for each damaged file the sentence that says so."""
+def saved_protocols(results: Path) -> tuple[list[tuple[str, Protocol]], list[str]]:
+    """Bundle and protocol of every table there is to make, and for each damaged file the sentence that says so."""
     protocols, damaged = [], []
-    for path in sorted((results / "protocols").glob("*.json")):
+    for path in sorted((results / "protocols").glob("*/*.json")):
         try:
             content = read_sealed(path)
-            protocols.append(Protocol(**{name: value for name, value in content.items() if name != "seal"}))
+            protocol = Protocol(**{name: value for name, value in content.items() if name != "seal"})
+            protocols.append((path.parent.name, protocol))
         except (Damaged, ValidationError) as error:
             damaged.append(f"{path}: {error}" if isinstance(error, ValidationError) else str(error))
     return protocols, damaged

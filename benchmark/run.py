@@ -98,7 +98,7 @@ def run(
     metrics = [registry.get("metric", name)() for name in registry.at_hand("metric")]
     store = RecordStore(results / "records")
     work = Workspace(bundle, registry, protocol, extractor, reference, metrics, store, device, retry)
-    protocol.save(results)
+    protocol.save(results, bundle.id[:16])
     provenance(device)  # the state of the code is read once, and belongs to the start of the run
     todo = jobs(made, bundle, seeds, budget, device.type)
     say(f"{len(todo)} jobs: {len(made)} rows x {seeds} seeds on {bundle.path.name}, {budget} budget, {device.type}")

@@ -37,9 +37,7 @@ class Results:
         extractor = {"name": "digit-cnn", "version": 1, "weights": "0" * 64}
         settings = dict(budget="quick", split="test", extractor=extractor, score="FD digit-cnn", generated=500)
         settings |= dict(reference=500, preparation="padded", mmd_latents=500, timing_seconds=2.0)
-        protocol = Protocol(**settings | change)
-        protocol.save(self.folder)
-        return protocol
+        return Protocol(**settings | change)
 
     def add(self, label, kind, values, seed=0, machine=None, protocol=None, code="one", reads=("split",), **row):
         """One record; `code` tells configurations apart, and each record is a second newer than the one before."""
@@ -47,6 +45,7 @@ class Results:
         is_reference = prior in REFERENCES
         facts = dict(dataset="digits", backbone="conv_vae", bundle="b" * 16, prior=prior, label=label, config={})
         facts |= dict(seed=seed, budget=None if is_reference else protocol.budget, device="cpu") | row
+        protocol.save(self.folder, facts["bundle"])
         fit = content_hash([facts["bundle"], facts["device"], label, code, seed, facts["budget"]])[:32]
         facts["config_hash"] = content_hash([facts["bundle"], facts["device"], label, code, facts["budget"]])[:16]
         identity = {"fit": fit} if kind == "fit" else {"fit": fit, "metric": kind, "settings": protocol.part(reads)}
@@ -278,6 +277,18 @@ def test_timings_of_the_same_seed_on_two_machines_keep_the_newest_machine(result
     results.scores("evalp", [2.0])
     for label in ("gaussian", "evalp"):
         assert results.line(label, "prior_seconds_1000")["mean"] == 2.0
+
+
+def test_a_protocol_makes_a_table_of_the_bundles_that_ran_under_it_alone(results):
+    """The sample strips of reference rows read no count, so another data set's full run would claim them."""
+    other = results.new_protocol(generated=10_000, preparation="other images")
+    results.references()
+    results.add("aggregate_posterior", "samples", {"png": ""}, reads=("split", "rounding"))
+    results.references(protocol=other, bundle="d" * 16, dataset="mnist")
+    assert [(table.dataset, table.protocol.hash) for table in tables(results.folder)[0]] == [
+        ("digits", results.protocol.hash),
+        ("mnist", other.hash),
+    ]
 
 
 def test_a_timing_alone_makes_no_row(results):
