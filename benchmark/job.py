@@ -21,7 +21,7 @@ from backbones.hashing import Damaged, content_hash, file_hash, read_sealed, wri
 from benchmark.evaluation import REFERENCE_ROWS, Evaluation, ReferenceRow
 from benchmark.extractors.api import Extractor, Features
 from benchmark.metrics.api import Metric
-from benchmark.places import cache_root
+from benchmark.places import cache_root, lock_path
 from benchmark.plan import Job
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
@@ -93,7 +93,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
     if not any(_missing(job, metrics, work, outcome)):
         return outcome
     try:
-        held = FileLock(_lock_path(job)).acquire(timeout=-1 if wait else 0)
+        held = FileLock(lock_path(job.fit_id)).acquire(timeout=-1 if wait else 0)
     except Timeout:
         return None
     with held:
@@ -248,12 +248,6 @@ def _reference_split(job: Job, work: Workspace) -> str:
 
 def _fit_path(job: Job) -> Path:
     return cache_root() / "fits" / f"{job.fit_id}.safetensors"
-
-
-def _lock_path(job: Job) -> Path:
-    path = cache_root() / "locks" / f"{job.fit_id}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _checked_facts(facts: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tabulate import tabulate
 from backbones.hashing import content_hash, write_atomic
 from benchmark.evaluation import REFERENCE_ROWS
 from benchmark.metrics.samples import from_png
-from benchmark.places import cache_root
+from benchmark.places import lock_path
 from benchmark.protocol import Protocol, saved_protocols
 from benchmark.records import RecordStore
 from benchmark.statistics import RANKED_FROM, gap_closed, mean_interval, not_worse_than_best
@@ -107,10 +107,9 @@ def tables(results: Path) -> tuple[list[Table], list[str]]:
             row = record["row"]
             if row["bundle"] == bundle and _belongs(record, protocol):
                 groups[row["dataset"], row["backbone"], bundle, row["device"]].append(record)
-        # a fit alone, which belongs to every protocol of its budget, makes no table
-        made += [
-            _table(protocol, *key, group) for key, group in groups.items() if any(r["kind"] != "fit" for r in group)
-        ]
+        shared = (_table(protocol, *key, group) for key, group in groups.items())
+        # fits and timings of another protocol's run alone make no table
+        made += [table for table in shared if any(record["kind"] != "fit" for record in table.records)]
     made.sort(key=lambda t: (t.dataset, t.backbone, t.bundle, t.protocol.split, t.protocol.budget, t.name))
     return made, damaged + damaged_protocols
 
@@ -157,7 +156,8 @@ def _table(
 
 def write_tables(results: Path) -> list[str]:
     """Rewrite leaderboard.md and leaderboard.csv from the records. Returns what is damaged, a sentence each."""
-    with FileLock(_lock_path(results)):  # two processes: the later one sees the records of both
+    folder = content_hash(str(results.resolve()))[:16]
+    with FileLock(lock_path(f"results-{folder}")):  # two processes: the later one sees the records of both
         made, damaged = tables(results)
         title = "# Leaderboard\n\nMade from the records in `records/` by `python -m benchmark leaderboard`.\n"
         text = "\n".join([title, *map(_markdown, made), *(f"Left out: {sentence}\n" for sentence in damaged)])
@@ -171,12 +171,6 @@ def table_text(results: Path, bundle: str, protocol: str) -> str:
     """The markdown of one bundle's tables under one protocol (one a device type)."""
     made = [table for table in tables(results)[0] if (table.bundle, table.protocol.hash) == (bundle, protocol)]
     return "\n".join(map(_markdown, made))
-
-
-def _lock_path(results: Path) -> Path:
-    path = cache_root() / "locks" / f"results-{content_hash(str(results.resolve()))[:16]}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _tidy(table: Table) -> Iterator[list[Any]]:

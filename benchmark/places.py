@@ -20,3 +20,10 @@ def data_roots(data_root: Path | None = None) -> list[Path]:
     """Folders searched for image data, first match wins: `--data-root`, `$LATENT_PRIOR_DATA`, the cache."""
     named = [data_root, Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None]
     return [root for root in named if root is not None] + [cache_root() / "data"]
+
+
+def lock_path(name: str) -> Path:
+    """The lock file of that name, in the cache, for processes that share work."""
+    path = cache_root() / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -43,7 +43,9 @@ COMMANDS = {command.name or command.callback.__name__: command.callback for comm
 
 def test_help_names_every_command(cli):
     done = cli("--help")
-    assert done.code == 0 and {"pretrain", "run", "reference", "list", "leaderboard", "check", "new-prior"} == set(COMMANDS)
+    assert done.code == 0 and {"pretrain", "run", "reference", "list", "leaderboard", "check", "new-prior"} == set(
+        COMMANDS
+    )
     for name in COMMANDS:
         assert re.search(rf"\b{name}\b", done.out)
 

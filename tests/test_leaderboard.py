@@ -300,6 +300,16 @@ def test_a_timing_alone_makes_no_row(results):
     assert set(results.board()["prior"]) == {"gaussian"}
 
 
+@pytest.mark.parametrize("fit", [{"fit_seconds": 1.0}, {"status": "failed", "reason": "no"}], ids=["fitted", "failed"])
+def test_timings_and_fits_alone_make_no_table(fit, results):
+    """A protocol that was noted by a run which has scored nothing yet."""
+    values = {"prior_seconds_1000": 1.0, "prior_seconds_1000_quartiles": [1.0, 1.0]}
+    machine = {"device": "some", "threads": 1, "dtype": "float32"}
+    results.add("gaussian", "sampling_time", values, machine=machine, reads=("timing_batches",))
+    results.add("evalp", "fit", fit)
+    assert results.board().empty and results.sections() == []
+
+
 @pytest.mark.parametrize("seeds, ranks", [(4, False), (5, True)])
 def test_a_table_ranks_from_five_seeds_on(seeds, ranks, results):
     results.references()
