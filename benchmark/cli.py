@@ -154,6 +154,10 @@ def run(
     split: Annotated[SplitName, typer.Option(help="Choose settings on val, report on test.")] = SplitName.test,
     extractor: ExtractorOption = None,
     inception_weights: WeightsOption = None,
+    metrics: Annotated[
+        Optional[str],
+        typer.Option(help="Measure these alone, e.g. 'fd,mmd' in several shells and 'sampling_time' in quiet."),
+    ] = None,
     device: DeviceOption = Device.auto,
     results: ResultsOption = Path("results"),
     retry: Annotated[bool, typer.Option("--retry", help="Try again what is recorded as failed.")] = False,
@@ -171,9 +175,22 @@ def run(
         registry, opened, images, extractor, inception_weights, where, data_roots(data_root)
     )
     _warn_of_broken(registry)
+    measured = [word.strip() for word in metrics.split(",")] if metrics else registry.at_hand("metric")
+    classes = [registry.get("metric", word) for word in measured]
     try:
         failed = run(
-            registry, opened, priors, seeds, budget.value, split.value, chosen, reference, where, results, retry
+            registry,
+            opened,
+            priors,
+            seeds,
+            budget.value,
+            split.value,
+            chosen,
+            reference,
+            classes,
+            where,
+            results,
+            retry,
         )
     except KeyboardInterrupt:
         say("interrupted: the leaderboard holds what was measured, and the same command goes on from here")

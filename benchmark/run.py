@@ -15,6 +15,7 @@ from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.job import Outcome, Workspace, run_job
 from benchmark.leaderboard import table_text, write_grids, write_tables
+from benchmark.metrics.api import Metric
 from benchmark.plan import jobs, rows
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
@@ -82,6 +83,7 @@ def run(
     split: Split,
     extractor: Extractor,
     reference: Reference,
+    metrics: list[type[Metric]],
     device: torch.device,
     results: Path,
     retry: bool,
@@ -95,9 +97,9 @@ def run(
     made = rows(registry, priors, bundle, budget)
     for note in dict.fromkeys(row.note for row in made if row.note):
         say(note)
-    metrics = [registry.get("metric", name)() for name in registry.at_hand("metric")]
     store = RecordStore(results / "records")
-    work = Workspace(bundle, registry, protocol, extractor, reference, metrics, store, device, retry)
+    measured = [metric() for metric in metrics]
+    work = Workspace(bundle, registry, protocol, extractor, reference, measured, store, device, retry)
     protocol.save(results, bundle.id[:16])
     provenance(device)  # the state of the code is read once, and belongs to the start of the run
     todo = jobs(made, bundle, seeds, budget, device.type)

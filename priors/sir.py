@@ -7,8 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: proposals in memory at a time
-CHUNK = 100_000
+#: proposals in memory at a time; on a CPU as many as stay in its cache between the layers of an energy network
+CHUNK = {"cuda": 100_000, "cpu": 8_192}
+
+#: sets of proposals over which the effective sample size is averaged
+SETS = 100
 
 #: n sets of M proposals from a generator: (n, M, d) and their log-weights (n, M)
 Weighted = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
@@ -29,9 +32,7 @@ def resample(proposals: Tensor, log_weights: Tensor, generator: torch.Generator)
 
 def sample(weighted: Weighted, n: int, proposals: int, generator: torch.Generator) -> Tensor:
     """n resampled latents (n, d), with at most `CHUNK` proposals in memory (one set where M is larger)."""
-    chunk = max(CHUNK // proposals, 1)
-    sizes = [min(chunk, n - start) for start in range(0, n, chunk)]
-    return torch.cat([resample(*weighted(size, generator), generator) for size in sizes])
+    return torch.cat([resample(*weighted(size, generator), generator) for size in _sizes(n, proposals, generator)])
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
@@ -40,5 +41,11 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 
 
 def mean_effective_sample_size(weighted: Weighted, proposals: int, generator: torch.Generator) -> float:
-    """Effective sample size averaged over as many sets as fit into one chunk."""
-    return effective_sample_size(weighted(max(CHUNK // proposals, 1), generator)[1]).mean().item()
+    """Effective sample size averaged over `SETS` sets."""
+    sizes = _sizes(SETS, proposals, generator)
+    return torch.cat([effective_sample_size(weighted(size, generator)[1]) for size in sizes]).mean().item()
+
+
+def _sizes(n: int, proposals: int, generator: torch.Generator) -> list[int]:
+    chunk = max(CHUNK[generator.device.type] // proposals, 1)
+    return [min(chunk, n - start) for start in range(0, n, chunk)]

@@ -395,14 +395,14 @@ def test_samples_have_the_latent_shape_and_are_decided_by_the_generator(proposal
 
 def test_many_proposals_are_drawn_in_parts(monkeypatch):
     """Sets that do not fit into memory together: all n latents come, and mean the same."""
-    monkeypatch.setattr(sir, "CHUNK", 100)
+    monkeypatch.setitem(sir.CHUNK, "cpu", 100)
     prior = tilted(proposals=30)
     parts = prior.sample(2000, seeded(1))
     monkeypatch.undo()
     whole = prior.sample(2000, seeded(2))
     assert parts.shape == (2000, 2) and len(parts.unique(dim=0)) == 2000
     assert all(stats.ks_2samp(parts[:, i], whole[:, i]).pvalue > 0.01 for i in range(2))
-    assert built(proposals=sir.CHUNK + 1).sample(2, seeded()).shape == (2, 4)
+    assert built(proposals=sir.CHUNK["cpu"] + 1).sample(2, seeded()).shape == (2, 4)
 
 
 def test_diagnostics_tell_the_effective_sample_size_of_resampling():

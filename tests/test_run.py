@@ -44,7 +44,7 @@ from priors.gaussian import Gaussian
 ROOT = Path(benchmark.__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 DIGITS = SHIPPED / "digits-conv_vae"
-TIMED = r"fit_seconds|(prior|images)_(seconds|repeats)_\d+"
+TIMED = r"fit_seconds|(prior|images)_seconds_\d+|repeats_\d+"
 
 
 def grids(results):
@@ -113,6 +113,19 @@ def test_running_again_repeats_nothing(copied):
     done = copied.again()
     assert done.code == 0 and "8 jobs fine, 0 failed" in done.output
     assert (contents(copied.results / "records"), contents(copied.cache / "fits")) == before
+
+
+def test_metrics_asked_for_by_name_come_alone_and_the_others_later_without_a_new_fit(small_bundle, tmp_path, cli):
+    words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--seeds", 1, "--results", tmp_path]
+    assert cli(*words, "--metrics", "fd, mmd").code == 0
+    kinds = {path.name.split("-")[0] for path in record_files(tmp_path)}
+    assert kinds == {"fit", "fd", "mmd"}
+    first = contents(tmp_path / "records")
+    assert cli(*words).code == 0
+    assert {path.name.split("-")[0] for path in record_files(tmp_path)} - kinds == {"samples", "sampling_time"}
+    assert first.items() <= contents(tmp_path / "records").items()
+    refused = cli(*words, "--metrics", "fd,mdm")
+    assert refused.code == 2 and "unknown metric 'mdm'; did you mean 'mmd'?" in refused.err
 
 
 METRIC = """
