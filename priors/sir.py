@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -32,7 +33,13 @@ def resample(proposals: Tensor, log_weights: Tensor, generator: torch.Generator)
 
 def sample(weighted: Weighted, n: int, proposals: int, generator: torch.Generator) -> Tensor:
     """n resampled latents (n, d), with at most `CHUNK` proposals in memory (one set where M is larger)."""
-    return torch.cat([resample(*weighted(size, generator), generator) for size in _sizes(n, proposals, generator)])
+    sizes = _sizes(n, proposals, generator)
+    drawn = resample(*weighted(sizes[0], generator), generator)
+    # one tensor for all: small ones kept between large ones that come and go would fragment memory, by gigabytes
+    z = torch.cat([drawn, drawn.new_empty(n - sizes[0], drawn.shape[1])])
+    for start, size in zip(itertools.accumulate(sizes), sizes[1:]):
+        z[start : start + size] = resample(*weighted(size, generator), generator)
+    return z
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 
 import pytest
 import torch
@@ -403,6 +404,22 @@ def test_many_proposals_are_drawn_in_parts(monkeypatch):
     assert parts.shape == (2000, 2) and len(parts.unique(dim=0)) == 2000
     assert all(stats.ks_2samp(parts[:, i], whole[:, i]).pvalue > 0.01 for i in range(2))
     assert built(proposals=sir.CHUNK["cpu"] + 1).sample(2, seeded()).shape == (2, 4)
+
+def test_many_draws_take_no_more_memory_than_few():
+    """Small results kept between the large blocks that come and go pinned a new block each: gigabytes."""
+    resource = pytest.importorskip("resource")
+
+    def weighted(n, generator):
+        proposals = torch.randn(n, 5_000, 4, generator=generator)
+        hidden = proposals.repeat(1, 1, 128)  # the 10 MB of an energy network's layer
+        return proposals, hidden.sum(2) * 0
+
+    def peak(draws):
+        sir.sample(weighted, draws, 5_000, seeded())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    before = peak(20)
+    assert peak(400) - before < 200e6
 
 
 def test_diagnostics_tell_the_effective_sample_size_of_resampling():
