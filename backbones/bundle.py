@@ -1,7 +1,7 @@
 """A bundle: a frozen backbone with all that stage 2 needs of it, so that stage 2 opens no image file.
 
     bundle.json               the card (sealed): data set, backbone, config, training log, sha256 of each part
-    weights.safetensors       encoder and decoder
+    weights.safetensors       encoder and decoder, float16 where that loses nothing (see `round_weights`)
     posterior.safetensors     mean and std of q(z|x) for train, val and test images, float16
 
 Its id is the seal of its card, which holds the hash of every part. Nothing in it can run code.
@@ -76,6 +76,22 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path, card)
 
 
+@torch.no_grad()
+def round_weights(backbone: Backbone) -> None:
+    """Round matrices and kernels to float16's values, in place: done before posteriors are taken, nothing is lost.
+
+    Vectors (biases, normalisation) stay as they are: they are few, and running variances may be out of its range.
+    """
+    for parameter in backbone.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(parameter.half())
+
+
+def _smallest(value: Tensor) -> Tensor:
+    half = value.half() if value.is_floating_point() else value
+    return (half if torch.equal(half.to(value.dtype), value) else value).contiguous()
+
+
 def write_bundle(
     path: Path, card: dict[str, Any], backbone: Backbone, posterior: dict[str, tuple[Tensor, Tensor]]
 ) -> Bundle:
@@ -89,7 +105,7 @@ def write_bundle(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        weights = {name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()}
+        weights = {name: _smallest(value.detach()).cpu() for name, value in backbone.state_dict().items()}
         save_file(weights, temporary / "weights.safetensors")
         halves = {
             f"{split}.{name}": value.half().cpu().contiguous()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import backbones
 from backbones.bundle import Bundle, open_bundle
 from backbones.hashing import Damaged
+from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError, unknown
 from benchmark.places import cache_root
 
@@ -26,8 +28,11 @@ def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
     return bundles, damaged
 
 
-def find_bundle(dataset: str, backbone: str, name: str | None) -> tuple[Bundle, list[str]]:
-    """The bundle of that name or folder, else the first of the data set and backbone; and the others that match."""
+def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tuple[Bundle, list[str]]:
+    """The bundle of that name or folder, else the first of the data set and backbone; and the others that match.
+
+    Where a data set has no bundle its preview's serves. Raises `UsageError`.
+    """
     if name is not None and (Path(name) / "bundle.json").exists():
         try:
             return open_bundle(Path(name)), []
@@ -38,11 +43,21 @@ def find_bundle(dataset: str, backbone: str, name: str | None) -> tuple[Bundle, 
         if name in bundles:
             return bundles[name], []
         raise UsageError(damaged[name]) if name in damaged else unknown("bundle", name, bundles)
-    matching = [key for key, bundle in bundles.items() if (bundle.dataset, bundle.backbone_name) == (dataset, backbone)]
+    typed = dataset.config.model_dump(mode="json", exclude_unset=True)
+    matching = [
+        key
+        for key, bundle in bundles.items()
+        if (bundle.dataset, bundle.backbone_name) == (dataset.name, backbone)
+        and typed.items() <= bundle.card["dataset"].get("settings", {}).items()
+    ]
+    if not matching and dataset.preview and not typed:
+        matching = [
+            key for key, made in bundles.items() if (made.dataset, made.backbone_name) == (dataset.preview, backbone)
+        ]
     if not matching:
         raise UsageError(
-            f"there is no bundle of {dataset} with {backbone} (there are: {', '.join(bundles) or 'none'}); "
-            f"make one with: python -m benchmark pretrain --dataset {dataset} --backbone {backbone}"
+            f"there is no bundle of {dataset.label} with {backbone} (there are: {', '.join(bundles) or 'none'}); "
+            f"make one with: python -m benchmark pretrain --dataset {shlex.quote(dataset.label)} --backbone {backbone}"
             + "".join(f"; damaged: {why}" for why in damaged.values())
         )
     return bundles[matching[0]], matching[1:]

@@ -16,10 +16,9 @@ from benchmark.datasets.api import Dataset
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError, unknown
 from benchmark.places import data_roots
-from benchmark.plan import parse_priors
 from benchmark.plugins import KINDS, Registry
 from benchmark.progress import say
-from benchmark.settings import parsed
+from benchmark.settings import parse_named, parsed, validated
 
 
 class Device(str, Enum):
@@ -74,10 +73,15 @@ def _device(choice: Device) -> torch.device:
 
 
 def _dataset(registry: Registry, name: str) -> Dataset:
-    """A registered data set, or a path: what ends in .npz, holds a separator or is a folder here."""
+    """A registered data set, with settings where they are given, or a path: what ends in .npz or holds a separator."""
     if name.endswith(".npz") or "/" in name or "\\" in name:
         return PathDataset(Path(name))
-    return registry.get("dataset", name)()
+    asked = parse_named(name, "--dataset")
+    if len(asked) != 1 or len(asked[0][1]) != 1:
+        raise UsageError(f"--dataset {name}: expected one data set with one value for each setting")
+    name, (settings,) = asked[0]
+    cls = registry.get("dataset", name)
+    return cls(validated(cls.Config, settings, f"data set {name}"))
 
 
 def _dataset_of(registry: Registry, asked: str, bundle: Bundle) -> Dataset | None:
@@ -85,15 +89,20 @@ def _dataset_of(registry: Registry, asked: str, bundle: Bundle) -> Dataset | Non
     if asked.endswith(".npz") or "/" in asked:
         return PathDataset(Path(asked))
     try:
-        return registry.get("dataset", bundle.dataset)()
+        cls = registry.get("dataset", bundle.dataset)
     except UsageError:
         return None
+    return cls(cls.Config(**bundle.card["dataset"].get("settings", {})))
 
 
 def _bundle(registry: Registry, asked: str, backbone: str, name: str | None) -> Bundle:
     registry.get("backbone", backbone)
-    dataset = asked if name else _dataset(registry, asked).name
+    dataset = None if name else _dataset(registry, asked)
     bundle, others = find_bundle(dataset, backbone, name)
+    if dataset is not None and bundle.dataset != dataset.name:
+        say(
+            f"there is no bundle of {dataset.name} here; {bundle.path.name} stands in: {bundle.card['dataset']['preparation']}"
+        )
     if others:
         say(f"using bundle {bundle.path.name}; there are also {', '.join(others)} (--bundle NAME)")
     return bundle
@@ -110,6 +119,14 @@ def _settings(words: list[str] | None) -> dict[str, Any]:
     return settings
 
 
+def _counts(text: str) -> list[int]:
+    """`"7500,1000,5000"` -> [7500, 1000, 5000]."""
+    words = text.split(",")
+    if len(words) != 3 or not all(word.strip().isdecimal() and int(word) > 1 for word in words):
+        raise UsageError(f"--keep {text}: expected three numbers, for train, val and test, for example 7500,1000,5000")
+    return [int(word) for word in words]
+
+
 @app.command()
 def pretrain(
     dataset: DatasetOption,
@@ -118,6 +135,10 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Seed of initialisation, order and noise.")] = 0,
     device: DeviceOption = Device.auto,
     data_root: DataRootOption = None,
+    keep: Annotated[
+        Optional[str],
+        typer.Option(help="Posteriors kept of train, val and test images, drawn at random, e.g. 7500,1000,5000."),
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the new bundle (default: in the cache).")] = None,
     plugin: PluginOption = None,
 ) -> None:
@@ -126,12 +147,14 @@ def pretrain(
 
     registry = Registry(list(plugin or []))
     pretrain(
+        registry,
         _dataset(registry, dataset),
         registry.get("backbone", backbone),
         _settings(set_),
         seed,
         _device(device),
         data_roots(data_root),
+        _counts(keep) if keep else None,
         out,
     )
 
@@ -265,7 +288,7 @@ def check(
     from benchmark.synthetic import TARGETS
 
     registry = Registry(list(plugin or []))
-    asked = parse_priors(prior)
+    asked = parse_named(prior, "check")
     if len(asked) != 1 or len(asked[0][1]) != 1:
         raise UsageError(f"check {prior}: expected one prior with one value for each setting")
     name, (settings,) = asked[0]

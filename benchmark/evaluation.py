@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Protocol as Interface
+from typing import Any
+from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
 DECODE_BATCH = 250
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8, rounded to the nearest of the 256 values."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 class Source(Interface):
@@ -85,7 +91,7 @@ class Evaluation:
         """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device."""
         generator = self.stream(purpose)
         parts = [self.backbone.decode(part, generator) for part in z.split(DECODE_BATCH)]
-        return torch.cat([(part * 255).round().clamp(0, 255).to(torch.uint8) for part in parts])
+        return torch.cat([as_bytes(part) for part in parts])
 
     @functools.cached_property
     def features(self) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ from benchmark.errors import UsageError
 from benchmark.evaluation import REFERENCE_ROWS
 from benchmark.plugins import Registry
 from benchmark.records import record_id
-from benchmark.settings import parsed, validated
+from benchmark.settings import parse_named, validated
 from priors.api import LatentPrior, PriorConfig
 
 REFERENCE_VERSION = 1
@@ -82,35 +80,6 @@ class Job:
         return shared | {"sampling": self.row.config.sampling_settings()} if sampling else shared
 
 
-def parse_priors(text: str) -> list[tuple[str, list[dict[str, Any]]]]:
-    """`'evalp[gp_weight=1,10],gaussian'` -> [("evalp", [{gp_weight: 1}, {gp_weight: 10}]), ("gaussian", [{}])].
-
-    A comma inside brackets starts another setting where a name and `=` follow, else another value of the last.
-    """
-    parts = re.findall(r"[^,\[\]]+(?:\[[^\[\]]*\])?", text)
-    if ",".join(parts) != text or not parts:
-        raise UsageError(
-            f"--priors {text}: expected names with settings in brackets, e.g. 'evalp[gp_weight=1,10],gaussian'"
-        )
-    asked = []
-    for part in parts:
-        name, bracket, inside = part.strip().partition("[")
-        values: dict[str, list[Any]] = {}
-        setting = None
-        for word in inside.rstrip("]").split(",") if bracket else []:
-            before, equals, after = word.partition("=")
-            if equals:
-                setting, word = before.strip(), after
-                if setting in values:
-                    raise UsageError(f"--priors {part}: '{setting}' is given twice; several values are {setting}=1,2")
-                values[setting] = []
-            if setting is None or not word.strip():
-                raise UsageError(f"--priors {part}: expected NAME=VALUE inside the brackets, got '{word}'")
-            values[setting].append(parsed(word.strip()))
-        asked.append((name, [dict(zip(values, choice)) for choice in itertools.product(*values.values())]))
-    return asked
-
-
 def resolved(
     cls: type[LatentPrior], settings: dict[str, Any], dataset: str, latent_shape: tuple[int, ...], budget: str
 ) -> tuple[PriorConfig, PriorConfig, str | None]:
@@ -144,7 +113,7 @@ def _shown(value: Any) -> str:
 
 def rows(registry: Registry, priors: str | None, bundle: Bundle, budget: str) -> list[Row]:
     """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins')."""
-    asked = parse_priors(priors) if priors else [(name, [{}]) for name in registry.at_hand("prior")]
+    asked = parse_named(priors, "--priors") if priors else [(name, [{}]) for name in registry.at_hand("prior")]
     wanted = [("gaussian", {})]
     for name, choices in asked:
         if name in REFERENCE_ROWS:

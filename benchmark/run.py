@@ -24,8 +24,6 @@ from benchmark.provenance import provenance
 from benchmark.records import RecordStore
 from benchmark.reference import Reference, find_reference, make_reference
 
-EMBEDDED = "digit-cnn"
-
 
 def obtain_reference(
     bundle: Bundle, dataset: Dataset | None, extractor: Extractor, device: torch.device, roots: list[Path]
@@ -61,16 +59,17 @@ def choose_extractor(
     device: torch.device,
     roots: list[Path],
 ) -> tuple[Extractor, Reference]:
-    """The extractor asked for with its reference; the embedded one, said in one line, where that cannot be had."""
-    name = name or bundle.card["dataset"]["extractor"]
+    """The extractor asked for with its reference; the data set's own, said in one line, where that cannot be had."""
+    usual = bundle.card["dataset"]["extractor"]
+    name = name or usual
     extractor = registry.get("extractor", name)(weights)
     try:
         return extractor, obtain_reference(bundle, dataset, extractor, device, roots)
     except (Unavailable, UsageError) as error:
-        if extractor.embedded:
+        if extractor.embedded or name == usual:
             raise UsageError(str(error)) from error
-        say(f"{name} cannot be used: {error}; scoring with {EMBEDDED} instead")
-    extractor = registry.get("extractor", EMBEDDED)()
+        say(f"{name} cannot be used: {error}; scoring with {usual} instead")
+    extractor = registry.get("extractor", usual)()
     return extractor, obtain_reference(bundle, dataset, extractor, device, roots)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +18,35 @@ def parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def parse_named(text: str, option: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """`'evalp[gp_weight=1,10],gaussian'` -> [("evalp", [{gp_weight: 1}, {gp_weight: 10}]), ("gaussian", [{}])].
+
+    A comma inside brackets starts another setting where a name and `=` follow, else another value of the last.
+    """
+    parts = re.findall(r"[^,\[\]]+(?:\[[^\[\]]*\])?", text)
+    if ",".join(parts) != text or not parts:
+        raise UsageError(
+            f"{option} {text}: expected names with settings in brackets, e.g. 'evalp[gp_weight=1,10],gaussian'"
+        )
+    asked = []
+    for part in parts:
+        name, bracket, inside = part.strip().partition("[")
+        values: dict[str, list[Any]] = {}
+        setting = None
+        for word in inside.rstrip("]").split(",") if bracket else []:
+            before, equals, after = word.partition("=")
+            if equals:
+                setting, word = before.strip(), after
+                if setting in values:
+                    raise UsageError(f"{option} {part}: '{setting}' is given twice; several values are {setting}=1,2")
+                values[setting] = []
+            if setting is None or not word.strip():
+                raise UsageError(f"{option} {part}: expected NAME=VALUE inside the brackets, got '{word}'")
+            values[setting].append(parsed(word.strip()))
+        asked.append((name, [dict(zip(values, choice)) for choice in itertools.product(*values.values())]))
+    return asked
 
 
 def validated(config: type[BaseModel], settings: dict[str, Any], of: str) -> BaseModel:

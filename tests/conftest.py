@@ -12,6 +12,7 @@ from benchmark.cli import main
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.path import PathDataset
 from benchmark.extractors.digit_cnn import DigitCNN
+from benchmark.plugins import Registry
 from benchmark.pretrain import pretrain
 from benchmark.protocol import protocol_for
 from benchmark.reference import make_reference
@@ -37,7 +38,7 @@ def small_bundle(tmp_path_factory):
     settings = {"width": 1, "nz": 4, "epochs": 20, "batch_size": 32}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
-        bundle = pretrain(dataset, ConvVAE, settings, 0, CPU, [], folder / "small-conv_vae")
+        bundle = pretrain(Registry(), dataset, ConvVAE, settings, 0, CPU, [], None, folder / "small-conv_vae")
     make_reference(bundle, dataset.load([]), DigitCNN(), CPU, bundle.path / "reference", lambda *_, **__: None)
     return bundle.path
 

@@ -5,8 +5,8 @@ import torch
 
 from benchmark.check import check
 from benchmark.new_prior import new_prior
-from benchmark.plan import parse_priors
 from benchmark.plugins import Registry
+from benchmark.settings import parse_named
 from benchmark.synthetic import TARGETS
 from priors.api import LatentPrior
 
@@ -21,7 +21,7 @@ MEMBERS = [
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_every_prior_holds_the_contract_and_learns_the_ring(member):
-    ((name, (settings,)),) = parse_priors(member)
+    ((name, (settings,)),) = parse_named(member, "--priors")
     findings = list(check(Registry().get("prior", name), settings, ["ring"], CPU))
     assert len(findings) == 12
     assert [f"{finding.check}: {finding.detail}" for finding in findings if finding.held is False] == []

@@ -405,6 +405,7 @@ def test_many_proposals_are_drawn_in_parts(monkeypatch):
     assert all(stats.ks_2samp(parts[:, i], whole[:, i]).pvalue > 0.01 for i in range(2))
     assert built(proposals=sir.CHUNK["cpu"] + 1).sample(2, seeded()).shape == (2, 4)
 
+
 def test_many_draws_take_no_more_memory_than_few():
     """Small results kept between the large blocks that come and go pinned a new block each: gigabytes."""
     resource = pytest.importorskip("resource")

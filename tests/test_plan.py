@@ -8,10 +8,11 @@ from pydantic import Field
 from backbones.bundle import Bundle, open_bundle
 from benchmark.bundles import SHIPPED
 from benchmark.errors import UsageError
-from benchmark.plan import Job, jobs, parse_priors, prior_row, rows
+from benchmark.plan import Job, jobs, prior_row, rows
 from benchmark.plugins import Registry
 from benchmark.protocol import CAPS, protocol_for
 from benchmark.records import record_id
+from benchmark.settings import parse_named
 from priors.api import LatentPrior, PriorConfig, sampling_setting
 from priors.evalp import EVaLP
 
@@ -45,7 +46,7 @@ def labels(priors, budget="quick"):
     ],
 )
 def test_the_grammar_of_priors(text, expected):
-    assert parse_priors(text) == expected
+    assert parse_named(text, "--priors") == expected
 
 
 @pytest.mark.parametrize(

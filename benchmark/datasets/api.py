@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pluggy
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
@@ -37,12 +38,33 @@ class Images:
         return digest.hexdigest()
 
 
+class DatasetConfig(BaseModel):
+    """Settings of a data set (crop, partition): part of its bundles' cards. Most have none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class Dataset(ABC):
-    """A named image source. `extractor` is the default for its FD, `terms` its licence in one line."""
+    """A named image source, built from a validated config.
+
+    `extractor` is the default for its FD, `terms` its licence in one line, `preview` the smaller data set whose
+    bundle stands in where there is none of this one.
+    """
 
     name: ClassVar[str]
     extractor: ClassVar[str]
     terms: ClassVar[str]
+    preview: ClassVar[str | None] = None
+    Config: ClassVar[type[DatasetConfig]] = DatasetConfig
+
+    def __init__(self, config: DatasetConfig | None = None) -> None:
+        self.config = config or self.Config()
+
+    @property
+    def label(self) -> str:
+        """Its name, with the settings that were given: `celeba64[crop=140]`."""
+        given = ",".join(f"{name}={value}" for name, value in self.config.model_dump(exclude_unset=True).items())
+        return f"{self.name}[{given}]" if given else self.name
 
     @abstractmethod
     def load(self, roots: list[Path]) -> Images:

@@ -34,9 +34,10 @@ class PathDataset(Dataset):
     terms = "user-supplied images"
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
         self.name = re.sub(r"[^a-z0-9_-]+", "_", path.stem.lower()).strip("_") or "images"
-        self.extractor = "digit-cnn"
+        self.extractor = "efficientnet-lite0"
 
     def load(self, roots: list[Path]) -> Images:
         if not self.path.exists():
@@ -45,6 +46,7 @@ class PathDataset(Dataset):
         for split in SPLITS:
             if len(getattr(images, split)) < 2:
                 raise UsageError(f"{self.path}: '{split}' has fewer than 2 images")
+        self.extractor = "digit-cnn" if images.shape[0] == 1 else "efficientnet-lite0"
         return images
 
     def _from_npz(self) -> Images:

@@ -49,9 +49,10 @@ class Extractor(ABC):
 class Features:
     """An extractor on a device: uint8 images (n, C, H, W) -> float32 features (n, d), there."""
 
-    def __init__(self, extractor: Extractor, device: torch.device, batch_size: int = 250) -> None:
+    def __init__(self, extractor: Extractor, device: torch.device, batch_size: int | None = None) -> None:
         self._network = extractor.network().to(device).eval().requires_grad_(False)
-        self._channels, self._device, self._batch_size = extractor.channels, device, batch_size
+        self._channels, self._device = extractor.channels, device
+        self._batch_size = batch_size or (250 if device.type == "cuda" else 50)  # 50 stay in a CPU's cache
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

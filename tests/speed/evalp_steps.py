@@ -373,10 +373,10 @@ def rate(run: Run, steps: int, device: torch.device) -> float:
 
 def chosen_bundle(name: str) -> Bundle:
     try:
-        return find_bundle("", ConvVAE.name, name)[0]
+        return find_bundle(None, ConvVAE.name, name)[0]
     except UsageError as error:
         print(f"{error}: taking {FALLBACK}")
-        return find_bundle("", ConvVAE.name, FALLBACK)[0]
+        return find_bundle(None, ConvVAE.name, FALLBACK)[0]
 
 
 def main() -> None:

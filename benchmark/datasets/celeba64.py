@@ -1,0 +1,176 @@
+"""CelebA faces at 64x64, and a preview of 10,000 of them for machines without the 202,599."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from backbones.hashing import content_hash, write_atomic
+from benchmark.datasets.api import Dataset, DatasetConfig, Images, hookimpl
+from benchmark.datasets.path import PathDataset
+from benchmark.errors import UsageError
+from benchmark.places import cache_root
+from benchmark.progress import say, track
+
+SPLITS = ("train", "val", "test")
+COUNTS = (162_770, 19_867, 19_962)
+ARCHIVE, LIST = "img_align_celeba.zip", "list_eval_partition.txt"
+NPZ, PREVIEW = "celeba64.npz", "celeba64-preview.npz"
+SIDE = 64
+
+#: an image's name -> its file, opened
+Opener = Callable[[str], IO[bytes]]
+
+
+class CelebA64Config(DatasetConfig):
+    """`crop`: side of the central square of the 178x218 image that is resized to 64x64; papers use both."""
+
+    crop: Literal[148, 140] = 148
+
+
+class CelebA64(Dataset):
+    """The aligned images in their official partition, cropped to the central square and resized (bilinear).
+
+    Taken from `img_align_celeba.zip` or a folder `img_align_celeba`, either beside `list_eval_partition.txt`, in a
+    data folder or in `celeba/` under it (torchvision's layout); or from `celeba64.npz` with arrays `train`, `val`,
+    `test` of 64x64x3, which are used as they are. The first are prepared once and kept in the cache.
+    """
+
+    name = "celeba64"
+    extractor = "efficientnet-lite0"
+    terms = "CelebA (Liu et al. 2015), non-commercial research only"
+    preview = "celeba64-preview"
+    Config = CelebA64Config
+
+    def load(self, roots: list[Path]) -> Images:
+        found = self._prepared(roots) or self._ready_made(roots)
+        if found is None:
+            self._download(roots)
+            found = self._prepared(roots)
+        return found
+
+    def _ready_made(self, roots: list[Path]) -> Images | None:
+        for path in (root / NPZ for root in roots):
+            if path.is_file():
+                images = PathDataset(path).load([])
+                counts = tuple(len(getattr(images, split)) for split in SPLITS)
+                if counts != COUNTS or images.shape != (3, SIDE, SIDE):
+                    held = f"{'/'.join(map(str, counts))} images of {'x'.join(map(str, images.shape))}"
+                    raise UsageError(
+                        f"{path} holds {held}, not CelebA's {'/'.join(map(str, COUNTS))} of 3x64x64: use it as "
+                        f"--dataset {path}, or --dataset {self.preview} if it is that"
+                    )
+                return images
+        return None
+
+    def _prepared(self, roots: list[Path]) -> Images | None:
+        for folder in (folder for root in roots for folder in (root, root / "celeba")):
+            source = next((folder / name for name in (ARCHIVE, "img_align_celeba") if (folder / name).exists()), None)
+            if source is None:
+                continue
+            if not (folder / LIST).is_file():
+                raise UsageError(f"{source} is there, but not {folder / LIST}, which says how its images are split")
+            state = source.stat()
+            key = content_hash([self.name, self.config.crop, str(source.resolve()), state.st_size, state.st_mtime_ns])
+            kept = cache_root() / "prepared" / f"{self.name}-crop{self.config.crop}-{key[:16]}.safetensors"
+            if not kept.exists():
+                say(f"preparing {source}, once")
+                write_atomic(kept, save(self._prepare(source, folder / LIST)))
+            how = f"central {self.config.crop} of 178x218, resized to 64x64 (bilinear); official partition"
+            return Images(**load_file(kept), preparation=how)
+        return None
+
+    def _prepare(self, source: Path, partition: Path) -> dict[str, Tensor]:
+        names: dict[str, list[str]] = {split: [] for split in SPLITS}
+        for line in partition.read_text().splitlines():
+            name, part = line.split()
+            names[SPLITS[int(part)]].append(name)
+        total, done, parts = sum(map(len, names.values())), 0, {}
+        with _opener(source) as open_image, track(self.name) as progress:
+            for split, listed in names.items():
+                parts[split] = torch.empty(len(listed), 3, SIDE, SIDE, dtype=torch.uint8)
+                for row, name in enumerate(listed):
+                    parts[split][row] = self._face(open_image, name, source)
+                    done += 1
+                    if done % 1_000 == 0:
+                        progress(done, total)
+        return parts
+
+    def _face(self, open_image: Opener, name: str, source: Path) -> Tensor:
+        try:
+            with open_image(name) as file, Image.open(file) as image:
+                left, top = (image.width - self.config.crop) / 2, (image.height - self.config.crop) / 2
+                box = (left, top, left + self.config.crop, top + self.config.crop)
+                face = image.convert("RGB").resize((SIDE, SIDE), Image.BILINEAR, box=box)
+        except (OSError, KeyError, SyntaxError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{source}: {name}, which {LIST} names, cannot be read ({error})") from error
+        return torch.from_numpy(np.asarray(face).copy()).permute(2, 0, 1)
+
+    def _download(self, roots: list[Path]) -> None:
+        """torchvision's, which has failed for years: then `UsageError` says what to fetch by hand."""
+        try:
+            torchvision.datasets.CelebA(str(roots[-1]), download=True)
+        except (
+            Exception
+        ) as error:  # its errors are of every kind: no gdown, no network, a quota page in place of a file
+            reason = " ".join(str(error).split())
+            raise UsageError(
+                f"{self.name} is not in {', '.join(map(str, roots))} and could not be downloaded ({reason}); fetch "
+                f"{ARCHIVE} and {LIST} by hand from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Align&Cropped "
+                f"Images, Train/Val/Test Partitions) and put both into {roots[0] / 'celeba'}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _opener(source: Path) -> Iterator[Opener]:
+    """Opens images by name, from a folder or from a zip, in whichever folder they lie there."""
+    if source.is_dir():
+        yield lambda name: open(source / name, "rb")
+        return
+    try:
+        archive = zipfile.ZipFile(source)
+    except zipfile.BadZipFile as error:
+        raise UsageError(f"{source}: not a whole zip file ({error}); fetch it again") from error
+    with archive:
+        inside = {os.path.basename(name): name for name in archive.namelist()}
+        yield lambda name: archive.open(inside[name])
+
+
+class CelebA64Preview(Dataset):
+    """The first 10,000 aligned images at half size: `celeba64-preview.npz` (or such a `celeba64.npz`)."""
+
+    name = "celeba64-preview"
+    extractor = "efficientnet-lite0"
+    terms = CelebA64.terms
+    counts = (7_000, 1_000, 2_000)
+
+    def load(self, roots: list[Path]) -> Images:
+        for path in (root / name for root in roots for name in (PREVIEW, NPZ)):
+            if path.is_file():
+                images = PathDataset(path).load([])
+                if tuple(len(getattr(images, split)) for split in SPLITS) == self.counts:
+                    how = (
+                        "preview: 10,000 images at reduced quality, non-commercial research only, not comparable "
+                        "with published CelebA-64; central 148 of 178x218, resized to 64x64 (bilinear)"
+                    )
+                    return Images(images.train, images.val, images.test, how)
+        raise UsageError(
+            f"{self.name}: no {PREVIEW} with {'/'.join(map(str, self.counts))} images in {', '.join(map(str, roots))}; "
+            f"it is not distributed: its bundle and statistics are, and for new ones take --dataset {CelebA64.name}"
+        )
+
+
+@hookimpl
+def register_datasets() -> list[type[Dataset]]:
+    return [CelebA64, CelebA64Preview]
