@@ -32,6 +32,7 @@ ZERO_LINE, CEILING = "gaussian", "aggregate_posterior"
 COLUMNS = [
     "dataset",
     "backbone",
+    "backbone_seed",
     "bundle",
     "prior",
     "reference",
@@ -71,6 +72,7 @@ class Table:
     protocol: Protocol
     dataset: str
     backbone: str
+    backbone_seed: int
     bundle: str
     device: str
     rows: dict[str, TableRow]
@@ -106,11 +108,14 @@ def tables(results: Path) -> tuple[list[Table], list[str]]:
         for record in records:
             row = record["row"]
             if row["bundle"] == bundle and _belongs(record, protocol):
-                groups[row["dataset"], row["backbone"], bundle, row["device"]].append(record)
+                seed = row.get("backbone_seed", 0)  # records of the first bundles do not name it
+                groups[row["dataset"], row["backbone"], seed, bundle, row["device"]].append(record)
         shared = (_table(protocol, *key, group) for key, group in groups.items())
         # fits and timings of another protocol's run alone make no table
         made += [table for table in shared if any(record["kind"] != "fit" for record in table.records)]
-    made.sort(key=lambda t: (t.dataset, t.backbone, t.bundle, t.protocol.split, t.protocol.budget, t.name))
+    made.sort(
+        key=lambda t: (t.dataset, t.backbone, t.backbone_seed, t.bundle, t.protocol.split, t.protocol.budget, t.name)
+    )
     return made, damaged + damaged_protocols
 
 
@@ -122,7 +127,13 @@ def _belongs(record: dict[str, Any], protocol: Protocol) -> bool:
 
 
 def _table(
-    protocol: Protocol, dataset: str, backbone: str, bundle: str, device: str, records: list[dict[str, Any]]
+    protocol: Protocol,
+    dataset: str,
+    backbone: str,
+    backbone_seed: int,
+    bundle: str,
+    device: str,
+    records: list[dict[str, Any]],
 ) -> Table:
     records = sorted(records, key=lambda record: (record["provenance"]["time"], record["id"]))
     current = {record["row"]["label"]: record["row"]["config_hash"] for record in records}  # the newest of each label
@@ -151,7 +162,8 @@ def _table(
         for r in kept
         if r["status"] != "ok"
     ]
-    return Table(protocol, dataset, backbone, bundle, device, made, kept, sorted(failures), sorted(left_out))
+    failures, shown_out = sorted(failures), sorted(left_out)
+    return Table(protocol, dataset, backbone, backbone_seed, bundle, device, made, kept, failures, shown_out)
 
 
 def write_tables(results: Path) -> list[str]:
@@ -174,7 +186,7 @@ def table_text(results: Path, bundle: str, protocol: str) -> str:
 
 
 def _tidy(table: Table) -> Iterator[list[Any]]:
-    shared = [table.dataset, table.backbone, table.bundle]
+    shared = [table.dataset, table.backbone, table.backbone_seed, table.bundle]
     for _, row in sorted(table.rows.items()):
         numbers: dict[str, tuple[float, float, float, int]] = {}
         for metric in row.values:
@@ -195,7 +207,8 @@ def _markdown(table: Table) -> str:
     scored = [row for row in ranked if row.over_seeds("fd")]
     best = not_worse_than_best({row.label: row.over_seeds("fd") for row in scored})
     ranked.sort(key=lambda row: _mean(row.over_seeds("fd")))
-    lines = [f"## {table.dataset}, {table.backbone}, {table.protocol.split} split, {table.protocol.budget} budget", ""]
+    backbone = f"{table.backbone} seed {table.backbone_seed}"
+    lines = [f"## {table.dataset}, {backbone}, {table.protocol.split} split, {table.protocol.budget} budget", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
     lines += [_grid(table, ranked, best), ""] if ranked else []
     lines += ["Reference rows, apart from the ranking (see README):", "", _grid(table, references, set()), ""]

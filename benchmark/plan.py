@@ -61,6 +61,7 @@ class Job:
         return {
             "dataset": self.bundle.dataset,
             "backbone": self.bundle.backbone_name,
+            "backbone_seed": self.bundle.card["training"]["seed"],
             "bundle": self.bundle.id[:16],
             "prior": self.row.name,
             "label": self.row.label,

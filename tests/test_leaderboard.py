@@ -20,7 +20,7 @@ from benchmark.protocol import Protocol
 from benchmark.provenance import provenance
 from benchmark.records import RecordStore
 
-COLUMNS = "dataset backbone bundle prior reference protocol device metric mean low high seeds".split()
+COLUMNS = "dataset backbone backbone_seed bundle prior reference protocol device metric mean low high seeds".split()
 REFERENCES = ("aggregate_posterior", "reconstruction")
 GAUSSIAN = [10.0, 12.0, 11.0, 10.5, 11.5]
 CEILING = [2.0, 3.0, 2.5, 2.2, 2.8]
@@ -102,7 +102,7 @@ def test_the_tidy_csv_has_the_promised_columns_and_a_line_a_number(results):
     assert list(board.columns) == COLUMNS
     assert not board.duplicated(["bundle", "protocol", "device", "prior", "metric"]).any()
     line = results.line("evalp")
-    assert list(line[:4]) == ["digits", "conv_vae", "b" * 16, "evalp"]
+    assert list(line[:5]) == ["digits", "conv_vae", 0, "b" * 16, "evalp"]
     assert (line["protocol"], line["device"]) == (results.protocol.hash[:16], "cpu")
     references = board.groupby("prior")["reference"].unique().map(list).to_dict()
     assert references == {"evalp": [False], "gaussian": [True], "aggregate_posterior": [True]}
@@ -177,6 +177,16 @@ def test_reference_rows_stand_apart_from_the_ranking(results):
     assert [row[0] for row in apart[2:]] == ["aggregate_posterior", "gaussian", "reconstruction"]
     board = results.board()
     assert set(board[board["reference"]]["prior"]) == {"aggregate_posterior", "gaussian", "reconstruction"}
+
+
+def test_two_seeds_of_a_backbone_are_two_tables_that_name_them(results):
+    for bundle, seed in (("b" * 16, {}), ("d" * 16, {"backbone_seed": 1})):
+        results.references(bundle=bundle, **seed)
+    assert [section.partition(",")[2][:16] for section in results.sections()] == [
+        " conv_vae seed 0",
+        " conv_vae seed 1",
+    ]
+    assert results.board().groupby("bundle")["backbone_seed"].unique().explode().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

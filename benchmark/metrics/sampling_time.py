@@ -25,17 +25,29 @@ LEAST_REPEATS = 3
 def durations(
     stages: Sequence[Callable[[], Any]], device: torch.device, repeats: int, seconds: float
 ) -> list[list[float]]:
-    """Seconds until the end of each stage, for each time that all are run, after one time that is not counted."""
+    """Seconds until the end of each stage, for each time that all are run, after one time that is not counted.
 
-    def timed() -> list[float]:
+    On a GPU they are those of CUDA events, so that what a stage has only queued is counted as its own.
+    """
+
+    def timed_on_cpu() -> list[float]:
         start, ends = time.perf_counter(), []
         for stage in stages:
             stage()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
             ends.append(time.perf_counter() - start)
         return ends
 
+    def timed_on_gpu() -> list[float]:
+        start, *ends = (torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1))
+        torch.cuda.synchronize(device)
+        start.record()
+        for stage, end in zip(stages, ends):
+            stage()
+            end.record()
+        torch.cuda.synchronize(device)
+        return [start.elapsed_time(end) / 1_000 for end in ends]
+
+    timed = timed_on_gpu if device.type == "cuda" else timed_on_cpu
     timed()
     taken: list[list[float]] = []
     while len(taken) < LEAST_REPEATS or (len(taken) < repeats and sum(ends[-1] for ends in taken) < seconds):
