@@ -8,7 +8,7 @@ from pathlib import Path
 import backbones
 from backbones.bundle import Bundle, open_bundle
 from backbones.hashing import Damaged
-from benchmark.datasets.api import Dataset
+from benchmark.datasets.api import USER_SUPPLIED, Dataset
 from benchmark.errors import UsageError, unknown
 from benchmark.places import cache_root
 
@@ -48,6 +48,7 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
         key
         for key, bundle in bundles.items()
         if (bundle.dataset, bundle.backbone_name) == (dataset.name, backbone)
+        and (bundle.card["dataset"]["terms"] == USER_SUPPLIED) == (dataset.terms == USER_SUPPLIED)
         and typed.items() <= bundle.card["dataset"].get("settings", {}).items()
     ]
     if not matching and dataset.preview and not typed:

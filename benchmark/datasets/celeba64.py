@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -81,21 +83,35 @@ class CelebA64(Dataset):
                 continue
             if not (folder / LIST).is_file():
                 raise UsageError(f"{source} is there, but not {folder / LIST}, which says how its images are split")
-            state = source.stat()
-            key = content_hash([self.name, self.config.crop, str(source.resolve()), state.st_size, state.st_mtime_ns])
-            kept = cache_root() / "prepared" / f"{self.name}-crop{self.config.crop}-{key[:16]}.safetensors"
-            if not kept.exists():
-                say(f"preparing {source}, once")
-                write_atomic(kept, save(self._prepare(source, folder / LIST)))
             how = f"central {self.config.crop} of 178x218, resized to 64x64 (bilinear); official partition"
-            return Images(**load_file(kept), preparation=how)
+            return Images(**self._kept(source, folder / LIST), preparation=how)
         return None
+
+    def _kept(self, source: Path, partition: Path) -> dict[str, Tensor]:
+        """The prepared images from the cache, made where they are not there, damaged, or of files that have changed."""
+        states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (source, partition)]
+        key = content_hash([self.config.crop, states])[:16]
+        kept = cache_root() / "prepared" / f"{self.name}-crop{self.config.crop}-{key}.safetensors"
+        if kept.exists():
+            try:
+                return load_file(kept)
+            except SafetensorError:
+                say(f"{kept} is damaged and will be made again")
+        say(f"preparing {source}, once")
+        prepared = self._prepare(source, partition)
+        write_atomic(kept, save(prepared))
+        return prepared
 
     def _prepare(self, source: Path, partition: Path) -> dict[str, Tensor]:
         names: dict[str, list[str]] = {split: [] for split in SPLITS}
-        for line in partition.read_text().splitlines():
-            name, part = line.split()
-            names[SPLITS[int(part)]].append(name)
+        try:
+            for line in partition.read_text().splitlines():
+                name, part = line.split()
+                names[SPLITS[int(part)]].append(name)
+            if not all(names.values()):
+                raise ValueError("a part of it has no image")
+        except (ValueError, IndexError) as error:
+            raise UsageError(f"{partition}: not CelebA's partition list ({error}); fetch it again") from error
         total, done, parts = sum(map(len, names.values())), 0, {}
         with _opener(source) as open_image, track(self.name) as progress:
             for split, listed in names.items():
@@ -113,7 +129,7 @@ class CelebA64(Dataset):
                 left, top = (image.width - self.config.crop) / 2, (image.height - self.config.crop) / 2
                 box = (left, top, left + self.config.crop, top + self.config.crop)
                 face = image.convert("RGB").resize((SIDE, SIDE), Image.BILINEAR, box=box)
-        except (OSError, KeyError, SyntaxError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise UsageError(f"{source}: {name}, which {LIST} names, cannot be read ({error})") from error
         return torch.from_numpy(np.asarray(face).copy()).permute(2, 0, 1)
 
@@ -159,7 +175,8 @@ class CelebA64Preview(Dataset):
         for path in (root / name for root in roots for name in (PREVIEW, NPZ)):
             if path.is_file():
                 images = PathDataset(path).load([])
-                if tuple(len(getattr(images, split)) for split in SPLITS) == self.counts:
+                counts = tuple(len(getattr(images, split)) for split in SPLITS)
+                if (counts, images.shape) == (self.counts, (3, SIDE, SIDE)):
                     how = (
                         "preview: 10,000 images at reduced quality, non-commercial research only, not comparable "
                         "with published CelebA-64; central 148 of 178x218, resized to 64x64 (bilinear)"
