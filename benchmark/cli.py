@@ -359,3 +359,6 @@ def main() -> None:
     except UsageError as error:
         say(f"error: {error}")
         sys.exit(2)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        say(f"error: cannot use {error.filename}: {error.strerror.lower()} (--results, --out and caches are folders)")
+        sys.exit(2)
