@@ -9,8 +9,14 @@ import pluggy
 
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
+    from benchmark.job import Workspace
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
+
+#: what decides the features of generated and of real images
+IMAGE_SETTINGS = ("split", "extractor", "generated", "rounding")
+#: what decides the pairs of latents that two-sample metrics compare
+LATENT_SETTINGS = ("split", "mmd_latents")
 
 
 class Metric(ABC):
@@ -27,6 +33,10 @@ class Metric(ABC):
     reference_rows: ClassVar[tuple[str, ...]] = ()
     machine_bound: ClassVar[bool] = False
 
+    def applies(self, work: Workspace) -> bool:
+        """Whether the run has what this metric needs; where not, nothing is recorded and a later run asks again."""
+        return True
+
     @abstractmethod
     def measure(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Named values (JSON-able: finite numbers, lists, strings)."""
+        """Named values (JSON-able: finite numbers, lists, strings); none where the row itself has no such thing."""
