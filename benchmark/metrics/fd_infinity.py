@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
 
 SIZES = 8
+BLOCK = 2_000
 
 
 def nested_statistics(features: Tensor, sizes: list[int]) -> Iterator[Statistics]:
@@ -33,7 +34,7 @@ def nested_statistics(features: Tensor, sizes: list[int]) -> Iterator[Statistics
     total = torch.zeros_like(centre)
     products = torch.zeros(len(centre), len(centre), dtype=centre.dtype, device=centre.device)
     for start, end in zip([0, *sizes], sizes):
-        for block in features[start:end].split(2_000):
+        for block in features[start:end].split(BLOCK):
             block = block.double() - centre
             total += block.sum(0)
             products.addmm_(block.T, block)
