@@ -11,6 +11,6 @@ def superiority(x: Tensor, y: Tensor) -> float:
 
     The Mann-Whitney U statistic over n m, which is the area under the ROC curve; 1/2 where both are of one law.
     """
-    ordered = y.sort().values
+    x, ordered = x.contiguous(), y.sort().values
     below = torch.searchsorted(ordered, x) + torch.searchsorted(ordered, x, right=True)
     return below.double().mean().item() / (2 * len(y))
