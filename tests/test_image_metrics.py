@@ -159,7 +159,7 @@ def test_a_replayed_sample_has_all_and_a_far_one_nothing():
 
 def test_scores_do_not_move_with_the_origin():
     generated, real = normal(80, 4, 0) * 1.2, normal(80, 4, 1)
-    moved = neighbourhood_scores(generated.double() + 1e5, real.double() + 1e5)
+    moved = neighbourhood_scores(generated.double() + 1e7, real.double() + 1e7)
     assert moved == pytest.approx(neighbourhood_scores(generated, real), abs=1e-9)
 
 

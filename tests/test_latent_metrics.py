@@ -150,6 +150,12 @@ def test_what_lies_apart_is_told_apart_whatever_its_scale():
     assert classifier_auc(torch.ones(20, 3), torch.ones(20, 3), seeded(0)) == 0.5
 
 
+def test_one_latent_that_is_far_off_does_not_decide_the_area():
+    generated = normal(200, 3, 1)
+    generated[0] = 1e30  # its square is no float32
+    assert classifier_auc(normal(200, 3, 0), generated, seeded(0)) == pytest.approx(0.5, abs=0.12)
+
+
 @pytest.mark.parametrize("n, m", [(2, 2), (3, 7), (12, 12)])
 def test_few_latents_of_one_dimension_have_an_area(n, m):
     assert 0 <= classifier_auc(normal(n, 1, 0), normal(m, 1, 1), seeded(0)) <= 1

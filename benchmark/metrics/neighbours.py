@@ -28,8 +28,8 @@ K = 5
 
 def squared_radii(x: Tensor, k: int) -> Tensor:
     """Squared distance (n,) of each row of x (n, d) to its k-th nearest other row; the farthest where k >= n."""
-    distances = squared_distances(x, x).fill_diagonal_(-1)  # itself comes first, also among equals
-    return distances.kthvalue(min(k + 1, len(x)), dim=1).values.clamp_min_(0)
+    distances = squared_distances(x, x).fill_diagonal_(0)  # itself comes first, and counts for one
+    return distances.kthvalue(min(k + 1, len(x)), dim=1).values
 
 
 def neighbourhood_scores(generated: Tensor, real: Tensor, k: int = K) -> dict[str, float]:
