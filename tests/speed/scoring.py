@@ -14,6 +14,7 @@ what was held before (Linux). `--dims` instead times every metric of ours on ran
 
     PYTHONPATH=. python tests/speed/scoring.py --extractors digit-cnn efficientnet-lite0
     PYTHONPATH=. python tests/speed/scoring.py --dims 64 320 2048
+    PYTHONPATH=. python tests/speed/scoring.py --latents 16 128 20x8x8
 """
 
 from __future__ import annotations
@@ -39,14 +40,21 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from benchmark.evaluation import PAIR, Evaluation
 from benchmark.extractors.api import Features
+from benchmark.metrics.c2st import ClassifierTest
 from benchmark.metrics.fd_infinity import FrechetAtInfinity
 from benchmark.metrics.frechet import Frechet, Statistics, feature_statistics
 from benchmark.metrics.kid import KID
-from benchmark.metrics.memorisation import Memorisation
-from benchmark.metrics.neighbours import K, ImageNeighbours
+from benchmark.metrics.memorisation import LatentMemorisation, Memorisation
+from benchmark.metrics.mmd import MMD, ProjectedMMD
+from benchmark.metrics.neighbours import K, ImageNeighbours, LatentNeighbours
+from benchmark.metrics.sliced_wasserstein import SlicedWasserstein
 from benchmark.plugins import Registry
+from benchmark.protocol import Protocol
 from benchmark.provenance import device_name
+from priors.api import PosteriorSplit
 
+LATENTS, POSTERIORS = 2_000, 10_000
+LATENT_METRICS = (MMD, ProjectedMMD, ClassifierTest, SlicedWasserstein, LatentNeighbours, LatentMemorisation)
 METRICS = (Frechet, FrechetAtInfinity, KID, ImageNeighbours, Memorisation)
 
 
@@ -150,17 +158,45 @@ def by_dimension(d: int, n: int) -> list[list[Any]]:
     return [[d, n, name, f"{seconds:.2f}", f"{megabytes:.0f}"] for name, seconds, megabytes in measured_ones]
 
 
+def by_shape(shape: tuple[int, ...]) -> list[list[Any]]:
+    generator, device = torch.Generator().manual_seed(0), torch.device("cpu")
+    held_out, train = (
+        PosteriorSplit(torch.randn(n, *shape, generator=generator), torch.full((n, *shape), 0.3))
+        for n in (2 * LATENTS, POSTERIORS)
+    )
+    protocol = Protocol(
+        **{"budget": "full", "split": "test", "extractor": {}, "score": "", "generated": 1, "reference": 1},
+        **{"preparation": "", "mmd_latents": LATENTS, "timing_seconds": 0},
+    )
+    backbone = SimpleNamespace(latent_shape=shape)
+    given = Evaluation(None, {}, backbone, held_out, None, None, protocol, 0, device, lambda: (train._mean, train._std))
+    drawn = torch.randn(LATENTS, *shape, generator=generator)
+    given.latents = lambda n, purpose: drawn
+    spatial = len(shape) == 3
+    rows = [("principal axes", *measured(lambda: given.principal_axes)[1:])] if spatial else []
+    for metric in LATENT_METRICS:
+        if spatial or metric is not ProjectedMMD:
+            rows.append((metric.name, *measured(lambda: metric().measure(given))[1:]))
+    return [
+        ["x".join(map(str, shape)), what, f"{seconds:.2f}", f"{megabytes:.0f}"] for what, seconds, megabytes in rows
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--extractors", nargs="*", default=["digit-cnn", "efficientnet-lite0"])
     parser.add_argument("--images", type=int, default=10_000, help="generated, and as many real (default: %(default)s)")
     parser.add_argument("--dims", type=int, nargs="+", help="time our metrics on random features of these dimensions")
+    parser.add_argument("--latents", nargs="+", help="time metrics of latents of these shapes, such as 20x8x8")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="torch.utils.data")  # torch-fidelity's workers
     print(f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     if arguments.dims:
         rows = [row for d in arguments.dims for row in by_dimension(d, arguments.images)]
         print(tabulate(rows, ["d", "n", "metric", "s", "MB"], disable_numparse=True))
+    elif arguments.latents:
+        rows = [row for shape in arguments.latents for row in by_shape(tuple(map(int, shape.split("x"))))]
+        print(tabulate(rows, ["latents", "what", "s", "MB"], disable_numparse=True))
     else:
         rows = [row for name in arguments.extractors for row in compared(name, arguments.images)]
         print(tabulate(rows, ["extractor", "n", "what", "s", "MB", "calls / this"], disable_numparse=True))
