@@ -19,7 +19,9 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from backbones.bundle import open_bundle
+from benchmark.datasets.digits import Digits
 from benchmark.evaluation import Evaluation
+from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.metrics import fd_infinity, memorisation
 from benchmark.metrics.fd_infinity import FrechetAtInfinity, frechet_at_infinity, nested_statistics
@@ -336,6 +338,19 @@ def test_features_are_extracted_once_and_serve_all(small_bundle, given, monkeypa
         values |= metric().measure(made)
     assert len(extracted) == 1
     assert set(values) == {"fd", "kid", *SCORES, "fd_infinity", "memorisation"}
+
+
+def test_scores_do_not_depend_on_the_batches_of_extraction(given):
+    digits = Digits().load([])
+    values = []
+    for batch in (7, 200):
+        features_of = Features(DigitCNN(), CPU, batch)
+        generated, real, training = (features_of(part[:200]) for part in (digits.val, digits.test, digits.train))
+        made = given(generated, real)
+        made.reference.statistics = lambda device: feature_statistics(real)
+        made.train_reference = SimpleNamespace(subsample=lambda device: training)
+        values.append({name: value for metric in IMAGE_METRICS for name, value in metric().measure(made).items()})
+    assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-6) and values[0]["kid"] < 0.1
 
 
 def test_metrics_of_many_features_are_measured_within_a_gigabyte(given):

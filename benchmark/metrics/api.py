@@ -22,6 +22,7 @@ LATENT_SETTINGS = ("split", "mmd_latents")
 class Metric(ABC):
     """One measurement of one fitted prior.
 
+    `version`: raised when its value would be another, as with any constant of its module that decides it.
     `reads`: the fields of the protocol that decide its value, and so its identity.
     `reference_rows`: the reference rows that have it too.
     `machine_bound`: its value belongs to a device, a thread count and a dtype (timings).

@@ -3,8 +3,10 @@
 The ball B(x) of a point reaches to its k-th nearest neighbour in its own sample, itself not counted; k = 5. For n
 generated g and m real r:
 
-    precision  share of g within some B(r)                    recall    share of r within some B(g)
-    density    1 / (k n) sum over g of the balls B(r) around it     coverage  share of r whose B(r) holds some g
+    precision  share of g within some B(r)
+    recall     share of r within some B(g)
+    density    mean over g of the number of balls B(r) around it, over k
+    coverage   share of r whose B(r) holds some g
 
 Precision and recall as Kynkaanniemi et al. 2019 have them, density and coverage as Naeem et al. 2020; balls are closed.
 A prior that keeps to one mode has a low coverage. For large samples of one distribution density is 1 and coverage
