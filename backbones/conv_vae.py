@@ -91,7 +91,7 @@ class ConvVAE(Backbone):
         block = self.from_latent(z).unflatten(1, (-1, self._grid, self._grid))
         return self.decoder(block.to(memory_format=torch.channels_last))
 
-    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         mean, std = self.encode(x)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         reconstruction = self.decode(mean + std * noise)
