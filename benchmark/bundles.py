@@ -8,7 +8,7 @@ from pathlib import Path
 import backbones
 from backbones.bundle import Bundle, open_bundle
 from backbones.hashing import Damaged
-from benchmark.datasets.api import Dataset
+from benchmark.datasets.api import USER_SUPPLIED, Dataset
 from benchmark.errors import UsageError, unknown
 from benchmark.places import cache_root
 
@@ -44,16 +44,18 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
             return bundles[name], []
         raise UsageError(damaged[name]) if name in damaged else unknown("bundle", name, bundles)
     typed = dataset.config.model_dump(mode="json", exclude_unset=True)
-    matching = [
-        key
-        for key, bundle in bundles.items()
-        if (bundle.dataset, bundle.backbone_name) == (dataset.name, backbone)
-        and typed.items() <= bundle.card["dataset"].get("settings", {}).items()
-    ]
-    if not matching and dataset.preview and not typed:
-        matching = [
-            key for key, made in bundles.items() if (made.dataset, made.backbone_name) == (dataset.preview, backbone)
+    own = dataset.terms == USER_SUPPLIED
+
+    def made_of(name: str) -> list[str]:
+        return [
+            key
+            for key, bundle in bundles.items()
+            if (bundle.dataset, bundle.backbone_name) == (name, backbone)
+            and (bundle.card["dataset"].get("terms") == USER_SUPPLIED) == own
+            and typed.items() <= bundle.card["dataset"].get("settings", {}).items()
         ]
+
+    matching = made_of(dataset.name) or (made_of(dataset.preview) if dataset.preview else [])
     if not matching:
         raise UsageError(
             f"there is no bundle of {dataset.label} with {backbone} (there are: {', '.join(bundles) or 'none'}); "

@@ -33,6 +33,10 @@ class SplitName(str, Enum):
     val, test = "val", "test"
 
 
+class ImagesName(str, Enum):
+    train, val, test = "train", "val", "test"
+
+
 app = typer.Typer(
     help="A benchmark of latent priors for frozen, pretrained VAEs.",
     no_args_is_help=True,
@@ -195,7 +199,7 @@ def run(
     opened = _bundle(registry, dataset, backbone, bundle)
     images = _dataset_of(registry, dataset, opened)
     chosen, reference = choose_extractor(
-        registry, opened, images, extractor, inception_weights, where, data_roots(data_root)
+        registry, opened, images, extractor, inception_weights, split.value, where, data_roots(data_root)
     )
     _warn_of_broken(registry)
     measured = [word.strip() for word in metrics.split(",")] if metrics else registry.at_hand("metric")
@@ -228,6 +232,9 @@ def reference(
     bundle: BundleOption = None,
     extractor: ExtractorOption = None,
     inception_weights: WeightsOption = None,
+    split: Annotated[
+        Optional[list[ImagesName]], typer.Option(help="Split to read (repeatable; default: all three).")
+    ] = None,
     device: DeviceOption = Device.auto,
     data_root: DataRootOption = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder to write to (default: in the cache).")] = None,
@@ -245,12 +252,14 @@ def reference(
         raise UsageError(f"no data set is called '{opened.dataset}': name the path of its images with --dataset")
     name = extractor or opened.card["dataset"]["extractor"]
     chosen = registry.get("extractor", name)(inception_weights)
-    try:
-        with track(f"{name} reference of {opened.path.name}") as progress:
-            made = make_reference(opened, source.load(data_roots(data_root)), chosen, _device(device), out, progress)
-    except Unavailable as error:
-        raise UsageError(str(error)) from error
-    say(f"reference written: {made.path}")
+    images = source.load(data_roots(data_root))
+    for part in split or list(ImagesName):
+        try:
+            with track(f"{name} reference of {opened.path.name}, {part.value} split") as progress:
+                made = make_reference(opened, images, chosen, part.value, _device(device), out, progress)
+        except Unavailable as error:
+            raise UsageError(str(error)) from error
+        say(f"reference written: {made.path}")
 
 
 @app.command("list")

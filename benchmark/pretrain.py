@@ -15,7 +15,7 @@ from backbones.training import TrainingDiverged, posterior, train
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.evaluation import DECODE_BATCH, as_bytes
-from benchmark.extractors.api import Features, Unavailable
+from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.metrics.frechet import feature_statistics, frechet_distance
 from benchmark.places import cache_root
 from benchmark.plugins import Registry
@@ -52,6 +52,7 @@ def pretrain(
         raise UsageError(f"{path} exists already: remove it to train again, or name another folder with --out")
     if note:
         say(note)
+    extractor = registry.get("extractor", dataset.extractor)()
     image_hash = images.content_hash()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -85,7 +86,7 @@ def pretrain(
             "extractor": dataset.extractor,
         },
         "training": {"seed": seed, **vars(log), **origin},
-        "reconstruction": _reconstruction(registry, dataset.extractor, backbone, images.test, parts["test"]),
+        "reconstruction": _reconstruction(extractor, backbone, images.test, parts["test"]),
     }
     bundle = write_bundle(path, card, backbone, parts)
     checkpoint.unlink()
@@ -109,14 +110,14 @@ def _kept(images: Tensor, count: int | None, split: str) -> Tensor:
 
 
 def _reconstruction(
-    registry: Registry, name: str, backbone: Backbone, test: Tensor, posteriors: tuple[Tensor, Tensor]
+    extractor: Extractor, backbone: Backbone, test: Tensor, posteriors: tuple[Tensor, Tensor]
 ) -> dict[str, Any] | None:
     """Fréchet distance between test images and what is decoded of one draw of each posterior that is kept."""
-    extractor, device = registry.get("extractor", name)(), posteriors[0].device
+    device = posteriors[0].device
     try:
         features_of = Features(extractor, device)
     except Unavailable as error:
-        say(f"no reconstruction score: {name} cannot be used: {error}")
+        say(f"no reconstruction score: {extractor.name} cannot be used: {error}")
         return None
     generator = stream(device, "reconstruction")
     mean, std = posteriors

@@ -1,7 +1,9 @@
 """Reference statistics: what an extractor sees in the real images of a bundle, so that no run has to open them.
 
-reference/<extractor>.safetensors   per split: feature mean and covariance (float64), a random feature subsample
-reference/<extractor>.json          its card (sealed): images, extractor, sha256
+reference/<extractor>-<split>.safetensors   feature mean and covariance (float64), a random feature subsample
+reference/<extractor>-<split>.json          its card (sealed): images, extractor, sha256
+
+They belong to images, not to a backbone: every bundle of the same images uses them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from backbones.bundle import SPLITS, Bundle
+from backbones.bundle import Bundle
 from backbones.hashing import Damaged, file_hash, read_sealed, write_atomic, write_sealed
 from benchmark.datasets.api import Images
 from benchmark.errors import UsageError
@@ -29,27 +31,28 @@ SUBSAMPLE = 2_000
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Opened, verified statistics; `statistics(split)` is kept, with the root of its covariance."""
+    """Opened, verified statistics of one split; `statistics` is kept, with the root of its covariance."""
 
     path: Path
     card: dict[str, Any]
 
     @functools.cache
-    def statistics(self, split: str, device: torch.device) -> Statistics:
+    def statistics(self, device: torch.device) -> Statistics:
         tensors = load_file(self.path)
-        return Statistics(tensors[f"{split}.mean"].to(device), tensors[f"{split}.covariance"].to(device))
+        return Statistics(tensors["mean"].to(device), tensors["covariance"].to(device))
 
 
 def folders(bundle: Bundle) -> list[Path]:
-    """Where references of a bundle are looked for: beside it, then in the cache."""
-    return [bundle.path / "reference", cache_root() / "references" / bundle.id[:16]]
+    """Where references of a bundle are looked for: beside it, in the cache, beside its neighbours."""
+    cached = cache_root() / "references" / bundle.card["dataset"]["sha256"][:16]
+    return [bundle.path / "reference", cached, *sorted(bundle.path.parent.glob("[!.]*/reference"))]
 
 
-def find_reference(bundle: Bundle, extractor: Extractor) -> Reference | None:
-    """The bundle's reference by this extractor (the very weights), or None. Raises `Damaged`."""
+def find_reference(bundle: Bundle, extractor: Extractor, split: str) -> Reference | None:
+    """The reference of a split by this extractor (the very weights), or None. Raises `Damaged`."""
     damaged = None
     for folder in folders(bundle):
-        card_path = folder / f"{extractor.name}.json"
+        card_path = folder / f"{extractor.name}-{split}.json"
         if not card_path.exists():
             continue
         try:
@@ -70,9 +73,15 @@ def find_reference(bundle: Bundle, extractor: Extractor) -> Reference | None:
 
 
 def make_reference(
-    bundle: Bundle, images: Images, extractor: Extractor, device: torch.device, folder: Path | None, progress: Any
+    bundle: Bundle,
+    images: Images,
+    extractor: Extractor,
+    split: str,
+    device: torch.device,
+    folder: Path | None,
+    progress: Any,
 ) -> Reference:
-    """Extract features of the bundle's images and write their statistics to `folder` (default: the cache).
+    """Extract features of a split's images and write their statistics to `folder` (default: the cache).
 
     Raises `UsageError` where `images` are not those that the bundle was made from.
     """
@@ -81,28 +90,27 @@ def make_reference(
             f"these images are not the ones that {bundle.path.name} was made from (their hash differs); "
             f"expected: {bundle.card['dataset']['preparation']}"
         )
-    features_of, tensors = Features(extractor, device), {}
-    total, done = sum(len(getattr(images, split)) for split in SPLITS), 0
-    for split in SPLITS:
-        parts: list[Tensor] = []
-        for batch in getattr(images, split).split(500):
-            parts.append(features_of(batch))
-            done += len(batch)
-            progress(done, total)
-        features = torch.cat(parts)
-        statistics = feature_statistics(features)
-        chosen = torch.randperm(len(features), generator=stream(device, "reference", split), device=device)
-        tensors[f"{split}.mean"] = statistics.mean.cpu()
-        tensors[f"{split}.covariance"] = statistics.covariance.cpu()
-        tensors[f"{split}.subsample"] = features[chosen[:SUBSAMPLE]].half().cpu()
+    features_of, of_split, parts = Features(extractor, device), getattr(images, split), list[Tensor]()
+    for batch in of_split.split(500):
+        parts.append(features_of(batch))
+        progress(sum(map(len, parts)), len(of_split))
+    features = torch.cat(parts)
+    statistics = feature_statistics(features)
+    chosen = torch.randperm(len(features), generator=stream(device, "reference", split), device=device)
+    tensors = {
+        "mean": statistics.mean.cpu(),
+        "covariance": statistics.covariance.cpu(),
+        "subsample": features[chosen[:SUBSAMPLE]].half().cpu(),
+    }
     folder = folder or folders(bundle)[1]
-    path = folder / f"{extractor.name}.safetensors"
+    path = folder / f"{extractor.name}-{split}.safetensors"
     write_atomic(path, save(tensors))
     card = {
         "dataset": bundle.dataset,
         "images": bundle.card["dataset"]["sha256"],
         "extractor": extractor.identity(),
-        "counts": {split: len(getattr(images, split)) for split in SPLITS},
+        "split": split,
+        "count": len(of_split),
         "sha256": file_hash(path),
     }
     return Reference(path, write_sealed(path.with_suffix(".json"), card))

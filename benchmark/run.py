@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import shlex
 import time
 from pathlib import Path
 
@@ -26,17 +27,20 @@ from benchmark.reference import Reference, find_reference, make_reference
 
 
 def obtain_reference(
-    bundle: Bundle, dataset: Dataset | None, extractor: Extractor, device: torch.device, roots: list[Path]
+    bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: Split, device: torch.device, roots: list[Path]
 ) -> Reference:
     """The bundle's reference, computed where it is missing and the images can be had. Raises `UsageError`."""
     try:
-        reference = find_reference(bundle, extractor)
+        reference = find_reference(bundle, extractor, split)
     except Damaged as error:
         say(f"reference is damaged and will be made again: {error}")
         reference = None
     if reference is not None:
         return reference
-    command = f"python -m benchmark reference --dataset {bundle.dataset} --extractor {extractor.name}"
+    command = (
+        f"python -m benchmark reference --dataset {bundle.dataset} --bundle {shlex.quote(str(bundle.path))} "
+        f"--extractor {extractor.name} --split {split}"
+    )
     if dataset is None:
         raise UsageError(f"no {extractor.name} reference of {bundle.path.name}; make it with: {command}")
     try:
@@ -45,9 +49,9 @@ def obtain_reference(
         raise UsageError(
             f"no {extractor.name} reference of {bundle.path.name}; make it with: {command} ({error})"
         ) from error
-    say(f"computing the {extractor.name} reference of {bundle.path.name}, once")
+    say(f"computing the {extractor.name} reference of {bundle.path.name}, {split} split, once")
     with track(f"{extractor.name} reference") as progress:
-        return make_reference(bundle, images, extractor, device, None, progress)
+        return make_reference(bundle, images, extractor, split, device, None, progress)
 
 
 def choose_extractor(
@@ -56,6 +60,7 @@ def choose_extractor(
     dataset: Dataset | None,
     name: str | None,
     weights: Path | None,
+    split: Split,
     device: torch.device,
     roots: list[Path],
 ) -> tuple[Extractor, Reference]:
@@ -64,13 +69,16 @@ def choose_extractor(
     name = name or usual
     extractor = registry.get("extractor", name)(weights)
     try:
-        return extractor, obtain_reference(bundle, dataset, extractor, device, roots)
+        return extractor, obtain_reference(bundle, dataset, extractor, split, device, roots)
     except (Unavailable, UsageError) as error:
         if extractor.embedded or name == usual:
             raise UsageError(str(error)) from error
         say(f"{name} cannot be used: {error}; scoring with {usual} instead")
     extractor = registry.get("extractor", usual)()
-    return extractor, obtain_reference(bundle, dataset, extractor, device, roots)
+    try:
+        return extractor, obtain_reference(bundle, dataset, extractor, split, device, roots)
+    except Unavailable as error:
+        raise UsageError(str(error)) from error
 
 
 def run(

@@ -39,7 +39,9 @@ def small_bundle(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
         bundle = pretrain(Registry(), dataset, ConvVAE, settings, 0, CPU, [], None, folder / "small-conv_vae")
-    make_reference(bundle, dataset.load([]), DigitCNN(), CPU, bundle.path / "reference", lambda *_, **__: None)
+    for split in ("train", "val", "test"):
+        folder = bundle.path / "reference"
+        make_reference(bundle, dataset.load([]), DigitCNN(), split, CPU, folder, lambda *_, **__: None)
     return bundle.path
 
 

@@ -192,8 +192,8 @@ def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):
 
     words = ["--bundle", out, "--priors", "gaussian", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
     first = cli("run", *words)
-    assert first.code == 0 and "computing the digit-cnn reference of bundle, once" in first.err
-    assert find_reference(bundle, DigitCNN()).path.is_relative_to(tmp_path / "cache")
+    assert first.code == 0 and "computing the digit-cnn reference of bundle, test split, once" in first.err
+    assert find_reference(bundle, DigitCNN(), "test").path.is_relative_to(tmp_path / "cache")
     again = cli("run", *words)
     assert again.code == 0 and "computing" not in again.err
     board = pd.read_csv(tmp_path / "r" / "leaderboard.csv")
@@ -204,16 +204,21 @@ def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):
 def test_the_shipped_reference_is_what_the_reference_command_makes(tmp_path, cli):
     done = cli("reference", "--dataset", "digits", "--device", "cpu", "--out", tmp_path / "made")
     assert done.code == 0, done.err
-    shipped = find_reference(open_bundle(SHIPPED / "digits-conv_vae"), DigitCNN())
-    card = json.loads((tmp_path / "made" / "digit-cnn.json").read_text())
-    assert {k: card[k] for k in ("images", "extractor", "counts")} == {
-        k: shipped.card[k] for k in ("images", "extractor", "counts")
-    }
-    made = type(shipped)(tmp_path / "made" / "digit-cnn.safetensors", card)
-    for split in ("train", "test"):
-        ours, theirs = made.statistics(split, CPU), shipped.statistics(split, CPU)
+    for split in ("train", "val", "test"):
+        shipped = find_reference(open_bundle(SHIPPED / "digits-conv_vae"), DigitCNN(), split)
+        card = json.loads((tmp_path / "made" / f"digit-cnn-{split}.json").read_text())
+        told = ("images", "extractor", "split", "count")
+        assert [card[each] for each in told] == [shipped.card[each] for each in told]
+        ours = type(shipped)(tmp_path / "made" / f"digit-cnn-{split}.safetensors", card).statistics(CPU)
+        theirs = shipped.statistics(CPU)
         torch.testing.assert_close(ours.mean, theirs.mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(ours.covariance, theirs.covariance, rtol=1e-3, atol=1e-5)
+
+
+def test_the_reference_of_one_split_can_be_made_alone(tmp_path, cli):
+    done = cli("reference", "--dataset", "digits", "--split", "val", "--device", "cpu", "--out", tmp_path / "made")
+    assert done.code == 0, done.err
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"digit-cnn-val.json", "digit-cnn-val.safetensors"}
 
 
 def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):

@@ -44,7 +44,7 @@ from priors.gaussian import Gaussian
 ROOT = Path(benchmark.__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 DIGITS = SHIPPED / "digits-conv_vae"
-TIMED = r"fit_seconds|(prior|images)_seconds_\d+|repeats_\d+"
+TIMED = r"fit_seconds|(prior|decode|images)_(seconds|repeats)_\d+"
 
 
 def grids(results):
@@ -284,7 +284,7 @@ def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle)
         bundle.backbone(ConvVAE, CPU),
         PosteriorSplit(*bundle.posterior("test", CPU)),
         Features(extractor, CPU),
-        find_reference(bundle, extractor),
+        find_reference(bundle, extractor, "test"),
         Nosy(protocol, metric.reads),
         0,
         CPU,
@@ -619,16 +619,16 @@ def _copy_of_digits(tmp_path):
     return tmp_path / "digits-copy"
 
 
-@pytest.mark.parametrize("part", ["digit-cnn.safetensors", "digit-cnn.json"])
+@pytest.mark.parametrize("part", ["digit-cnn-test.safetensors", "digit-cnn-test.json"])
 def test_a_damaged_reference_is_named_and_made_again_once(part, tmp_path, capsys, monkeypatch):
     bundle = open_bundle(_copy_of_digits(tmp_path))
-    whole = find_reference(bundle, DigitCNN()).statistics("test", CPU)
+    whole = find_reference(bundle, DigitCNN(), "test").statistics(CPU)
     spoilt = bundle.path / "reference" / part
     _cut(spoilt)
-    asked = (Registry(), bundle, Digits(), None, None, CPU, [])
+    asked = (Registry(), bundle, Digits(), None, None, "test", CPU, [])
     _, reference = choose_extractor(*asked)
     assert re.search(rf"reference is damaged.*{re.escape(str(spoilt))}", capsys.readouterr().err)
-    made = reference.statistics("test", CPU)
+    made = reference.statistics(CPU)
     torch.testing.assert_close(made.mean, whole.mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(made.covariance, whole.covariance, rtol=1e-3, atol=1e-5)
 
@@ -641,10 +641,10 @@ def test_a_damaged_reference_is_named_and_made_again_once(part, tmp_path, capsys
 
 def test_a_damaged_reference_without_images_is_one_line_and_a_command(small_bundle, tmp_path, cli):
     shutil.copytree(small_bundle, tmp_path / "small")
-    _cut(tmp_path / "small" / "reference" / "digit-cnn.safetensors")
+    _cut(tmp_path / "small" / "reference" / "digit-cnn-test.safetensors")
     done = cli("run", "--bundle", tmp_path / "small", "--priors", "gaussian", "--results", tmp_path / "r")
     assert done.code == 2
-    assert str(tmp_path / "small" / "reference" / "digit-cnn.safetensors") in done.err
+    assert str(tmp_path / "small" / "reference" / "digit-cnn-test.safetensors") in done.err
     last = done.err.strip().splitlines()[-1]
     assert last.startswith("error: ") and "python -m benchmark reference" in last
     assert "Traceback" not in done.err
@@ -665,10 +665,21 @@ def test_a_tampered_bundle_is_refused_in_one_line(part, spoil, small_bundle, tmp
 def test_a_reference_of_other_images_is_not_used(small_bundle, tmp_path):
     """A reference is taken for the images and weights that its card names, and for no others."""
     shutil.copytree(small_bundle, tmp_path / "small")
-    card_path = tmp_path / "small" / "reference" / "digit-cnn.json"
+    card_path = tmp_path / "small" / "reference" / "digit-cnn-test.json"
     card = read_sealed(card_path)
     write_sealed(card_path, {**card, "images": "0" * 64})
     bundle = open_bundle(tmp_path / "small")
-    assert find_reference(bundle, DigitCNN()) is None
+    assert find_reference(bundle, DigitCNN(), "test") is None
     with pytest.raises(UsageError, match="hash differs"):
-        make_reference(bundle, Digits().load([]), DigitCNN(), CPU, None, lambda *_, **__: None)
+        make_reference(bundle, Digits().load([]), DigitCNN(), "test", CPU, None, lambda *_, **__: None)
+
+
+def test_bundles_of_the_same_images_share_their_references(small_bundle, tmp_path):
+    """A second backbone seed needs no statistics of its own, whether they lie beside its neighbour or in the cache."""
+    first, second = (shutil.copytree(small_bundle, tmp_path / "made" / name) for name in ("first", "second"))
+    shutil.rmtree(second / "reference")
+    assert find_reference(open_bundle(second), DigitCNN(), "test").path.parent == first / "reference"
+    images = PathDataset(small_bundle.parent / "small.npz").load([])
+    make_reference(open_bundle(first), images, DigitCNN(), "val", CPU, None, lambda *_, **__: None)
+    found = find_reference(open_bundle(second), DigitCNN(), "val")
+    assert found.path.is_relative_to(tmp_path / "cache" / "references")

@@ -38,6 +38,10 @@ class Images:
         return digest.hexdigest()
 
 
+#: the terms of images from a path: a file called mnist.npz is not MNIST
+USER_SUPPLIED = "user-supplied images"
+
+
 class DatasetConfig(BaseModel):
     """Settings of a data set (crop, partition): part of its bundles' cards. Most have none."""
 

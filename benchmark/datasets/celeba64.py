@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -24,6 +26,7 @@ from benchmark.places import cache_root
 from benchmark.progress import say, track
 
 SPLITS = ("train", "val", "test")
+PARTITION = {"0": "train", "1": "val", "2": "test"}
 COUNTS = (162_770, 19_867, 19_962)
 ARCHIVE, LIST = "img_align_celeba.zip", "list_eval_partition.txt"
 NPZ, PREVIEW = "celeba64.npz", "celeba64-preview.npz"
@@ -63,6 +66,8 @@ class CelebA64(Dataset):
     def _ready_made(self, roots: list[Path]) -> Images | None:
         for path in (root / NPZ for root in roots):
             if path.is_file():
+                if self.config.crop != 148:
+                    raise UsageError(f"{path} is taken to be cropped to 148: {self.label} needs {ARCHIVE} and {LIST}")
                 images = PathDataset(path).load([])
                 counts = tuple(len(getattr(images, split)) for split in SPLITS)
                 if counts != COUNTS or images.shape != (3, SIDE, SIDE):
@@ -81,21 +86,39 @@ class CelebA64(Dataset):
                 continue
             if not (folder / LIST).is_file():
                 raise UsageError(f"{source} is there, but not {folder / LIST}, which says how its images are split")
-            state = source.stat()
-            key = content_hash([self.name, self.config.crop, str(source.resolve()), state.st_size, state.st_mtime_ns])
-            kept = cache_root() / "prepared" / f"{self.name}-crop{self.config.crop}-{key[:16]}.safetensors"
-            if not kept.exists():
-                say(f"preparing {source}, once")
-                write_atomic(kept, save(self._prepare(source, folder / LIST)))
+            kept = self._kept(source, folder / LIST)
             how = f"central {self.config.crop} of 178x218, resized to 64x64 (bilinear); official partition"
-            return Images(**load_file(kept), preparation=how)
+            count = sum(map(len, kept.values()))
+            if count != sum(COUNTS):
+                how += f", of which {count:,} of {sum(COUNTS):,} images"
+            return Images(**kept, preparation=how)
         return None
+
+    def _kept(self, source: Path, partition: Path) -> dict[str, Tensor]:
+        """The prepared images from the cache, made where they are not there, damaged, or of files that have changed."""
+        states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (source, partition)]
+        key = content_hash([self.config.crop, states])[:16]
+        kept = cache_root() / "prepared" / f"{self.name}-crop{self.config.crop}-{key}.safetensors"
+        if kept.exists():
+            try:
+                return load_file(kept)
+            except SafetensorError:
+                say(f"{kept} is damaged and will be made again")
+        say(f"preparing {source}, once")
+        prepared = self._prepare(source, partition)
+        write_atomic(kept, save(prepared))
+        return prepared
 
     def _prepare(self, source: Path, partition: Path) -> dict[str, Tensor]:
         names: dict[str, list[str]] = {split: [] for split in SPLITS}
-        for line in partition.read_text().splitlines():
-            name, part = line.split()
-            names[SPLITS[int(part)]].append(name)
+        try:
+            for line in partition.read_text().splitlines():
+                name, part = line.split()
+                names[PARTITION[part]].append(name)
+            if not all(names.values()):
+                raise ValueError("a part of it has no image")
+        except (ValueError, KeyError) as error:
+            raise UsageError(f"{partition}: not CelebA's partition list ({error}); fetch it again") from error
         total, done, parts = sum(map(len, names.values())), 0, {}
         with _opener(source) as open_image, track(self.name) as progress:
             for split, listed in names.items():
@@ -110,10 +133,12 @@ class CelebA64(Dataset):
     def _face(self, open_image: Opener, name: str, source: Path) -> Tensor:
         try:
             with open_image(name) as file, Image.open(file) as image:
-                left, top = (image.width - self.config.crop) / 2, (image.height - self.config.crop) / 2
-                box = (left, top, left + self.config.crop, top + self.config.crop)
-                face = image.convert("RGB").resize((SIDE, SIDE), Image.BILINEAR, box=box)
-        except (OSError, KeyError, SyntaxError, zipfile.BadZipFile) as error:
+                left, top = (image.width - self.config.crop) // 2, (image.height - self.config.crop) // 2
+                if left < 0 or top < 0:
+                    raise ValueError(f"{image.width}x{image.height} pixels, expected 178x218")
+                square = image.convert("RGB").crop((left, top, left + self.config.crop, top + self.config.crop))
+                face = square.resize((SIDE, SIDE), Image.BILINEAR)
+        except (OSError, EOFError, KeyError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise UsageError(f"{source}: {name}, which {LIST} names, cannot be read ({error})") from error
         return torch.from_numpy(np.asarray(face).copy()).permute(2, 0, 1)
 
@@ -159,7 +184,8 @@ class CelebA64Preview(Dataset):
         for path in (root / name for root in roots for name in (PREVIEW, NPZ)):
             if path.is_file():
                 images = PathDataset(path).load([])
-                if tuple(len(getattr(images, split)) for split in SPLITS) == self.counts:
+                counts = tuple(len(getattr(images, split)) for split in SPLITS)
+                if (counts, images.shape) == (self.counts, (3, SIDE, SIDE)):
                     how = (
                         "preview: 10,000 images at reduced quality, non-commercial research only, not comparable "
                         "with published CelebA-64; central 148 of 178x218, resized to 64x64 (bilinear)"

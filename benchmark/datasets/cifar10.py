@@ -37,7 +37,8 @@ class CIFAR10(Dataset):
 
     def load(self, roots: list[Path]) -> Images:
         archive = next((root / ARCHIVE for root in roots if (root / ARCHIVE).is_file()), None)
-        if archive is not None and self.config.test == "training_file" and not any(map(_has_files, roots)):
+        official = self.config.test == "official"
+        if archive is not None and not official and not any(map(_has_files, roots)):
             return self._cut(_in_order(archive))
         root = next((root for root in roots if _has_files(root)), roots[-1])
         try:
@@ -47,9 +48,13 @@ class CIFAR10(Dataset):
             raise UsageError(
                 f"cifar10 is not whole in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
                 f"fetch {source.url} into any of these folders"
-                + (f" ({archive} has the training file alone: cifar10[test=training_file])" if archive else "")
+                + (
+                    f" ({archive} has the training file alone: cifar10[test=training_file])"
+                    if archive and official
+                    else ""
+                )
             ) from error
-        if self.config.test == "training_file":
+        if not official:
             return self._cut(_as_images(train.data))
         train, val = random_split(_as_images(train.data), 48_000, 2_000)
         return Images(train, val, _as_images(test.data), "32x32; training file split at random 48000/2000")
@@ -63,8 +68,11 @@ class CIFAR10(Dataset):
 
 
 def _has_files(root: Path) -> bool:
+    """All of torchvision's files are there, packed or unpacked (it checks their md5)."""
     source = torchvision.datasets.CIFAR10
-    return (root / source.base_folder).is_dir() or (root / source.filename).is_file()
+    names = [name for name, _ in source.train_list + source.test_list]
+    unpacked = all((root / source.base_folder / name).is_file() for name in names)
+    return unpacked or (root / source.filename).is_file()
 
 
 def _as_images(array: np.ndarray) -> Tensor:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from benchmark.datasets.api import Dataset, Images, random_split
+from benchmark.datasets.api import USER_SUPPLIED, Dataset, Images, random_split
 from benchmark.errors import UsageError
 
 SPLITS = ("train", "val", "test")
@@ -31,7 +31,7 @@ class PathDataset(Dataset):
     cropped to its central square and resized to 64x64 (32x32 where the smallest is smaller than 64).
     """
 
-    terms = "user-supplied images"
+    terms = USER_SUPPLIED
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -46,6 +46,29 @@ class Extractor(ABC):
         return {"name": self.name, "version": self.version, "weights": self.weights_hash()}
 
 
+class OneLayerExtractor(FeatureExtractorBase):
+    """What torch-fidelity asks of an extractor that has one layer, of `features` numbers, and takes `image_shape`."""
+
+    features: ClassVar[int]
+    image_shape: ClassVar[tuple[int, int, int]]
+
+    @classmethod
+    def get_provided_features_list(cls) -> tuple[str, ...]:
+        return (str(cls.features),)
+
+    @classmethod
+    def get_default_feature_layer_for_metric(cls, metric: str) -> str:
+        return str(cls.features)
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return True
+
+    @classmethod
+    def get_dummy_input_for_compile(cls) -> Tensor:
+        return torch.zeros(1, *cls.image_shape, dtype=torch.uint8)
+
+
 class Features:
     """An extractor on a device: uint8 images (n, C, H, W) -> float32 features (n, d), there."""
 

@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from backbones.hashing import file_hash
-from benchmark.extractors.api import Extractor, hookimpl
+from benchmark.extractors.api import Extractor, OneLayerExtractor, hookimpl
 
 WEIGHTS = Path(__file__).with_name("digit_cnn.safetensors")
 SIDE, FEATURES = 32, 64
@@ -42,8 +42,11 @@ class DigitClassifier(nn.Module):
         return self.logits(self.features(x))
 
 
-class DigitCNNFeatures(FeatureExtractorBase):
+class DigitCNNFeatures(OneLayerExtractor):
     """The torch-fidelity side: uint8 (n, 1, H, W) -> ((n, 64),). Other sizes than 32 are resized (bilinear)."""
+
+    features = FEATURES
+    image_shape = (1, SIDE, SIDE)
 
     def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
         super().__init__(name, features_list)
@@ -55,22 +58,6 @@ class DigitCNNFeatures(FeatureExtractorBase):
         if x.shape[2:] != (SIDE, SIDE):
             x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
         return (self.classifier.features(x.to(memory_format=torch.channels_last)),)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return (str(FEATURES),)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return str(FEATURES)
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return True
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        return torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8)
 
 
 class DigitCNN(Extractor):

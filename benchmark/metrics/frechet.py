@@ -55,7 +55,7 @@ class Frechet(Metric):
     reference_rows = ("aggregate_posterior", "reconstruction")
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
-        reference = evaluation.reference.statistics(evaluation.protocol.split, evaluation.device)
+        reference = evaluation.reference.statistics(evaluation.device)
         return {"fd": frechet_distance(feature_statistics(evaluation.features), reference)}
 
 

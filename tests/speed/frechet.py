@@ -47,7 +47,7 @@ def as_numpy(of: Statistics) -> dict:
 
 
 def measured(run: Callable[[], float], device: torch.device, seconds: float) -> tuple[float, str]:
-    taken = [end for (end,) in durations([run], device, REPEATS, seconds)]
+    taken = durations(run, device, REPEATS, seconds)
     low, median, high = statistics.quantiles(taken, n=4, method="inclusive")
     return median, f"{median:.4g} [{low:.4g}, {high:.4g}]"
 
