@@ -65,9 +65,7 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = max(channels // 16, 4)
-        self.layers = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
-        )
+        self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.layers(x.mean((2, 3)))[:, :, None, None]
@@ -213,7 +211,9 @@ class NVAE(Backbone):
         self.join_top = nn.Conv2d(widths[0] + config.z_channels, widths[0], 1)
         self.groups, self.rises = nn.ModuleList(), nn.ModuleList()
         for scale in range(scales):
-            self.groups.append(nn.ModuleList(Group(widths[scale], config) for _ in range(config.groups[scale] - (scale == 0))))
+            self.groups.append(
+                nn.ModuleList(Group(widths[scale], config) for _ in range(config.groups[scale] - (scale == 0)))
+            )
             if scale + 1 < scales:
                 self.rises.append(DecoderCell(widths[scale], widths[scale + 1], config.expansion, up=True))
         self.grow = nn.Sequential(

@@ -22,7 +22,7 @@ from benchmark.protocol import Protocol
 from benchmark.streams import seeded_globals, stream
 from benchmark.synthetic import TARGETS, Target
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
-from priors.flows import CouplingFlow
+from priors.flows import Flow
 from priors.gaussian import log_standard_normal
 
 DRAWS = 2_000
@@ -53,7 +53,7 @@ def check(
             return prior(shape, config).to(device)
 
     def fit(target: Target) -> LatentPrior:
-        made = build((target.features,))
+        made = build(target.shape)
         with seeded_globals(device, "check fit"):
             made.train().fit(target.posterior(device), stream(device, "check fit"), lambda *_, **__: None)
         return made.eval()
@@ -159,7 +159,7 @@ def _describes_samples(prior: LatentPrior) -> str | None:
 
 
 def _flows_invert(prior: LatentPrior) -> str | None:
-    flows = [module for module in prior.modules() if isinstance(module, CouplingFlow)]
+    flows = [module for module in prior.modules() if isinstance(module, Flow)]
     if not flows:
         return None
     worst_inverse = worst_det = 0.0
@@ -245,9 +245,9 @@ def _refuses_nan(prior: LatentPrior, device: torch.device) -> str | None:
 def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Finding:
     """How near a fitted prior came to a target, with the Gaussian's figures beside it."""
     real = target.draw(DRAWS, stream(device, "check real"))
-    gaussian = torch.randn(DRAWS, target.features, generator=stream(device, "check sample", 0), device=device)
+    gaussian = torch.randn(DRAWS, *target.shape, generator=stream(device, "check sample", 0), device=device)
     z = _draw(fitted, DRAWS)
-    own, unfitted = _mmd(z, real), _mmd(gaussian, real)
+    own, unfitted = (_mmd(of.flatten(1), real.flatten(1)) for of in (z, gaussian))
     facts = [f"MMD² {own:.4f} (Gaussian {unfitted:.4f})"]
     density = fitted.log_prob(real)
     if density is not None:

@@ -39,18 +39,31 @@ class PriorConfig(BaseModel):
         return {name for name, field in cls.model_fields.items() if field.json_schema_extra == _SAMPLING}
 
     def fit_settings(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude=self.sampling_names())
+        """What decides a fit, and so its identity; a `later_setting` counts where it has another value than usual."""
+        settings = self.model_dump(mode="json", exclude=self.sampling_names())
+        fields = type(self).model_fields
+        usual = [
+            name
+            for name in settings
+            if fields[name].json_schema_extra == _LATER and getattr(self, name) == fields[name].default
+        ]
+        return {name: value for name, value in settings.items() if name not in usual}
 
     def sampling_settings(self) -> dict[str, Any]:
         return self.model_dump(mode="json", include=self.sampling_names())
 
 
-_SAMPLING = {"role": "sampling"}
+_SAMPLING, _LATER = {"role": "sampling"}, {"role": "later"}
 
 
 def sampling_setting(default: Any, **constraints: Any) -> Any:
     """A config field that acts on `sample` alone: fits are shared by all its values."""
     return Field(default, json_schema_extra=dict(_SAMPLING), **constraints)
+
+
+def later_setting(default: Any, **constraints: Any) -> Any:
+    """A config field added to a prior that has records: with its default it changes neither fits nor their identity."""
+    return Field(default, json_schema_extra=dict(_LATER), **constraints)
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,19 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from priors import sir
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl, sampling_setting
-from priors.energies import MLPEnergy
-from priors.flows import CouplingFlow, MLPGenerator
+from priors.api import (
+    AggregatePosterior,
+    Diverged,
+    LatentPrior,
+    PriorConfig,
+    Progress,
+    hookimpl,
+    later_setting,
+    sampling_setting,
+)
+from priors.energies import Energy, Form, energy_network
+from priors.flows import Flow, MLPGenerator
+from priors.image_flows import flow_network
 from priors.gaussian import log_standard_normal
 
 LOG_EVERY = 100  # rounds
@@ -48,7 +58,9 @@ class EVaLPConfig(PriorConfig):
     steps: int = Field(93_800, ge=1)
     batch_size: int = Field(64, ge=1)
     energy_steps: int = Field(5, ge=1)
+    network: Form = later_setting("auto")
     energy_width: int = Field(128, ge=1)
+    conv_widths: tuple[int, ...] = later_setting((64, 128, 256, 128), min_length=1)
     sampler: Literal["realnvp", "spline", "mlp"] = "realnvp"
     couplings: int = Field(2, ge=1)
     sampler_width: int = Field(128, ge=1)
@@ -68,7 +80,7 @@ class EVaLPConfig(PriorConfig):
         return self
 
 
-def energy_loss(energy: MLPEnergy, z_q: Tensor, z_g: Tensor, a: Tensor, gp_weight: float) -> tuple[Tensor, Tensor]:
+def energy_loss(energy: Energy, z_q: Tensor, z_g: Tensor, a: Tensor, gp_weight: float) -> tuple[Tensor, Tensor]:
     """The energy's loss and its gradient penalty (unweighted). z_q, z_g (n, d) without graph, a (n, 1) in [0, 1]."""
     n = len(z_q)
     between = a * z_q + (1 - a) * z_g
@@ -78,7 +90,7 @@ def energy_loss(energy: MLPEnergy, z_q: Tensor, z_g: Tensor, a: Tensor, gp_weigh
 
 
 def sampler_loss(
-    energy: MLPEnergy, sampler: CouplingFlow | MLPGenerator, noise: Tensor, kl_weight: float
+    energy: Energy, sampler: Flow | MLPGenerator, noise: Tensor, kl_weight: float
 ) -> tuple[Tensor, Tensor | None]:
     """The sampler's loss and KL(p_g || N(0, I)) in nats, both estimated at g(noise), noise (n, d).
 
@@ -133,11 +145,15 @@ class EVaLP(LatentPrior):
     def __init__(self, latent_shape: tuple[int, ...], config: EVaLPConfig) -> None:
         super().__init__(latent_shape, config)
         features = math.prod(latent_shape)
-        self.energy_network = MLPEnergy(features, config.energy_width)
+        self.energy_network = energy_network(
+            latent_shape, config.network, config.energy_width, conv_widths=config.conv_widths
+        )
         if config.sampler == "mlp":
             self.sampler = MLPGenerator(features, config.sampler_width)
         else:
-            self.sampler = CouplingFlow(features, config.couplings, config.sampler_width, config.sampler)
+            self.sampler = flow_network(
+                latent_shape, config.network, config.couplings, config.sampler_width, config.sampler
+            )
         self.network_evaluations = 1 if config.proposals == 1 else 2 * config.proposals
 
     @property

@@ -7,11 +7,14 @@ interface of `priors.flows.CouplingFlow`: latents go in and out flat.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from nflows.transforms import ActNorm, CompositeTransform, SqueezeTransform, Transform
 from torch import Tensor, nn
 
-from priors.flows import LOG_SCALE_BOUND, Flow
+from priors.energies import Form
+from priors.flows import LOG_SCALE_BOUND, CouplingFlow, Flow
 
 
 class ResidualBlock(nn.Module):
@@ -85,3 +88,14 @@ class ImageFlow(Flow):
         for index in range(couplings):
             layers += [MaskedAffine(channel_halves(squeezed, index % 2), width), ActNorm(squeezed[0])]
         super().__init__(CompositeTransform(layers), latent_shape, noise_shape=squeezed)
+
+
+def flow_network(
+    latent_shape: tuple[int, ...], form: Form, couplings: int, width: int, family: str = "realnvp"
+) -> Flow:
+    """The flow of a latent shape; `auto` takes the image RealNVP for a block, unless splines are asked for."""
+    if form == "conv" and (len(latent_shape) != 3 or family != "realnvp"):
+        raise ValueError(f"network=conv needs realnvp and a block of latents C x H x W, not {family} on {latent_shape}")
+    if form == "conv" or (form == "auto" and len(latent_shape) == 3 and family == "realnvp"):
+        return ImageFlow(latent_shape, couplings, width)
+    return CouplingFlow(math.prod(latent_shape), couplings, width, family)

@@ -8,16 +8,16 @@ objective alone. Adam 1e-3, weight decay 2e-5, early stop on held-out likelihood
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
 from priors.early_stopping import BestState
-from priors.flows import CouplingFlow
+from priors.energies import Form
+from priors.image_flows import flow_network
 
 VALIDATE_EVERY = 250  # steps
 HELD_OUT = 10_000  # draws in the held-out likelihood
@@ -29,6 +29,7 @@ class LatentFlowConfig(PriorConfig):
 
     steps: int = Field(20_000, ge=1)
     batch_size: int = Field(256, ge=1)
+    network: Form = later_setting("auto")
     couplings: int = Field(2, ge=1)
     width: int = Field(128, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -49,7 +50,7 @@ class LatentFlow(LatentPrior):
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentFlowConfig) -> None:
         super().__init__(latent_shape, config)
-        self.flow = CouplingFlow(math.prod(latent_shape), config.couplings, config.width)
+        self.flow = flow_network(latent_shape, config.network, config.couplings, config.width)
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config, flow = self.config, self.flow

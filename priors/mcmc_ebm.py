@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
-from priors.energies import MLPEnergy
+from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
+from priors.energies import Form, energy_network
 from priors.gaussian import log_standard_normal
 from priors.langevin import short_run
 
@@ -31,7 +31,9 @@ class MCMCEBMConfig(PriorConfig):
 
     steps: int = Field(20_000, ge=1)
     batch_size: int = Field(100, ge=1)
+    network: Form = later_setting("auto")
     width: int = Field(200, ge=1)
+    conv_widths: tuple[int, ...] = later_setting((64, 128, 256, 128), min_length=1)
     learning_rate: float = Field(1e-4, gt=0)
     langevin_steps: int = Field(60, ge=1)
     step_size: float = Field(0.4, gt=0)
@@ -47,7 +49,7 @@ class MCMCEBM(LatentPrior):
     def __init__(self, latent_shape: tuple[int, ...], config: MCMCEBMConfig) -> None:
         super().__init__(latent_shape, config)
         self.features = math.prod(latent_shape)
-        self.energy_network = MLPEnergy(self.features, config.width)
+        self.energy_network = energy_network(latent_shape, config.network, config.width, conv_widths=config.conv_widths)
         self.network_evaluations = config.langevin_steps
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:

@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor
 
 from priors import sir
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, sampling_setting
+from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, later_setting, sampling_setting
 from priors.early_stopping import BestState
-from priors.energies import MLPEnergy
+from priors.energies import Energy, Form, energy_network
 from priors.gaussian import log_standard_normal
 from priors.langevin import short_run
 
@@ -36,8 +36,10 @@ class NCPConfig(PriorConfig):
 
     steps: int = Field(10_000, ge=1)
     batch_size: int = Field(256, ge=1)
+    network: Form = later_setting("auto")
     width: int = Field(512, ge=1)
     depth: int = Field(3, ge=1)
+    conv_widths: tuple[int, ...] = later_setting((64, 128, 256, 128), min_length=1)
     learning_rate: float = Field(1e-3, gt=0)
     patience: int = Field(10, ge=1)
     sampler: Literal["sir", "langevin"] = sampling_setting("sir")
@@ -46,7 +48,7 @@ class NCPConfig(PriorConfig):
     step_size: float = sampling_setting(0.4, gt=0)
 
 
-def classifier_loss(energy: MLPEnergy, z_q: Tensor, z_0: Tensor) -> Tensor:
+def classifier_loss(energy: Energy, z_q: Tensor, z_0: Tensor) -> Tensor:
     """Binary cross-entropy in nats of logit = -f, draws of q_agg (n, d) against draws of N(0, I) (n, d)."""
     value = energy(torch.cat([z_q, z_0]))
     return (F.softplus(value[: len(z_q)]).mean() + F.softplus(-value[len(z_q) :]).mean()) / 2
@@ -62,7 +64,9 @@ class NCP(LatentPrior):
     def __init__(self, latent_shape: tuple[int, ...], config: NCPConfig) -> None:
         super().__init__(latent_shape, config)
         self.features = math.prod(latent_shape)
-        self.energy_network = MLPEnergy(self.features, config.width, config.depth, constant=True)
+        self.energy_network = energy_network(
+            latent_shape, config.network, config.width, config.depth, config.conv_widths, constant=True
+        )
         self.network_evaluations = config.proposals if config.sampler == "sir" else config.langevin_steps
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
