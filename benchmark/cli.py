@@ -76,9 +76,13 @@ def _device(choice: Device) -> torch.device:
     return torch.device("cuda" if choice is not Device.cpu and torch.cuda.is_available() else "cpu")
 
 
+def _is_path(dataset: str) -> bool:
+    return dataset.endswith(".npz") or "/" in dataset or "\\" in dataset
+
+
 def _dataset(registry: Registry, name: str) -> Dataset:
     """A registered data set, with settings where they are given, or a path: what ends in .npz or holds a separator."""
-    if name.endswith(".npz") or "/" in name or "\\" in name:
+    if _is_path(name):
         return PathDataset(Path(name))
     asked = parse_named(name, "--dataset")
     if len(asked) != 1 or len(asked[0][1]) != 1:
@@ -90,7 +94,7 @@ def _dataset(registry: Registry, name: str) -> Dataset:
 
 def _dataset_of(registry: Registry, asked: str, bundle: Bundle) -> Dataset | None:
     """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one."""
-    if asked.endswith(".npz") or "/" in asked:
+    if _is_path(asked):
         return PathDataset(Path(asked))
     try:
         cls = registry.get("dataset", bundle.dataset)
@@ -354,4 +358,7 @@ def main() -> None:
         app()
     except UsageError as error:
         say(f"error: {error}")
+        sys.exit(2)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        say(f"error: cannot use {error.filename}: {error.strerror.lower()} (--results, --out and caches are folders)")
         sys.exit(2)

@@ -29,6 +29,12 @@ def as_bytes(images: Tensor) -> Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+@torch.no_grad()
+def decoded(backbone: Backbone, z: Tensor, generator: torch.Generator) -> Tensor:
+    """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device; a batch at a time."""
+    return torch.cat([as_bytes(backbone.decode(part, generator)) for part in z.split(DECODE_BATCH)])
+
+
 class Source(Interface):
     """Where latents come from: a fitted prior, or a reference row."""
 
@@ -86,12 +92,9 @@ class Evaluation:
             raise BadSample(f"{bad} of {n} samples are not finite")
         return z
 
-    @torch.no_grad()
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
         """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device."""
-        generator = self.stream(purpose)
-        parts = [self.backbone.decode(part, generator) for part in z.split(DECODE_BATCH)]
-        return torch.cat([as_bytes(part) for part in parts])
+        return decoded(self.backbone, z, self.stream(purpose))
 
     @functools.cached_property
     def features(self) -> Tensor:

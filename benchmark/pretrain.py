@@ -14,7 +14,7 @@ from backbones.hashing import content_hash
 from backbones.training import TrainingDiverged, posterior, train
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
-from benchmark.evaluation import DECODE_BATCH, as_bytes
+from benchmark.evaluation import decoded
 from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.metrics.frechet import feature_statistics, frechet_distance
 from benchmark.places import cache_root
@@ -79,7 +79,7 @@ def pretrain(
             "name": dataset.name,
             "settings": dataset.config.model_dump(mode="json"),
             "image_shape": list(images.shape),
-            "counts": {split: len(getattr(images, split)) for split in SPLITS},
+            "counts": dict(zip(SPLITS, images.counts)),
             "preparation": images.preparation,
             "terms": dataset.terms,
             "sha256": image_hash,
@@ -122,8 +122,6 @@ def _reconstruction(
     generator = stream(device, "reconstruction")
     mean, std = posteriors
     noise = torch.randn(mean.shape, generator=generator, device=device)
-    with torch.no_grad():
-        decoded = [backbone.decode(z, generator) for z in (mean + std * noise).split(DECODE_BATCH)]
-    features = features_of(torch.cat([as_bytes(images) for images in decoded]))
+    features = features_of(decoded(backbone, mean + std * noise, generator))
     value = frechet_distance(feature_statistics(features), feature_statistics(features_of(test)))
     return {"score": extractor.score, "value": value, "reconstructions": len(mean), "test": len(test)}

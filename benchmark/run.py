@@ -66,19 +66,14 @@ def choose_extractor(
 ) -> tuple[Extractor, Reference]:
     """The extractor asked for with its reference; the data set's own, said in one line, where that cannot be had."""
     usual = bundle.card["dataset"]["extractor"]
-    name = name or usual
-    extractor = registry.get("extractor", name)(weights)
-    try:
-        return extractor, obtain_reference(bundle, dataset, extractor, split, device, roots)
-    except (Unavailable, UsageError) as error:
-        if extractor.embedded or name == usual:
-            raise UsageError(str(error)) from error
-        say(f"{name} cannot be used: {error}; scoring with {usual} instead")
-    extractor = registry.get("extractor", usual)()
-    try:
-        return extractor, obtain_reference(bundle, dataset, extractor, split, device, roots)
-    except Unavailable as error:
-        raise UsageError(str(error)) from error
+    for each in dict.fromkeys([name or usual, usual]):
+        extractor = registry.get("extractor", each)(weights if each == (name or usual) else None)
+        try:
+            return extractor, obtain_reference(bundle, dataset, extractor, split, device, roots)
+        except (Unavailable, UsageError) as error:
+            if extractor.embedded or each == usual:
+                raise UsageError(str(error)) from error
+            say(f"{each} cannot be used: {error}; scoring with {usual} instead")
 
 
 def run(

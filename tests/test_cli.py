@@ -221,6 +221,16 @@ def test_the_reference_of_one_split_can_be_made_alone(tmp_path, cli):
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"digit-cnn-val.json", "digit-cnn-val.safetensors"}
 
 
+@pytest.mark.parametrize("taken", ["results", "results/protocols"])
+def test_a_file_where_results_belong_is_one_line_and_left_alone(taken, tmp_path, cli):
+    path = tmp_path / taken
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("four years of work")
+    line = only_line(cli("run", "--priors", "gaussian", "--device", "cpu", "--results", tmp_path / "results"))
+    assert str(path) in line and "--results" in line
+    assert path.read_text() == "four years of work"
+
+
 def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):
     out = tmp_path / "bundle"
     out.mkdir()

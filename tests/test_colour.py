@@ -562,6 +562,12 @@ def as_images(arrays, preparation):
     return Images(*(torch.from_numpy(arrays[split]).permute(0, 3, 1, 2) for split in SPLITS), preparation)
 
 
+@pytest.fixture(autouse=True)
+def nothing_shipped(tmp_path, monkeypatch):
+    """Which bundles there are is each test's own affair, whatever the package ships."""
+    monkeypatch.setattr("benchmark.bundles.SHIPPED", tmp_path / "shipped")
+
+
 @pytest.fixture
 def cached(tmp_path):
     """Writes a bundle of 64x64 images into the cache: `cached(dataset, preparation) -> its folder's name`."""

@@ -29,6 +29,11 @@ class Images:
     def shape(self) -> tuple[int, int, int]:
         return tuple(self.train.shape[1:])
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many images train, val and test have."""
+        return len(self.train), len(self.val), len(self.test)
+
     def content_hash(self) -> str:
         """SHA-256 over the pixels of the three splits: two sources agree if and only if this does."""
         digest = hashlib.sha256()

@@ -20,13 +20,12 @@ from torch import Tensor
 
 from backbones.hashing import content_hash, write_atomic
 from benchmark.datasets.api import Dataset, DatasetConfig, Images, hookimpl
-from benchmark.datasets.path import PathDataset
+from benchmark.datasets.path import SPLITS, PathDataset
 from benchmark.errors import UsageError
 from benchmark.places import cache_root
 from benchmark.progress import say, track
 
-SPLITS = ("train", "val", "test")
-PARTITION = {"0": "train", "1": "val", "2": "test"}
+PARTITION = dict(zip("012", SPLITS))
 COUNTS = (162_770, 19_867, 19_962)
 ARCHIVE, LIST = "img_align_celeba.zip", "list_eval_partition.txt"
 NPZ, PREVIEW = "celeba64.npz", "celeba64-preview.npz"
@@ -69,9 +68,8 @@ class CelebA64(Dataset):
                 if self.config.crop != 148:
                     raise UsageError(f"{path} is taken to be cropped to 148: {self.label} needs {ARCHIVE} and {LIST}")
                 images = PathDataset(path).load([])
-                counts = tuple(len(getattr(images, split)) for split in SPLITS)
-                if counts != COUNTS or images.shape != (3, SIDE, SIDE):
-                    held = f"{'/'.join(map(str, counts))} images of {'x'.join(map(str, images.shape))}"
+                if images.counts != COUNTS or images.shape != (3, SIDE, SIDE):
+                    held = f"{'/'.join(map(str, images.counts))} images of {'x'.join(map(str, images.shape))}"
                     raise UsageError(
                         f"{path} holds {held}, not CelebA's {'/'.join(map(str, COUNTS))} of 3x64x64: use it as "
                         f"--dataset {path}, or --dataset {self.preview} if it is that"
@@ -184,8 +182,7 @@ class CelebA64Preview(Dataset):
         for path in (root / name for root in roots for name in (PREVIEW, NPZ)):
             if path.is_file():
                 images = PathDataset(path).load([])
-                counts = tuple(len(getattr(images, split)) for split in SPLITS)
-                if (counts, images.shape) == (self.counts, (3, SIDE, SIDE)):
+                if (images.counts, images.shape) == (self.counts, (3, SIDE, SIDE)):
                     how = (
                         "preview: 10,000 images at reduced quality, non-commercial research only, not comparable "
                         "with published CelebA-64; central 148 of 178x218, resized to 64x64 (bilinear)"
