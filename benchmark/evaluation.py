@@ -1,7 +1,7 @@
 """One fitted prior under evaluation: what it draws, decodes to and shows to the extractor, each made once.
 
 Latents are drawn in streams that all rows share, and decoding has streams of its own, so that two rows differ
-by their priors alone.
+by their priors alone. Latents and features are kept in the cache, so that a metric added later draws nothing again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from backbones.api import Backbone
 from benchmark.extractors.api import Features
+from benchmark.kept import kept
 from benchmark.protocol import Protocol
 from benchmark.reference import Reference
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
 DECODE_BATCH = 250
+DRAWS_VERSION = 1  # of streams, decoding and extraction: what is kept under another is not found
 
 
 def as_bytes(images: Tensor) -> Tensor:
@@ -61,9 +63,13 @@ REFERENCE_ROWS: dict[str, str | None] = {"aggregate_posterior": "train", "recons
 
 @dataclass
 class Evaluation:
-    """`held_out` is q_agg of the reported split; `features_of` and `reference` belong to the protocol's extractor."""
+    """`held_out` is q_agg of the reported split; `features_of` and `reference` belong to the protocol's extractor.
+
+    `identity` decides what `source` draws: its fit, its settings of sampling, the split of a reference row.
+    """
 
     source: Source | Any
+    identity: dict[str, Any]
     backbone: Backbone
     held_out: PosteriorSplit
     features_of: Features
@@ -75,9 +81,13 @@ class Evaluation:
     def stream(self, purpose: str) -> torch.Generator:
         return stream(self.device, purpose, self.seed)
 
-    @torch.no_grad()
     def latents(self, n: int, purpose: str) -> Tensor:
         """n checked latents (n, *latent_shape). Raises `BadSample`."""
+        identity = {**self.identity, "latents": n, "purpose": purpose, "version": DRAWS_VERSION}
+        return kept("latents", identity, self.device, lambda: self._drawn(n, purpose))
+
+    @torch.no_grad()
+    def _drawn(self, n: int, purpose: str) -> Tensor:
         with seeded_globals(self.device, purpose, self.seed):
             z = self.source.sample(n, self.stream(purpose))
         expected = (n, *self.backbone.latent_shape)
@@ -99,4 +109,9 @@ class Evaluation:
     @functools.cached_property
     def features(self) -> Tensor:
         """Features (n, d) of the protocol's number of generated images."""
+        protocol = self.protocol
+        seen = {"images": protocol.generated, "extractor": protocol.extractor, "rounding": protocol.rounding}
+        return kept("features", {**self.identity, **seen, "version": DRAWS_VERSION}, self.device, self._extracted)
+
+    def _extracted(self) -> Tensor:
         return self.features_of(self.decoded(self.latents(self.protocol.generated, "sample"), "decode"))

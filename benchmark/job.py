@@ -101,13 +101,15 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
         unrecorded_fit, missing = _missing(job, metrics, work, outcome)  # again: the other process may be done
         if not (unrecorded_fit or missing):
             return outcome
+        split = None if job.row.prior else REFERENCE_ROWS[job.row.name] or work.protocol.split
         try:
-            source = fitted(job, work) if job.row.prior else ReferenceRow(work.split(_reference_split(job, work)))
+            source = fitted(job, work) if split is None else ReferenceRow(work.split(split))
         except Failed as failure:
             outcome.failures.append(str(failure))
             return outcome
         evaluation = Evaluation(
             source,
+            {**job.source_identity, "split": split},
             work.backbone,
             work.split(work.protocol.split),
             work.features_of,
@@ -240,10 +242,6 @@ def _identity(job: Job, metric: Metric, work: Workspace) -> dict[str, Any]:
 def _constructed(job: Job, work: Workspace) -> LatentPrior:
     with seeded_globals(work.device, "initialisation", job.seed):
         return job.row.prior(work.bundle.latent_shape, job.row.config)
-
-
-def _reference_split(job: Job, work: Workspace) -> str:
-    return REFERENCE_ROWS[job.row.name] or work.protocol.split
 
 
 def _fit_path(job: Job) -> Path:

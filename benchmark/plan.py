@@ -50,10 +50,15 @@ class Job:
     def fit_id(self) -> str:
         return record_id(self.fit_identity)
 
+    @property
+    def source_identity(self) -> dict[str, Any]:
+        """What decides the latents that are drawn."""
+        sampling = self.row.config.sampling_settings() if self.row.config else {}
+        return {"fit": self.fit_id, "sampling": sampling}
+
     def measurement_identity(self, metric: dict[str, Any], settings: dict[str, Any], machine: Any) -> dict[str, Any]:
         """`machine` is None but for timings."""
-        sampling = self.row.config.sampling_settings() if self.row.config else {}
-        identity = {"fit": self.fit_id, "sampling": sampling, "metric": metric, "settings": settings}
+        identity = {**self.source_identity, "metric": metric, "settings": settings}
         return identity if machine is None else {**identity, "machine": machine}
 
     def facts(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Each metric against a closed form, an independent implementation or its own statistics."""
 
+import itertools
 import math
 import time
 from types import SimpleNamespace
@@ -197,6 +198,9 @@ class Scaled(LatentPrior):
         return self.shift + self.scale * torch.randn(n, *self.latent_shape, generator=generator)
 
 
+fits = itertools.count()  # latents are kept by identity: every source has one of its own
+
+
 def evaluation(source, held_out: PosteriorSplit, seed: int = 0, **settings) -> Evaluation:
     protocol = Protocol(
         budget="quick",
@@ -213,7 +217,7 @@ def evaluation(source, held_out: PosteriorSplit, seed: int = 0, **settings) -> E
     )
     shape = held_out._mean.shape[1:]
     backbone = SimpleNamespace(latent_shape=tuple(shape), decode=lambda z, generator: z.sigmoid())
-    return Evaluation(source, backbone, held_out, None, None, protocol, seed, CPU)
+    return Evaluation(source, {"fit": next(fits)}, backbone, held_out, None, None, protocol, seed, CPU)
 
 
 @pytest.fixture

@@ -281,6 +281,7 @@ def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle)
     prior = Gaussian(bundle.latent_shape, Gaussian.Config())
     evaluation = Evaluation(
         prior,
+        {"fit": name},
         bundle.backbone(ConvVAE, CPU),
         PosteriorSplit(*bundle.posterior("test", CPU)),
         Features(extractor, CPU),

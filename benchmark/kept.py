@@ -1,0 +1,44 @@
+"""Tensors that are dear to make again, kept in the cache under the identity of what made them.
+
+Drawing by SIR and extracting features cost more than most fits: a metric that is added later finds them here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from backbones.hashing import content_hash, write_atomic
+from benchmark.places import cache_root
+from benchmark.progress import say
+
+
+def kept(kind: str, identity: dict[str, Any], device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+    """The tensor of that identity, on the device: from `<cache>/<kind>/`, else made now and kept.
+
+    A damaged file is named and made again.
+    """
+    path = cache_root() / kind / f"{content_hash(identity)}.safetensors"
+    if path.exists():
+        try:
+            with safe_open(path, "pt") as file:
+                value, sha256 = file.get_tensor("value"), file.metadata()["sha256"]
+            if _sha256(value) == sha256:
+                return value.to(device)
+        except (SafetensorError, KeyError, TypeError):
+            pass
+        say(f"{path} is damaged and will be made again")
+    value = make()
+    on_cpu = value.cpu().contiguous()
+    write_atomic(path, save({"value": on_cpu}, metadata={"sha256": _sha256(on_cpu)}))
+    return value
+
+
+def _sha256(value: Tensor) -> str:
+    return hashlib.sha256(value.numpy().tobytes()).hexdigest()
