@@ -17,6 +17,12 @@ hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 Progress = Callable[..., None]
 
 
+def require_binary(x: Tensor) -> None:
+    """Raises ValueError where x holds another value than 0 and 1: a Bernoulli likelihood is a density of those alone."""
+    if not ((x == 0) | (x == 1)).all():
+        raise ValueError("a Bernoulli likelihood needs images of 0 and 1 alone")
+
+
 class BackboneConfig(BaseModel):
     """Settings every backbone has: how it is trained. A backbone adds its own."""
 
@@ -77,3 +83,11 @@ class Backbone(nn.Module, ABC):
 
         `progress` is the share of training that is done, for what is warmed up; validation takes the end's.
         """
+
+    def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """log p(x, z) - log q(z | x) (n,) in nats at one z ~ q(z | x) of every latent the model has.
+
+        Its mean is the evidence lower bound. None where the loss is no likelihood; ValueError where it is, but not one
+        of these images.
+        """
+        return None

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from backbones.api import Backbone, BackboneConfig, hookimpl
+from backbones.api import Backbone, BackboneConfig, hookimpl, require_binary
 
 BOUND = 5.0
 BRANCH = 0.1  # a cell adds this share of its branch
@@ -264,6 +264,36 @@ class NVAE(Backbone):
         top = _cost(mean, log_std, torch.zeros_like(mean), noise)
         features, costs = self._top_down(mean + log_std.exp() * noise, rising[-2::-1], generator, 1.0)
         return self._log_likelihood(features, x), [top, *costs]
+
+    def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if self.log_scale is None:
+            require_binary(x)
+        log_likelihood, costs = self.bound_terms(x, generator)
+        return log_likelihood - sum(log_q_over_p for _, log_q_over_p in costs)
+
+    @torch.no_grad()
+    def readjust_batch_norm(self, z: Tensor, generator: torch.Generator, temperature: float = 1.0) -> None:
+        """Running statistics of the norms that decoding passes, taken anew from images of z (batches, n, C, H, W).
+
+        Sampling sees other features than training did, the more so at other temperatures (the paper's section 3.4).
+        """
+        decoding = [self.groups, self.rises, self.grow]
+        norms = [
+            module
+            for part in decoding
+            for name, module in part.named_modules()
+            if isinstance(module, nn.BatchNorm2d) and ".posterior." not in name
+        ]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+            norm.momentum = None  # the plain average over all batches
+        for batch in z:
+            self.decode(batch, generator, temperature)
+        for norm, momentum in zip(norms, momenta):
+            norm.eval()
+            norm.momentum = momentum
 
     def _bottom_up(self, x: Tensor) -> list[Tensor]:
         """Features for each group, the last group's first."""

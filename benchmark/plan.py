@@ -97,7 +97,7 @@ def resolved(
     of = f"prior {cls.name}"
     default = validated(cls.Config, recipe, of)
     if budget == "quick":
-        caps = {field: min(getattr(default, field), cap) for field, cap in cls.quick.items()}
+        caps = {field: min(getattr(default, field), cap) for field, cap in cls.quick_caps(latent_shape).items()}
         default = validated(cls.Config, {**recipe, **caps}, of)
     return validated(cls.Config, {**default.model_dump(), **settings}, of), default, note
 

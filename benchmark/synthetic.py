@@ -118,10 +118,10 @@ def standard() -> Target:
 
 
 def block() -> Target:
-    """Four modes of standard deviation 0.5 on blocks of 2 x 4 x 4: a bright half, left, right, above or below."""
-    rising = torch.tensor([-1.5, -1.5, 1.5, 1.5]).expand(4, 4)
+    """Four modes of standard deviation 0.8 on blocks of 2 x 4 x 4: a bright half, left, right, above or below."""
+    rising = torch.tensor([-0.5, -0.5, 0.5, 0.5]).expand(4, 4)
     halves = torch.stack([rising, -rising, rising.T, -rising.T])
-    return _mixture("block", torch.stack([halves, -halves.flip(0)], 1), 0.5)
+    return _mixture("block", torch.stack([halves, -halves.flip(0)], 1), 0.8)
 
 
 TARGETS: dict[str, Callable[[], Target]] = {

@@ -1,18 +1,18 @@
 """Energy networks f: flat latents -> one number, low where the model is likely.
 
-`energy_network` chooses the form by the latent's shape: an MLP for a vector, convolutions for a block C x H x W.
+An MLP for a vector, convolutions for a block C x H x W.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Form = Literal["auto", "mlp", "conv"]
+#: what a prior's networks are made of: layers on the flat latent, or convolutions on a block
+Form = Literal["mlp", "conv"]
 
 
 class Energy(nn.Module):
@@ -78,8 +78,10 @@ class MLPEnergy(Energy):
 class ConvEnergy(Energy):
     """3x3 convolutions on a block C x H x W (the EVaLP release has four: 64, 128, 256, 128), averaged over space."""
 
-    def __init__(self, latent_shape: tuple[int, int, int], widths: tuple[int, ...], constant: bool = False) -> None:
+    def __init__(self, latent_shape: tuple[int, ...], widths: tuple[int, ...], constant: bool = False) -> None:
         super().__init__()
+        if len(latent_shape) != 3:
+            raise ValueError(f"network=conv needs a block of latents C x H x W, not {latent_shape}")
         self.latent_shape = tuple(latent_shape)
         sizes = [latent_shape[0], *widths]
         self.hidden = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in zip(sizes, sizes[1:]))
@@ -97,19 +99,3 @@ class ConvEnergy(Energy):
 
     def _pulled_back(self, layer: nn.Module, gradient: Tensor) -> Tensor:
         return F.conv_transpose2d(gradient, layer.weight, padding=1)
-
-
-def energy_network(
-    latent_shape: tuple[int, ...],
-    form: Form,
-    width: int,
-    depth: int = 2,
-    conv_widths: tuple[int, ...] = (64, 128, 256, 128),
-    constant: bool = False,
-) -> Energy:
-    """The energy of a latent shape; `auto` takes convolutions for a block. Raises ValueError for `conv` on a vector."""
-    if form == "conv" and len(latent_shape) != 3:
-        raise ValueError(f"network=conv needs a block of latents C x H x W, these are {latent_shape}")
-    if form == "conv" or (form == "auto" and len(latent_shape) == 3):
-        return ConvEnergy(latent_shape, conv_widths, constant)
-    return MLPEnergy(math.prod(latent_shape), width, depth, constant)

@@ -1,20 +1,17 @@
 """RealNVP for a block of latents C x H x W (Dinh et al. 2017, arXiv 1605.08803): checkerboard, squeeze, channels.
 
-Three couplings with alternating checkerboard masks at full resolution, then, with each 2 x 2 square stacked into
-channels, three with alternating halves of the channels; ActNorm after each, ResNets for log-scale and shift. It has the
+Couplings with alternating checkerboard masks at full resolution, then, with each 2 x 2 square stacked into channels,
+as many with alternating halves of the channels; ActNorm after each, ResNets for log-scale and shift. It has the
 interface of `priors.flows.CouplingFlow`: latents go in and out flat.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from nflows.transforms import ActNorm, CompositeTransform, SqueezeTransform, Transform
 from torch import Tensor, nn
 
-from priors.energies import Form
-from priors.flows import LOG_SCALE_BOUND, CouplingFlow, Flow
+from priors.flows import LOG_SCALE_BOUND, Flow
 
 
 class ResidualBlock(nn.Module):
@@ -74,9 +71,11 @@ def channel_halves(shape: tuple[int, int, int], parity: int) -> Tensor:
 
 
 class ImageFlow(Flow):
-    """`couplings` of each kind. Latents whose sides are odd cannot be squeezed: ValueError."""
+    """`couplings` of each kind. Raises ValueError for latents that are no block or whose sides cannot be halved."""
 
-    def __init__(self, latent_shape: tuple[int, int, int], couplings: int, width: int) -> None:
+    def __init__(self, latent_shape: tuple[int, ...], couplings: int, width: int) -> None:
+        if len(latent_shape) != 3:
+            raise ValueError(f"network=conv needs a block of latents C x H x W, not {latent_shape}")
         channels, height, side = latent_shape
         if height % 2 or side % 2:
             raise ValueError(f"the image flow halves the sides of its block, which must be even: {latent_shape}")
@@ -88,14 +87,3 @@ class ImageFlow(Flow):
         for index in range(couplings):
             layers += [MaskedAffine(channel_halves(squeezed, index % 2), width), ActNorm(squeezed[0])]
         super().__init__(CompositeTransform(layers), latent_shape, noise_shape=squeezed)
-
-
-def flow_network(
-    latent_shape: tuple[int, ...], form: Form, couplings: int, width: int, family: str = "realnvp"
-) -> Flow:
-    """The flow of a latent shape; `auto` takes the image RealNVP for a block, unless splines are asked for."""
-    if form == "conv" and (len(latent_shape) != 3 or family != "realnvp"):
-        raise ValueError(f"network=conv needs realnvp and a block of latents C x H x W, not {family} on {latent_shape}")
-    if form == "conv" or (form == "auto" and len(latent_shape) == 3 and family == "realnvp"):
-        return ImageFlow(latent_shape, couplings, width)
-    return CouplingFlow(math.prod(latent_shape), couplings, width, family)
