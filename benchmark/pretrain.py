@@ -21,7 +21,7 @@ from benchmark.places import cache_root
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
 from benchmark.provenance import provenance
-from benchmark.settings import validated
+from benchmark.settings import shown, validated
 from benchmark.streams import stream
 
 
@@ -98,7 +98,7 @@ def pretrain(
 
 
 def _words(settings: dict[str, Any]) -> list[str]:
-    return [f"{name}{value}" for name, value in sorted(settings.items())]
+    return [f"{name}{shown(value)}" for name, value in sorted(settings.items())]
 
 
 def _kept(images: Tensor, count: int | None, split: str) -> Tensor:

@@ -199,7 +199,9 @@ class EVaLP(LatentPrior):
         """
         if self.config.kl_weight >= 1:
             return {"ring": 0.6}
-        return {"ring": 0.5, "mixture": 0.5, "narrow": 0.3} if self.config.sampler == "realnvp" else {"mixture": 0.5}
+        if self.config.sampler == "realnvp":
+            return {"ring": 0.5, "mixture": 0.5, "narrow": 0.3, "block": 0.6}
+        return {"mixture": 0.5}
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         """Per round, draws in this order: z_q for all energy steps, their noise, their a, the sampler's noise."""

@@ -54,7 +54,7 @@ class LatentFlow(LatentPrior):
     }
     quick = {"steps": 1_200}
     block_quick = {"steps": 400}
-    learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005}
+    learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentFlowConfig) -> None:
         super().__init__(latent_shape, config)

@@ -68,7 +68,7 @@ class NCP(LatentPrior):
     }
     quick = {"steps": 300, "batch_size": 128, "proposals": 50}
     # SIR from N(0, I) cannot hit what is narrow or, with the quick budget's proposals, scattered in 16 dimensions
-    learns = {"ring": 0.1, "banana": 0.1, "standard": 0.005}
+    learns = {"ring": 0.1, "banana": 0.1, "standard": 0.005, "block": 0.7}
 
     def __init__(self, latent_shape: tuple[int, ...], config: NCPConfig) -> None:
         super().__init__(latent_shape, config)

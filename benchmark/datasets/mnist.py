@@ -44,7 +44,10 @@ class MNIST(Dataset):
         train, val = random_split(F.pad(train, (2, 2, 2, 2))[:, None], 50_000, 10_000)
         splits, how = [train, val, F.pad(test, (2, 2, 2, 2))[:, None]], "28x28 padded to 32x32"
         if self.config.binarised:
-            splits, how = [_binarised(images, seed) for seed, images in enumerate(splits)], f"{how}, statically binarised"
+            splits, how = (
+                [_binarised(images, seed) for seed, images in enumerate(splits)],
+                f"{how}, statically binarised",
+            )
         return Images(*splits, f"{how}; training file split at random 50000/10000")
 
     def _found(self, root: Path) -> bool:
