@@ -36,6 +36,11 @@ class TrainingLog:
     best_epoch: int = 0
     seconds: float = 0.0
 
+    @property
+    def terms(self) -> dict[str, float]:
+        """Of the best epoch's validation loss."""
+        return self.val_terms[self.best_epoch - 1]
+
 
 def as_input(images: Tensor) -> Tensor:
     """uint8 images (n, C, H, W) -> floats in [0, 1]."""

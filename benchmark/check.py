@@ -16,9 +16,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from benchmark.metrics.mmd import KERNELS, kernel_matrix, median_squared_distance, mmd_squared, squared_distances
+from benchmark.metrics.mmd import mmd_between
 from benchmark.plan import resolved
-from benchmark.protocol import Protocol
 from benchmark.streams import seeded_globals, stream
 from benchmark.synthetic import TARGETS, Target
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
@@ -247,7 +246,7 @@ def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Findi
     real = target.draw(DRAWS, stream(device, "check real"))
     gaussian = torch.randn(DRAWS, *target.shape, generator=stream(device, "check sample", 0), device=device)
     z = _draw(fitted, DRAWS)
-    own, unfitted = (_mmd(of.flatten(1), real.flatten(1)) for of in (z, gaussian))
+    own, unfitted = (mmd_between(of.flatten(1), real.flatten(1)) for of in (z, gaussian))
     facts = [f"MMD² {own:.4f} (Gaussian {unfitted:.4f})"]
     density = fitted.log_prob(real)
     if density is not None:
@@ -262,12 +261,3 @@ def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Findi
     return Finding(f"learns {target.name}", own <= bound, "; ".join([*facts, f"required: MMD² at most {bound:.4f}"]))
 
 
-def _mmd(z: Tensor, real: Tensor) -> float:
-    """Unbiased MMD^2 with the suite's imq kernel between two samples of equal size."""
-    factors = Protocol.model_fields["mmd_bandwidths"].default
-    bandwidths = [factor * median_squared_distance(real) for factor in factors]
-    pooled = torch.cat([z, real])
-    kernel = kernel_matrix(squared_distances(pooled, pooled), KERNELS[0], bandwidths)
-    first = torch.zeros(len(pooled), 1, dtype=kernel.dtype, device=kernel.device)
-    first[: len(z)] = 1
-    return mmd_squared(kernel, first).item()
