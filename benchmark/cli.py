@@ -11,6 +11,7 @@ import torch
 import typer
 
 from backbones.bundle import Bundle
+from benchmark.allocator import keep_freed_memory
 from benchmark.bundles import all_bundles, find_bundle
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.path import PathDataset
@@ -396,6 +397,7 @@ def _warn_of_broken(registry: Registry) -> None:
 
 def main() -> None:
     """Run a command; exit 0 when all went well, 1 when a job failed, 2 for wrong usage, 130 when interrupted."""
+    keep_freed_memory()
     try:
         app()
     except UsageError as error:
