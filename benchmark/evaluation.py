@@ -7,6 +7,7 @@ by their priors alone. Latents and features are kept in the cache, so that a met
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from typing import Protocol as Interface
@@ -23,6 +24,8 @@ from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
 DECODE_BATCH = 250
+PAIR = 2_000  # images of each side that metrics quadratic in n compare
+PRINCIPAL_AXES = 64
 DRAWS_VERSION = 1  # of streams, decoding and extraction: what is kept under another is not found
 
 
@@ -66,6 +69,8 @@ class Evaluation:
     """`held_out` is q_agg of the reported split; `features_of` and `reference` belong to the protocol's extractor.
 
     `identity` decides what `source` draws: its fit, its settings of sampling, the split of a reference row.
+    `train_posterior` gives mean and std of q(z|x) of training images, `train_reference` what the extractor sees in
+    them, where there is such a reference.
     """
 
     source: Source | Any
@@ -77,6 +82,8 @@ class Evaluation:
     protocol: Protocol
     seed: int
     device: torch.device
+    train_posterior: Callable[[], tuple[Tensor, Tensor]] | None = None
+    train_reference: Reference | None = None
 
     def stream(self, purpose: str) -> torch.Generator:
         return stream(self.device, purpose, self.seed)
@@ -115,3 +122,37 @@ class Evaluation:
 
     def _extracted(self) -> Tensor:
         return self.features_of(self.decoded(self.latents(self.protocol.generated, "sample"), "decode"))
+
+    @functools.cached_property
+    def feature_pair(self) -> tuple[Tensor, Tensor]:
+        """Features (n, d) of generated and of real images, random, equally many: 2,000, or all where one has fewer."""
+        real = self.reference.subsample(self.device)
+        n = min(PAIR, len(self.features), len(real))
+        chosen = torch.randperm(len(self.features), generator=self.stream("feature pair"), device=self.device)[:n]
+        return self.features[chosen], real[:n]
+
+    def latent_pairs(self, purpose: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Latents of the source and held-out ones (n, d): as they are, then, of spatial ones, on principal axes.
+
+        Each with a suffix for the names of values. The source's are those of all two-sample metrics, the held-out
+        ones, one per image, belong to the purpose.
+        """
+        n = self.protocol.mmd_latents
+        drawn = self.latents(n, "mmd sample").flatten(1)
+        real = self.held_out.one_each(n, self.stream(f"{purpose} held-out")).flatten(1)
+        yield "", drawn, real
+        if len(self.backbone.latent_shape) == 3:
+            yield f"_pca{PRINCIPAL_AXES}", drawn @ self.principal_axes, real @ self.principal_axes
+
+    @functools.cached_property
+    def principal_axes(self) -> Tensor:
+        """The first 64 principal axes (d, 64) of held-out q_agg, of a fixed draw: all rows and seeds share them."""
+        fixed = self.held_out.one_each(self.protocol.mmd_latents, stream(self.device, "principal axes")).flatten(1)
+        centred = fixed.double() - fixed.double().mean(0)
+        n, d = centred.shape
+        if d <= n:
+            return torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -PRINCIPAL_AXES:].float()
+        values, vectors = torch.linalg.eigh(centred @ centred.T)  # the smaller matrix, of the same eigenvalues
+        real = values > 1e-9 * values[-1]
+        axes = centred.T @ (vectors[:, real] / values[real].sqrt())
+        return axes[:, -PRINCIPAL_AXES:].float()

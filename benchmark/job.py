@@ -28,7 +28,7 @@ from benchmark.progress import say, track
 from benchmark.protocol import Protocol
 from benchmark.provenance import device_name, provenance
 from benchmark.records import RecordStore, record_id
-from benchmark.reference import Reference
+from benchmark.reference import Reference, find_reference
 from benchmark.streams import seeded_globals, stream
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
 
@@ -66,6 +66,15 @@ class Workspace:
         return AggregatePosterior(self.split("train"), self.split("val"))
 
     @functools.cached_property
+    def train_reference(self) -> Reference | None:
+        """What the extractor sees in training images, where somebody has looked."""
+        try:
+            return find_reference(self.bundle, self.extractor, "train")
+        except Damaged as error:
+            say(f"reference of training images is damaged: {error}")
+            return None
+
+    @functools.cached_property
     def features_of(self) -> Features:
         return Features(self.extractor, self.device)
 
@@ -88,7 +97,8 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
 
     Where another process is at the same job: wait for it and find it done, or (`wait=False`) return None at once.
     """
-    metrics = [metric for metric in work.metrics if job.row.prior or job.row.name in metric.reference_rows]
+    rows_metrics = [metric for metric in work.metrics if job.row.prior or job.row.name in metric.reference_rows]
+    metrics = [metric for metric in rows_metrics if metric.applies(work)]
     outcome = Outcome()
     if not any(_missing(job, metrics, work, outcome)):
         return outcome
@@ -117,6 +127,8 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
             work.protocol,
             job.seed,
             work.device,
+            functools.partial(work.bundle.posterior, "train", work.device),
+            work.train_reference,
         )
         for metric in missing:
             _measure(job, metric, evaluation, work, outcome)

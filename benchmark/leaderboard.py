@@ -21,7 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
 from backbones.hashing import content_hash, write_atomic
-from benchmark.evaluation import REFERENCE_ROWS
+from benchmark.columns import Column, count, image_columns, interval, latent_columns, number, timing
+from benchmark.evaluation import PAIR, REFERENCE_ROWS
+from benchmark.metrics.neighbours import K
 from benchmark.metrics.samples import from_png
 from benchmark.places import lock_path
 from benchmark.protocol import Protocol, saved_protocols
@@ -212,6 +214,16 @@ def _markdown(table: Table) -> str:
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
     lines += [_grid(table, ranked, best), ""] if ranked else []
     lines += ["Reference rows, apart from the ranking (see README):", "", _grid(table, references, set()), ""]
+    p, rows = table.protocol, [*ranked, *references]
+    pair = min(PAIR, p.generated, p.reference)
+    lines += _beside(
+        f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.split} images (at ∞: all), k = {K}:",
+        rows,
+        image_columns(p.score),
+    )
+    lines += _beside(
+        f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}:", rows, latent_columns()
+    )
     few = [row.label for row in scored if len(row.over_seeds("fd")) < RANKED_FROM]
     if few:
         lines.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
@@ -263,54 +275,38 @@ def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
     body = []
     for row in rows:
         gap, _ = table.gap_closed(row)
-        line = [f"**{row.label}**" if row.label in best else row.label, _number(row.over_seeds("fd"))]
-        line.append("" if gap is None else _interval(*(100 * part for part in gap), digits=1, unit=" %"))
+        line = [f"**{row.label}**" if row.label in best else row.label, number(row.over_seeds("fd"))]
+        line.append("" if gap is None else interval(*(100 * part for part in gap), digits=1, unit=" %"))
         for kernel in ("imq", "rbf"):
-            line.append(_number([1000 * value for value in row.over_seeds(f"mmd_{kernel}")]))
+            line.append(number([1000 * value for value in row.over_seeds(f"mmd_{kernel}")]))
             p_values = row.over_seeds(f"mmd_{kernel}_p")
             line.append(f"{statistics.median(p_values):.3f}" if p_values else "")
-        line += [_timing(row, f"prior_seconds_{batch}"), _timing(row, f"images_seconds_{batch}")]
-        line += [_count(row, "network_evaluations"), _count(row, "parameters"), _number(row.over_seeds("fit_seconds"))]
+        line += [timing(row, f"prior_seconds_{batch}"), timing(row, f"images_seconds_{batch}")]
+        line += [count(row, "network_evaluations"), count(row, "parameters"), number(row.over_seeds("fit_seconds"))]
         body.append([*line, row.seeds])
-    return tabulate(
-        body, header, tablefmt="pipe", disable_numparse=True, colalign=["left"] + ["right"] * (len(header) - 1)
-    )
+    return _pipes(header, body)
+
+
+def _beside(caption: str, rows: list[TableRow], columns: list[Column]) -> list[str]:
+    """A further table, reference rows in italics, of the rows and columns that have a value; nothing where none has."""
+    columns = [column for column in columns if any(row.over_seeds(column.metric) for row in rows)]
+    if not columns:
+        return []
+    body = [
+        [f"*{row.label}*" if row.is_reference else row.label, *(column.cell(row) for column in columns)]
+        for row in rows
+        if any(row.over_seeds(column.metric) for column in columns)
+    ]
+    return [caption, "", _pipes(["prior", *(column.header for column in columns)], body), ""]
+
+
+def _pipes(header: list[str], body: list[list[Any]]) -> str:
+    alignment = ["left"] + ["right"] * (len(header) - 1)
+    return tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=alignment)
 
 
 def _mean(values: list[float]) -> float:
     return statistics.fmean(values) if values else math.inf
-
-
-def _number(values: list[float]) -> str:
-    """Mean and half-interval, with as many decimals as give the mean three significant digits (four at most)."""
-    if not values:
-        return ""
-    mean, low, high = mean_interval(values)
-    digits = min(max(2 - math.floor(math.log10(abs(mean))), 0), 4) if mean else 2
-    return _interval(mean, low, high, digits)
-
-
-def _interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
-    half = "" if math.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
-    return f"{mean:.{digits}f}{half}{unit}"
-
-
-def _timing(row: TableRow, metric: str) -> str:
-    medians, quartiles = row.over_seeds(metric), row.over_seeds(f"{metric}_quartiles")
-    if not medians:
-        return ""
-    low, high = (1000 * statistics.fmean(pair[end] for pair in quartiles) for end in (0, 1))
-    middle = 1000 * statistics.fmean(medians)
-    return f"{_short(middle)} [{_short(low)}, {_short(high)}]"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _count(row: TableRow, metric: str) -> str:
-    values = row.over_seeds(metric)
-    return f"{values[0]:,}" if values else ""
 
 
 def write_grids(results: Path) -> None:

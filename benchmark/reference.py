@@ -41,6 +41,11 @@ class Reference:
         tensors = load_file(self.path)
         return Statistics(tensors["mean"].to(device), tensors["covariance"].to(device))
 
+    @functools.cache
+    def subsample(self, device: torch.device) -> Tensor:
+        """Features (n, d) of up to `SUBSAMPLE` images at random, in random order; float32, kept as float16."""
+        return load_file(self.path)["subsample"].float().to(device)
+
 
 def folders(bundle: Bundle) -> list[Path]:
     """Where references of a bundle are looked for: beside it, in the cache, beside its neighbours."""

@@ -377,6 +377,68 @@ def test_the_table_says_under_which_settings_it_was_made(results):
     assert f"torch {torch.__version__.split('+')[0]}" in text and "c" * 10 in text
 
 
+IMAGE_VALUES = {"precision": 0.75, "recall": 0.5, "density": 1.25, "coverage": 0.875}
+LATENT_VALUES = {f"latent_{name}": value / 2 for name, value in IMAGE_VALUES.items()}
+
+
+def further(results, caption):
+    """The header and the cells, by label, of the table below a line that starts so; None without one."""
+    found = re.search(rf"^{re.escape(caption)}.*\n\n((?:\|.*\n)+)", results.text, re.MULTILINE)
+    if found is None:
+        return None
+    header, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
+    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in body}
+
+
+def test_further_tables_are_shown_where_some_row_has_what_they_show(results):
+    results.references()
+    results.scores("evalp", [6.0, 7.0])
+    results.add("evalp", "mmd", {"mmd_imq": 0.25, "mmd_imq_p": 0.5})
+    assert further(results, "Images beside FD digit-cnn") is None and further(results, "Latents against") is None
+    assert len(results.tables()) == 2
+    main = results.tables()
+
+    for seed, value in enumerate((0.012, 0.014)):
+        results.add("evalp", "kid", {"kid": value}, seed)
+    assert set(further(results, "Images beside FD digit-cnn")) == {"evalp"}
+    assert further(results, "Latents against") is None
+    results.add("gaussian", "neighbours", IMAGE_VALUES)
+    results.add("reconstruction", "memorisation", {"memorisation": 0.5})
+    images = further(results, "Images beside FD digit-cnn: 500 generated against 500 test images")
+    assert list(images) == ["evalp", "*gaussian*", "*reconstruction*"]
+    half = stats.t.interval(0.95, 1, 13, stats.sem([12, 14]))[1] - 13
+    assert images["evalp"]["KID ×10³ ↓"] == f"13.0 ± {half:.1f}"
+    assert [images["*gaussian*"][f"{name} ↑"] for name in IMAGE_VALUES] == ["0.750", "0.500", "1.25", "0.875"]
+    assert images["*gaussian*"]["KID ×10³ ↓"] == "" and images["*reconstruction*"]["memorisation (½)"] == "0.500"
+    assert "FD digit-cnn at ∞ ↓" not in images["evalp"], "a column that nobody has is not shown"
+
+    results.add("evalp", "fd_infinity", {"fd_infinity": 0.25})
+    results.add("evalp", "latent_neighbours", LATENT_VALUES)
+    results.add("evalp", "cross_entropy", {"cross_entropy": 1234.5678})
+    assert further(results, "Images beside FD digit-cnn")["evalp"]["FD digit-cnn at ∞ ↓"] == "0.250"
+    latents = further(results, "Latents against held-out q_agg: 500 against as many draws")
+    assert list(latents) == ["evalp"]
+    assert [latents["evalp"][f"{name} ↑"] for name in IMAGE_VALUES] == ["0.375", "0.250", "0.625", "0.438"]
+    assert latents["evalp"]["cross-entropy, nats ↓"] == "1234.57" and "PCA" not in " ".join(latents["evalp"])
+    assert [table[0] for table in results.tables()[:2]] == [table[0] for table in main], "the main table stays narrow"
+
+
+def test_what_spatial_latents_have_on_principal_axes_has_columns_of_its_own(results):
+    results.references()
+    results.add("gaussian", "c2st", {"c2st_auc": 0.75, "c2st_auc_pca64": 0.625})
+    results.add("gaussian", "mmd_pca64", {"mmd_imq_pca64": 0.002, "mmd_imq_pca64_p": 0.5})
+    cells = further(results, "Latents against")["*gaussian*"]
+    assert cells == {"C2ST AUC ↓": "0.750", "PCA-64: MMD² imq ×10³ ↓": "2.00", "PCA-64: C2ST AUC ↓": "0.625"}
+
+
+def test_every_value_of_a_metric_is_in_the_csv_and_one_without_values_harms_nothing(results):
+    results.references()
+    results.add("gaussian", "latent_neighbours", LATENT_VALUES)
+    results.add("gaussian", "fd_infinity", {})
+    assert results.line("gaussian", "latent_density")["mean"] == 0.625
+    assert "fd_infinity" not in set(results.board()["metric"])
+
+
 def test_the_order_of_the_csv_does_not_depend_on_the_order_of_the_records(tmp_path):
     boards = []
     for number, order in enumerate((["gaussian", "evalp", "zeta"], ["zeta", "evalp", "gaussian"])):

@@ -1,33 +1,23 @@
 """Each metric against a closed form, an independent implementation or its own statistics."""
 
-import itertools
 import math
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from evaluations import CPU, Scaled, evaluation, seeded
 from scipy import stats
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
-from benchmark.evaluation import Evaluation
 from benchmark.metrics import mmd
 from benchmark.metrics.frechet import Statistics, feature_statistics, frechet_distance
 from benchmark.metrics.mmd import MMD, kernel_matrix, mmd_squared, permutation_test, squared_distances
 from benchmark.metrics.samples import as_png, from_png
 from benchmark.metrics.sampling_time import SamplingTime, durations
-from benchmark.protocol import Protocol
 from benchmark.streams import stream
-from priors.api import LatentPrior, PosteriorSplit, PriorConfig
+from priors.api import PosteriorSplit, PriorConfig
 from priors.gaussian import Gaussian
-
-CPU = torch.device("cpu")
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
 
 # Fréchet distance
 
@@ -181,43 +171,6 @@ def test_distances_survive_an_offset_in_float32():
     x = torch.randn(20, 5, generator=seeded(0)) + 100
     assert torch.allclose(squared_distances(x, x), torch.cdist(x.double(), x.double()) ** 2, atol=1e-8)
     assert mmd.median_squared_distance(torch.tensor([[0.0], [1.0], [3.0]])) == pytest.approx(4.0)
-
-
-class Scaled(LatentPrior):
-    """Draws N(shift, scale^2 I)."""
-
-    name = "scaled"
-
-    def __init__(self, latent_shape, scale: float, shift: float = 0.0) -> None:
-        super().__init__(latent_shape, PriorConfig())
-        self.scale, self.shift = scale, shift
-
-    def fit(self, posterior, generator, progress) -> None: ...
-
-    def sample(self, n, generator):
-        return self.shift + self.scale * torch.randn(n, *self.latent_shape, generator=generator)
-
-
-fits = itertools.count()  # latents are kept by identity: every source has one of its own
-
-
-def evaluation(source, held_out: PosteriorSplit, seed: int = 0, **settings) -> Evaluation:
-    protocol = Protocol(
-        budget="quick",
-        split="test",
-        extractor={},
-        score="FD",
-        generated=10,
-        reference=10,
-        preparation="",
-        mmd_latents=settings.pop("mmd_latents", 40),
-        mmd_permutations=50,
-        timing_seconds=settings.pop("timing_seconds", 1.0),
-        **settings,
-    )
-    shape = held_out._mean.shape[1:]
-    backbone = SimpleNamespace(latent_shape=tuple(shape), decode=lambda z, generator: z.sigmoid())
-    return Evaluation(source, {"fit": next(fits)}, backbone, held_out, None, None, protocol, seed, CPU)
 
 
 @pytest.fixture

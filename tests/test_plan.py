@@ -275,16 +275,23 @@ def measurement_id(metric, given=None, machine=None):
     return record_id(job().measurement_identity(registry.identity(cls), given.part(cls.reads), machine))
 
 
+METRICS = set(Registry().all("metric"))
+OF_IMAGES = {"fd", "fd_infinity", "kid", "neighbours", "memorisation"}
+OF_MMD = {"mmd", "mmd_pca64"}
+OF_LATENTS = METRICS - OF_IMAGES - {"samples", "sampling_time"}
+
+
 @pytest.mark.parametrize(
     "field, value, metrics",
     [
-        ("generated", 7, {"fd"}),
-        ("extractor", {"name": "inception", "version": 1, "weights": "1" * 64}, {"fd"}),
-        ("extractor", {"name": "digit-cnn", "version": 1, "weights": "1" * 64}, {"fd"}),
-        ("split", "val", {"fd", "mmd", "samples"}),
-        ("mmd_latents", 7, {"mmd"}),
-        ("mmd_bandwidths", (1.0,), {"mmd"}),
-        ("mmd_permutations", 7, {"mmd"}),
+        ("generated", 7, OF_IMAGES),
+        ("extractor", {"name": "inception", "version": 1, "weights": "1" * 64}, OF_IMAGES),
+        ("extractor", {"name": "digit-cnn", "version": 1, "weights": "1" * 64}, OF_IMAGES),
+        ("rounding", "none", {*OF_IMAGES, "samples"}),
+        ("split", "val", METRICS - {"sampling_time"}),
+        ("mmd_latents", 7, OF_LATENTS),
+        ("mmd_bandwidths", (1.0,), OF_MMD),
+        ("mmd_permutations", 7, OF_MMD),
         ("timing_batches", (7,), {"sampling_time"}),
         ("timing_seconds", 7.0, {"sampling_time"}),
         ("grid_columns", 7, {"samples"}),
@@ -292,21 +299,22 @@ def measurement_id(metric, given=None, machine=None):
 )
 def test_a_measurement_id_changes_with_the_settings_that_its_metric_reads_and_no_others(field, value, metrics):
     changed = protocol(**{field: value})
-    for metric in ("fd", "mmd", "samples", "sampling_time"):
+    for metric in METRICS:
         assert (measurement_id(metric, changed) != measurement_id(metric)) == (metric in metrics)
     assert changed.hash != protocol().hash
 
 
 def test_a_measurement_id_changes_with_its_metric_and_the_version_of_it(monkeypatch):
-    before = [measurement_id(name) for name in ("fd", "mmd", "samples", "sampling_time")]
-    assert len(set(before)) == 4
+    names = sorted(METRICS)
+    before = {name: measurement_id(name) for name in names}
+    assert len(set(before.values())) == len(names)
     monkeypatch.setattr(Registry().get("metric", "fd"), "version", 2)
-    assert measurement_id("fd") != before[0] and measurement_id("mmd") == before[1]
+    assert {name for name in names if measurement_id(name) != before[name]} == {"fd"}
 
 
 def test_only_timings_belong_to_a_machine():
     other = {"device": "b", "threads": 1, "dtype": "float32"}
-    for metric in ("fd", "mmd", "samples", "sampling_time"):
+    for metric in METRICS:
         assert (measurement_id(metric, machine=other) != measurement_id(metric)) == (metric == "sampling_time")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import Metric, hookimpl
+from benchmark.metrics.api import IMAGE_SETTINGS, Metric, hookimpl
 
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
@@ -51,7 +51,7 @@ def frechet_distance(generated: Statistics, reference: Statistics) -> float:
 
 class Frechet(Metric):
     name = "fd"
-    reads = ("split", "extractor", "generated", "rounding")
+    reads = IMAGE_SETTINGS
     reference_rows = ("aggregate_posterior", "reconstruction")
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import Metric, hookimpl
+from benchmark.metrics.api import LATENT_SETTINGS, Metric, hookimpl
 from benchmark.protocol import Protocol
 from benchmark.streams import stream
 
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
+    from benchmark.job import Workspace
 
 KERNELS = ("imq", "rbf")
 
@@ -88,27 +89,43 @@ def mmd_between(z: Tensor, real: Tensor) -> float:
 
 class MMD(Metric):
     name = "mmd"
-    reads = ("split", "mmd_latents", "mmd_bandwidths", "mmd_permutations")
+    reads = (*LATENT_SETTINGS, "mmd_bandwidths", "mmd_permutations")
     reference_rows = ("aggregate_posterior",)  # the reconstruction row would meet its own images
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
-        protocol, held_out, n = evaluation.protocol, evaluation.held_out, evaluation.protocol.mmd_latents
-        fixed = held_out.one_each(n, stream(evaluation.device, "mmd bandwidth")).flatten(1)
-        median = median_squared_distance(fixed)
+        return self.compared(evaluation, *next(evaluation.latent_pairs("mmd")))
+
+    def compared(self, evaluation: Evaluation, suffix: str, drawn: Tensor, real: Tensor) -> dict[str, float]:
+        """Value and p-value of each kernel for one of the `latent_pairs`."""
+        protocol, n = evaluation.protocol, len(real)
+        fixed = evaluation.held_out.one_each(n, stream(evaluation.device, "mmd bandwidth")).flatten(1)
+        median = median_squared_distance(fixed @ evaluation.principal_axes if suffix else fixed)
         bandwidths = [factor * median for factor in protocol.mmd_bandwidths]
-        real = held_out.one_each(n, evaluation.stream("mmd held-out")).flatten(1)
-        pooled = torch.cat([evaluation.latents(n, "mmd sample").flatten(1), real])
+        pooled = torch.cat([drawn, real])
         distances = squared_distances(pooled, pooled)
         values = {}
         for kernel in KERNELS:
             matrix = kernel_matrix(distances, kernel, bandwidths)
             generator = evaluation.stream("mmd permutations")
-            values[f"mmd_{kernel}"], values[f"mmd_{kernel}_p"] = permutation_test(
-                matrix, protocol.mmd_permutations, generator
-            )
+            value, p = permutation_test(matrix, protocol.mmd_permutations, generator)
+            values |= {f"mmd_{kernel}{suffix}": value, f"mmd_{kernel}{suffix}_p": p}
         return values
+
+
+class ProjectedMMD(MMD):
+    """The same on principal axes: of spatial latents, whose distances in full concentrate. A metric of its own, so
+    that what was recorded of the other stays."""
+
+    name = "mmd_pca64"
+
+    def applies(self, work: Workspace) -> bool:
+        return len(work.bundle.latent_shape) == 3
+
+    def measure(self, evaluation: Evaluation) -> dict[str, float]:
+        _, projected = evaluation.latent_pairs("mmd")
+        return self.compared(evaluation, *projected)
 
 
 @hookimpl
 def register_metrics() -> list[type[Metric]]:
-    return [MMD]
+    return [MMD, ProjectedMMD]

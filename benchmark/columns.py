@@ -1,0 +1,95 @@
+"""What stands in a table's cells, and the columns of the tables beside the main one."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from benchmark.evaluation import PRINCIPAL_AXES
+from benchmark.statistics import mean_interval
+
+if TYPE_CHECKING:
+    from benchmark.leaderboard import TableRow
+
+
+def number(values: list[float], least_digits: int = 0) -> str:
+    """Mean and half-interval, with as many decimals as give the mean three significant digits (four at most)."""
+    if not values:
+        return ""
+    mean, low, high = mean_interval(values)
+    digits = min(max(2 - math.floor(math.log10(abs(mean))), least_digits), 4) if mean else 2
+    return interval(mean, low, high, digits)
+
+
+def interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
+    half = "" if math.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
+    return f"{mean:.{digits}f}{half}{unit}"
+
+
+def timing(row: TableRow, metric: str) -> str:
+    """Milliseconds: median [quartiles], each a mean over seeds."""
+    medians, quartiles = row.over_seeds(metric), row.over_seeds(f"{metric}_quartiles")
+    if not medians:
+        return ""
+    low, high = (1000 * statistics.fmean(pair[end] for pair in quartiles) for end in (0, 1))
+    middle = 1000 * statistics.fmean(medians)
+    return f"{_short(middle)} [{_short(low)}, {_short(high)}]"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def count(row: TableRow, metric: str) -> str:
+    values = row.over_seeds(metric)
+    return f"{values[0]:,}" if values else ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric's mean over seeds, times `scale`, with no fewer decimals than `least_digits`."""
+
+    header: str
+    metric: str
+    scale: float = 1
+    least_digits: int = 0
+
+    def cell(self, row: TableRow) -> str:
+        return number([self.scale * value for value in row.over_seeds(self.metric)], self.least_digits)
+
+
+def image_columns(score: str) -> list[Column]:
+    """Images beside the Fréchet distance, which the extractor names."""
+    return [
+        Column(f"{score} at ∞ ↓", "fd_infinity"),
+        Column("KID ×10³ ↓", "kid", 1000),
+        Column("precision ↑", "precision"),
+        Column("recall ↑", "recall"),
+        Column("density ↑", "density"),
+        Column("coverage ↑", "coverage"),
+        Column("memorisation (½)", "memorisation"),
+    ]
+
+
+def latent_columns() -> list[Column]:
+    """Latents beside the MMD, and all of it again on the principal axes of spatial ones."""
+    two_sample = [
+        Column("C2ST AUC ↓", "c2st_auc"),
+        Column("sliced W₂ ↓", "sliced_wasserstein"),
+        Column("precision ↑", "latent_precision"),
+        Column("recall ↑", "latent_recall"),
+        Column("density ↑", "latent_density"),
+        Column("coverage ↑", "latent_coverage"),
+    ]
+    alone = [
+        Column("cross-entropy, nats ↓", "cross_entropy", least_digits=2),
+        Column("memorisation (½)", "latent_memorisation"),
+    ]
+    mmd = [Column(f"MMD² {kernel} ×10³ ↓", f"mmd_{kernel}", 1000) for kernel in ("imq", "rbf")]
+    projected = [
+        replace(of, header=f"PCA-{PRINCIPAL_AXES}: {of.header}", metric=f"{of.metric}_pca{PRINCIPAL_AXES}")
+        for of in (*mmd, *two_sample)
+    ]
+    return [*two_sample, *alone, *projected]

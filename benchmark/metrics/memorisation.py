@@ -1,0 +1,94 @@
+"""Memorisation: are draws nearer to the training items than held-out items are?
+
+    P(near(generated) > near(held-out)) + P(equal) / 2
+
+over all pairs of one generated and one held-out item: the Mann-Whitney statistic behind the test of Meehan et al. 2020
+(arXiv 2004.05675), over the whole space. 1/2 where draws are as near as new items are; towards 1, copies of training
+items; below 1/2, farther off than new items.
+
+images   near = minus the distance to the nearest of up to 2,000 random training images, among features. Of a prior
+         that replays N images, the share 2,000 / N can be seen so. Decoding moves the 1/2, up or down:
+         `reconstruction`, of images that were never trained on, shows where to.
+latents  near = max_i log q(z | x_i): the log-density of z, in nats, under the training posterior that explains it
+         best; of all posteriors that the bundle holds, up to 50,000. `aggregate_posterior`, whose every latent is
+         of one of them, is the line of replay.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from benchmark.metrics.api import IMAGE_SETTINGS, LATENT_SETTINGS, Metric, hookimpl
+from benchmark.metrics.mmd import squared_distances
+from benchmark.metrics.ranks import superiority
+from benchmark.streams import stream
+
+if TYPE_CHECKING:
+    from benchmark.evaluation import Evaluation
+    from benchmark.job import Workspace
+
+TRAINING = 50_000
+BATCH = 2_000
+
+
+def nearest_squared(x: Tensor, training: Tensor) -> Tensor:
+    """Squared distance (n,) of each row of x (n, d) to the nearest row of `training` (m, d)."""
+    centre = training.double().mean(0)
+    parts = [squared_distances(x - centre, part - centre).min(1).values for part in training.split(BATCH)]
+    return torch.stack(parts).min(0).values
+
+
+def best_log_posterior(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """max_i log N(z; mean_i, std_i^2) (n,), in nats, for z (n, d) and m diagonal posteriors (m, d).
+
+    With w = 1 / std^2 the exponent is one product: [z^2, z] . [-w / 2, w mean] - sum (w mean^2 / 2 + log std).
+    """
+    centre = mean.double().mean(0)
+    z = z.double() - centre
+    powers, best = torch.cat([z.square(), z], 1), torch.full_like(z[:, 0], -math.inf)
+    for mean_part, std_part in zip(mean.split(BATCH), std.split(BATCH)):
+        mean_part, std_part = mean_part.double() - centre, std_part.double()
+        weight = std_part**-2
+        constant = (weight * mean_part.square() / 2 + std_part.log()).sum(1)
+        exponents = powers @ torch.cat([-weight / 2, weight * mean_part], 1).T
+        best = torch.maximum(best, exponents.sub_(constant).max(1).values)
+    return best - z.shape[1] / 2 * math.log(2 * math.pi)
+
+
+class Memorisation(Metric):
+    name = "memorisation"
+    reads = IMAGE_SETTINGS
+    reference_rows = ("aggregate_posterior", "reconstruction")
+
+    def applies(self, work: Workspace) -> bool:
+        return work.train_reference is not None
+
+    def measure(self, evaluation: Evaluation) -> dict[str, float]:
+        training = evaluation.train_reference.subsample(evaluation.device)
+        generated, held_out = (nearest_squared(part, training) for part in evaluation.feature_pair)
+        return {"memorisation": superiority(-generated, -held_out)}
+
+
+class LatentMemorisation(Metric):
+    name = "latent_memorisation"
+    reads = LATENT_SETTINGS
+    reference_rows = ("aggregate_posterior",)
+
+    def measure(self, evaluation: Evaluation) -> dict[str, float]:
+        _, drawn, real = next(evaluation.latent_pairs("memorisation"))
+        mean, std = (part.flatten(1) for part in evaluation.train_posterior())
+        if len(mean) > TRAINING:
+            generator = stream(evaluation.device, "memorisation training")
+            chosen = torch.randperm(len(mean), generator=generator, device=mean.device)[:TRAINING]
+            mean, std = mean[chosen], std[chosen]
+        generated, held_out = (best_log_posterior(z, mean, std) for z in (drawn, real))
+        return {"latent_memorisation": superiority(generated, held_out)}
+
+
+@hookimpl
+def register_metrics() -> list[type[Metric]]:
+    return [Memorisation, LatentMemorisation]

@@ -1,0 +1,51 @@
+"""Evaluations without a run: a source of latents, held-out posteriors, and a backbone in name only."""
+
+import itertools
+from types import SimpleNamespace
+
+import torch
+
+from benchmark.evaluation import Evaluation
+from benchmark.protocol import Protocol
+from priors.api import LatentPrior, PosteriorSplit, PriorConfig
+
+CPU = torch.device("cpu")
+fits = itertools.count()  # latents are kept by identity: every source has one of its own
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Scaled(LatentPrior):
+    """Draws N(shift, scale^2 I)."""
+
+    name = "scaled"
+
+    def __init__(self, latent_shape, scale: float, shift: float = 0.0) -> None:
+        super().__init__(latent_shape, PriorConfig())
+        self.scale, self.shift = scale, shift
+
+    def fit(self, posterior, generator, progress) -> None: ...
+
+    def sample(self, n, generator):
+        return self.shift + self.scale * torch.randn(n, *self.latent_shape, generator=generator)
+
+
+def evaluation(source, held_out: PosteriorSplit, seed: int = 0, **settings) -> Evaluation:
+    protocol = Protocol(
+        budget="quick",
+        split="test",
+        extractor={},
+        score="FD",
+        generated=10,
+        reference=10,
+        preparation="",
+        mmd_latents=settings.pop("mmd_latents", 40),
+        mmd_permutations=50,
+        timing_seconds=settings.pop("timing_seconds", 1.0),
+        **settings,
+    )
+    shape = held_out._mean.shape[1:]
+    backbone = SimpleNamespace(latent_shape=tuple(shape), decode=lambda z, generator: z.sigmoid())
+    return Evaluation(source, {"fit": next(fits)}, backbone, held_out, None, None, protocol, seed, CPU)
