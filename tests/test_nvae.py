@@ -53,17 +53,18 @@ def pictures(n: int, seed: int = 0, shape=(1, 16, 16)) -> torch.Tensor:
 
 
 CELLS = {
-    "encoder": (EncoderCell(6, 6), (6, 8, 8)),
-    "encoder, wider": (EncoderCell(6, 10), (10, 8, 8)),
-    "encoder, down": (EncoderCell(6, 10, 2), (10, 4, 4)),
-    "decoder": (DecoderCell(6, 6, 3), (6, 8, 8)),
-    "decoder, up": (DecoderCell(6, 4, 3, up=True), (4, 16, 16)),
+    "encoder": (lambda: EncoderCell(6, 6), (6, 8, 8)),
+    "encoder, wider": (lambda: EncoderCell(6, 10), (10, 8, 8)),
+    "encoder, down": (lambda: EncoderCell(6, 10, 2), (10, 4, 4)),
+    "decoder": (lambda: DecoderCell(6, 6, 3), (6, 8, 8)),
+    "decoder, up": (lambda: DecoderCell(6, 4, 3, up=True), (4, 16, 16)),
 }
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_have_the_shape_and_a_gradient_for_every_parameter(name):
-    cell, shape = CELLS[name]
+    build, shape = CELLS[name]
+    cell = build()
     x = torch.randn(5, 6, 8, 8, generator=seeded())
     y = cell.train()(x)
     assert y.shape == (5, *shape)
