@@ -17,6 +17,12 @@ hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 Progress = Callable[..., None]
 
 
+def require_binary(x: Tensor) -> None:
+    """Raises ValueError where x holds another value than 0 and 1: a Bernoulli likelihood is a density of those alone."""
+    if not ((x == 0) | (x == 1)).all():
+        raise ValueError("a Bernoulli likelihood needs images of 0 and 1 alone")
+
+
 class BackboneConfig(BaseModel):
     """Settings every backbone has: how it is trained. A backbone adds its own."""
 
@@ -25,19 +31,22 @@ class BackboneConfig(BaseModel):
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(0.0, ge=0)
 
 
 class Backbone(nn.Module, ABC):
     """A VAE, built from an image shape (C, H, W) and a validated config.
 
-    Subclasses set `name`, `version`, `Config` and, where a paper chose settings per data set, `recipes`:
-    data set name -> (image shape, settings). The latent block z that takes the prior has `latent_shape`.
+    Subclasses set `name`, `version`, `Config`, where it is not Adam the class of their `optimiser`, and, where a paper
+    chose settings per data set, `recipes`: data set name -> (image shape, settings). The latent block z that takes the
+    prior has `latent_shape`.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     Config: ClassVar[type[BackboneConfig]] = BackboneConfig
     recipes: ClassVar[dict[str, tuple[tuple[int, int, int], dict[str, Any]]]] = {}
+    optimiser: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
 
     latent_shape: tuple[int, ...]
 
@@ -69,5 +78,16 @@ class Backbone(nn.Module, ABC):
         """Latents (n, *latent_shape) -> images (n, C, H, W) in [0, 1]. `generator` decides any further draw."""
 
     @abstractmethod
-    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Training loss of a batch (a scalar) and its named terms; `generator` draws the posterior noise."""
+    def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss of a batch (a scalar) and its named terms; `generator` draws the posterior noise.
+
+        `progress` is the share of training that is done, for what is warmed up; validation takes the end's.
+        """
+
+    def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """log p(x, z) - log q(z | x) (n,) in nats at one z ~ q(z | x) of every latent the model has.
+
+        Its mean is the evidence lower bound. None where the loss is no likelihood; ValueError where it is, but not one
+        of these images.
+        """
+        return None

@@ -2,7 +2,8 @@
 
     loss(x) = |x - decode(z)|^2  +  kl_weight * KL(q(z|x) || N(0, I)),     z = mean + std * noise
 
-with the squared error summed over pixels and averaged over channels, both averaged over the batch.
+with the squared error summed over pixels and averaged over channels, both averaged over the batch. With
+`likelihood=bernoulli` minus the log-likelihood takes the squared error's place, and kl_weight = 1 is the evidence bound.
 Encoder: four strided convolutions (w, 2w, 4w, 8w channels; the paper's w is 128), batch norm, ReLU.
 Decoder: linear to 8w x 8 x 8, strided transposed convolutions halving the width up to the image size,
 batch norm, ReLU, one last convolution, sigmoid. KL weights and sizes are those of the EVaLP release.
@@ -10,14 +11,15 @@ batch norm, ReLU, one last convolution, sigmoid. KL weights and sizes are those 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributions import Normal
 
-from backbones.api import Backbone, BackboneConfig, hookimpl
+from backbones.api import Backbone, BackboneConfig, hookimpl, require_binary
 
 #: log-variances are kept in this range, far outside what training reaches, so that one bad batch cannot overflow
 LOG_VARIANCE_RANGE = (-20.0, 10.0)
@@ -30,6 +32,7 @@ class ConvVAEConfig(BackboneConfig):
     nz: int = Field(16, ge=1)
     kernel: int = Field(4, ge=3, le=5)
     kl_weight: float = Field(0.312, ge=0)
+    likelihood: Literal["squared_error", "bernoulli"] = "squared_error"
 
 
 def _down(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
@@ -91,13 +94,25 @@ class ConvVAE(Backbone):
         block = self.from_latent(z).unflatten(1, (-1, self._grid, self._grid))
         return self.decoder(block.to(memory_format=torch.channels_last))
 
-    def loss(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         mean, std = self.encode(x)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         reconstruction = self.decode(mean + std * noise)
-        error = F.mse_loss(reconstruction, x, reduction="none").mean(1).sum((1, 2)).mean()
+        if self.config.likelihood == "bernoulli":
+            error = F.binary_cross_entropy(reconstruction, x, reduction="none").flatten(1).sum(1).mean()
+        else:
+            error = F.mse_loss(reconstruction, x, reduction="none").mean(1).sum((1, 2)).mean()
         kl = (0.5 * (mean**2 + std**2 - 1) - std.log()).sum(1).mean()
-        return error + self.config.kl_weight * kl, {"squared_error": error, "kl": kl}
+        return error + self.config.kl_weight * kl, {self.config.likelihood: error, "kl": kl}
+
+    def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        if self.config.likelihood != "bernoulli":
+            return None
+        require_binary(x)
+        mean, std = self.encode(x)
+        z = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+        log_likelihood = -F.binary_cross_entropy(self.decode(z), x, reduction="none").flatten(1).sum(1)
+        return log_likelihood + (Normal(0.0, 1.0).log_prob(z) - Normal(mean, std).log_prob(z)).sum(1)
 
 
 @hookimpl

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,12 +25,21 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass
 class TrainingLog:
-    """One entry an epoch; `best_epoch` (from 1) has the lowest validation loss and gives the weights."""
+    """One entry an epoch; `best_epoch` (from 1) has the lowest validation loss and gives the weights.
+
+    `val_terms`: the named terms of the validation loss.
+    """
 
     train_loss: list[float] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)
+    val_terms: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Of the best epoch's validation loss."""
+        return self.val_terms[self.best_epoch - 1]
 
 
 def as_input(images: Tensor) -> Tensor:
@@ -45,18 +55,21 @@ def _generator(device: torch.device, *parts: int) -> torch.Generator:
 
 
 @torch.no_grad()
-def validation_loss(backbone: Backbone, images: Tensor, batch_size: int = 500) -> float:
-    """Mean loss over uint8 images in evaluation mode, with posterior noise that is the same in every call."""
+def validation_loss(backbone: Backbone, images: Tensor, batch_size: int = 500) -> tuple[float, dict[str, float]]:
+    """Mean loss and terms over uint8 images in evaluation mode, with posterior noise that is the same in every call."""
     backbone.eval()
-    generator = _generator(images.device, 0)
-    total = sum(float(backbone.loss(as_input(batch), generator)[0]) * len(batch) for batch in images.split(batch_size))
-    return total / len(images)
+    generator, totals = _generator(images.device, 0), Counter()
+    for batch in images.split(batch_size):
+        loss, terms = backbone.loss(as_input(batch), generator)
+        totals.update({name: float(term) * len(batch) for name, term in {"loss": loss, **terms}.items()})
+    means = {name: total / len(images) for name, total in totals.items()}
+    return means.pop("loss"), means
 
 
 def train(
     backbone: Backbone, train_images: Tensor, val_images: Tensor, seed: int, checkpoint: Path, progress: Progress
 ) -> TrainingLog:
-    """Adam with a cosine decay to zero over `config.epochs`; the best epoch's weights are left in `backbone`.
+    """The backbone's optimiser with a cosine decay over `config.epochs`; the best epoch's weights are left in it.
 
     Images are uint8 (n, C, H, W) on the backbone's device. `checkpoint` is written after each epoch and
     taken up when it exists. Raises `TrainingDiverged`.
@@ -65,8 +78,9 @@ def train(
     steps = len(train_images) // config.batch_size
     if not steps:
         raise ValueError(f"batch_size {config.batch_size} is larger than the {len(train_images)} training images")
-    optimiser = torch.optim.Adam(backbone.parameters(), config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * steps)
+    total = config.epochs * steps
+    optimiser = backbone.optimiser(backbone.parameters(), config.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total, config.final_learning_rate)
     log, best = TrainingLog(), None
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -81,16 +95,18 @@ def train(
         backbone.train()
         for step in range(steps):
             x = as_input(train_images[order[step * config.batch_size : (step + 1) * config.batch_size]])
-            loss, _ = backbone.loss(x, generator)
+            loss, _ = backbone.loss(x, generator, (epoch * steps + step) / total)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
             losses += loss.detach()
             if step % 50 == 0:
-                progress(epoch * steps + step, config.epochs * steps, epoch=epoch + 1)
+                progress(epoch * steps + step, total, epoch=epoch + 1)
         log.train_loss.append(losses.item() / steps)
-        log.val_loss.append(validation_loss(backbone, val_images))
+        val_loss, val_terms = validation_loss(backbone, val_images)
+        log.val_loss.append(val_loss)
+        log.val_terms.append(val_terms)
         if not (math.isfinite(log.train_loss[-1]) and math.isfinite(log.val_loss[-1])):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}: lower learning_rate")
         if best is None or log.val_loss[-1] < log.val_loss[log.best_epoch - 1]:
@@ -108,7 +124,7 @@ def train(
         temporary = checkpoint.with_suffix(f".{os.getpid()}.tmp")
         torch.save(state, temporary)
         os.replace(temporary, checkpoint)
-        progress((epoch + 1) * steps, config.epochs * steps, epoch=epoch + 1, val_loss=log.val_loss[-1])
+        progress((epoch + 1) * steps, total, epoch=epoch + 1, val_loss=log.val_loss[-1])
     backbone.load_state_dict(best)
     return log
 

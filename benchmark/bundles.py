@@ -31,6 +31,8 @@ def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
 def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tuple[Bundle, list[str]]:
     """The bundle of that name or folder, else the first of the data set and backbone; and the others that match.
 
+    Bundles of the data set's usual settings come first.
+
     Where a data set has no bundle its preview's serves. Raises `UsageError`.
     """
     if name is not None and (Path(name) / "bundle.json").exists():
@@ -55,7 +57,12 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
             and typed.items() <= bundle.card["dataset"].get("settings", {}).items()
         ]
 
-    matching = made_of(dataset.name) or (made_of(dataset.preview) if dataset.preview else [])
+    def made_of_others(key: str) -> bool:
+        """Its images were made with other settings than the data set's, which do not differ in what was typed."""
+        usual = dataset.Config().model_dump(mode="json")
+        return {**usual, **bundles[key].card["dataset"].get("settings", {})} != dataset.config.model_dump(mode="json")
+
+    matching = sorted(made_of(dataset.name), key=made_of_others) or (made_of(dataset.preview) if dataset.preview else [])
     if not matching:
         raise UsageError(
             f"there is no bundle of {dataset.label} with {backbone} (there are: {', '.join(bundles) or 'none'}); "

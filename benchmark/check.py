@@ -16,13 +16,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from benchmark.metrics.mmd import KERNELS, kernel_matrix, median_squared_distance, mmd_squared, squared_distances
+from benchmark.metrics.mmd import mmd_between
 from benchmark.plan import resolved
-from benchmark.protocol import Protocol
 from benchmark.streams import seeded_globals, stream
 from benchmark.synthetic import TARGETS, Target
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
-from priors.flows import CouplingFlow
+from priors.flows import Flow
 from priors.gaussian import log_standard_normal
 
 DRAWS = 2_000
@@ -53,7 +52,7 @@ def check(
             return prior(shape, config).to(device)
 
     def fit(target: Target) -> LatentPrior:
-        made = build((target.features,))
+        made = build(target.shape)
         with seeded_globals(device, "check fit"):
             made.train().fit(target.posterior(device), stream(device, "check fit"), lambda *_, **__: None)
         return made.eval()
@@ -159,7 +158,7 @@ def _describes_samples(prior: LatentPrior) -> str | None:
 
 
 def _flows_invert(prior: LatentPrior) -> str | None:
-    flows = [module for module in prior.modules() if isinstance(module, CouplingFlow)]
+    flows = [module for module in prior.modules() if isinstance(module, Flow)]
     if not flows:
         return None
     worst_inverse = worst_det = 0.0
@@ -245,9 +244,9 @@ def _refuses_nan(prior: LatentPrior, device: torch.device) -> str | None:
 def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Finding:
     """How near a fitted prior came to a target, with the Gaussian's figures beside it."""
     real = target.draw(DRAWS, stream(device, "check real"))
-    gaussian = torch.randn(DRAWS, target.features, generator=stream(device, "check sample", 0), device=device)
+    gaussian = torch.randn(DRAWS, *target.shape, generator=stream(device, "check sample", 0), device=device)
     z = _draw(fitted, DRAWS)
-    own, unfitted = _mmd(z, real), _mmd(gaussian, real)
+    own, unfitted = (mmd_between(of.flatten(1), real.flatten(1)) for of in (z, gaussian))
     facts = [f"MMD² {own:.4f} (Gaussian {unfitted:.4f})"]
     density = fitted.log_prob(real)
     if density is not None:
@@ -262,12 +261,3 @@ def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Findi
     return Finding(f"learns {target.name}", own <= bound, "; ".join([*facts, f"required: MMD² at most {bound:.4f}"]))
 
 
-def _mmd(z: Tensor, real: Tensor) -> float:
-    """Unbiased MMD^2 with the suite's imq kernel between two samples of equal size."""
-    factors = Protocol.model_fields["mmd_bandwidths"].default
-    bandwidths = [factor * median_squared_distance(real) for factor in factors]
-    pooled = torch.cat([z, real])
-    kernel = kernel_matrix(squared_distances(pooled, pooled), KERNELS[0], bandwidths)
-    first = torch.zeros(len(pooled), 1, dtype=kernel.dtype, device=kernel.device)
-    first[: len(z)] = 1
-    return mmd_squared(kernel, first).item()

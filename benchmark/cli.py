@@ -117,6 +117,13 @@ def _bundle(registry: Registry, asked: str, backbone: str, name: str | None) -> 
     return bundle
 
 
+def _source(registry: Registry, asked: str, bundle: Bundle) -> Dataset:
+    source = _dataset_of(registry, asked, bundle)
+    if source is None:
+        raise UsageError(f"no data set is called '{bundle.dataset}': name the path of its images with --dataset")
+    return source
+
+
 def _settings(words: list[str] | None) -> dict[str, Any]:
     """`["width=32", "nz=8"]` -> {"width": 32, "nz": 8}."""
     settings = {}
@@ -252,9 +259,7 @@ def reference(
 
     registry = Registry(list(plugin or []))
     opened = _bundle(registry, dataset, backbone, bundle)
-    source = _dataset_of(registry, dataset, opened)
-    if source is None:
-        raise UsageError(f"no data set is called '{opened.dataset}': name the path of its images with --dataset")
+    source = _source(registry, dataset, opened)
     name = extractor or opened.card["dataset"]["extractor"]
     chosen = registry.get("extractor", name)(inception_weights)
     images = source.load(data_roots(data_root))
@@ -265,6 +270,43 @@ def reference(
         except Unavailable as error:
             raise UsageError(str(error)) from error
         say(f"reference written: {made.path}")
+
+
+@app.command()
+def bound(
+    dataset: DatasetOption,
+    backbone: BackboneOption = "conv_vae",
+    bundle: BundleOption = None,
+    samples: Annotated[int, typer.Option(min=1, help="Draws of q(z|x) per image.")] = 100,
+    split: Annotated[ImagesName, typer.Option(help="Images to bound.")] = ImagesName.test,
+    device: DeviceOption = Device.auto,
+    data_root: DataRootOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Importance-weighted bound on a backbone's log-likelihood of real images, in nats."""
+    from benchmark.bound import importance_weighted_bound
+    from benchmark.progress import track
+    from benchmark.reference import require_images_of
+    from benchmark.streams import stream
+
+    registry, where = Registry(list(plugin or [])), _device(device)
+    opened = _bundle(registry, dataset, backbone, bundle)
+    found = _source(registry, dataset, opened).load(data_roots(data_root))
+    require_images_of(opened, found)
+    images = getattr(found, split.value)
+    model = opened.backbone(registry.get("backbone", opened.backbone_name), where)
+    try:
+        with track(f"bound of {opened.path.name}, {split.value} split") as progress:
+            tightest, elbo = importance_weighted_bound(
+                model, images.to(where), samples, stream(where, "bound"), progress
+            )
+    except ValueError as error:
+        raise UsageError(f"{opened.path.name}: {error}") from error
+    for name, each in ((f"L_{samples}", tightest), ("L_1", elbo)):
+        error = each.std().item() / len(each) ** 0.5
+        print(
+            f"{name} = {each.mean().item():.2f} nats (standard error {error:.2f}, {len(each):,} {split.value} images)"
+        )
 
 
 @app.command("list")

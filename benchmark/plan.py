@@ -11,7 +11,7 @@ from benchmark.errors import UsageError
 from benchmark.evaluation import REFERENCE_ROWS
 from benchmark.plugins import Registry
 from benchmark.records import record_id
-from benchmark.settings import parse_named, validated
+from benchmark.settings import parse_named, shown, validated
 from priors.api import LatentPrior, PriorConfig
 
 REFERENCE_VERSION = 1
@@ -97,7 +97,7 @@ def resolved(
     of = f"prior {cls.name}"
     default = validated(cls.Config, recipe, of)
     if budget == "quick":
-        caps = {field: min(getattr(default, field), cap) for field, cap in cls.quick.items()}
+        caps = {field: min(getattr(default, field), cap) for field, cap in cls.quick_caps(latent_shape).items()}
         default = validated(cls.Config, {**recipe, **caps}, of)
     return validated(cls.Config, {**default.model_dump(), **settings}, of), default, note
 
@@ -107,14 +107,9 @@ def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: B
     cls: type[LatentPrior] = registry.get("prior", name)
     config, default, note = resolved(cls, settings, bundle.dataset, bundle.latent_shape, budget)
     changed = [field for field in cls.Config.model_fields if getattr(config, field) != getattr(default, field)]
-    shown = ",".join(f"{field}={_shown(getattr(config, field))}" for field in changed)
-    label = f"{name}[{shown}]" if changed else name
+    given = ",".join(f"{field}={shown(getattr(config, field))}" for field in changed)
+    label = f"{name}[{given}]" if changed else name
     return Row(label, name, registry.identity(cls), cls, config, note)
-
-
-def _shown(value: Any) -> str:
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def rows(registry: Registry, priors: str | None, bundle: Bundle, budget: str) -> list[Row]:

@@ -17,12 +17,17 @@ from benchmark.errors import UsageError
 from benchmark.evaluation import decoded
 from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.metrics.frechet import feature_statistics, frechet_distance
+from benchmark.metrics.mmd import mmd_between
 from benchmark.places import cache_root
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
 from benchmark.provenance import provenance
-from benchmark.settings import validated
+from benchmark.settings import shown, validated
 from benchmark.streams import stream
+from priors.api import PosteriorSplit
+
+COLLAPSED = 0.1  # nats that a group of latents carries at least, on the mean over validation images
+HOLE_LATENTS = 2_000
 
 
 def pretrain(
@@ -70,6 +75,9 @@ def pretrain(
         except (ValueError, TrainingDiverged) as error:
             raise UsageError(str(error)) from error
     round_weights(backbone)
+    collapsed = [name for name, term in log.terms.items() if name.startswith("kl") and term < COLLAPSED]
+    if collapsed:
+        say(f"{', '.join(collapsed)}: below {COLLAPSED} nats on the validation images, so these latents carry nothing")
     parts = {}
     for number, split in enumerate(SPLITS):
         kept = _kept(getattr(images, split), keep[number] if keep else None, split)
@@ -85,7 +93,8 @@ def pretrain(
             "sha256": image_hash,
             "extractor": dataset.extractor,
         },
-        "training": {"seed": seed, **vars(log), **origin},
+        "training": {"seed": seed, **vars(log), "collapsed": collapsed, **origin},
+        "hole": _hole(*parts["test"]),
         "reconstruction": _reconstruction(extractor, backbone, images.test, parts["test"]),
     }
     bundle = write_bundle(path, card, backbone, parts)
@@ -97,8 +106,20 @@ def pretrain(
     return bundle
 
 
+def _hole(mean: Tensor, std: Tensor) -> dict[str, float]:
+    """How far posteriors (n, *latent_shape) are from N(0, I): the mean KL of each in nats, the MMD^2 of them all.
+
+    Where the latter is zero no prior can help.
+    """
+    kl = (0.5 * (mean**2 + std**2 - 1) - std.log()).flatten(1).sum(1).mean().item()
+    n, generator = min(len(mean), HOLE_LATENTS), stream(mean.device, "hole")
+    z = PosteriorSplit(mean, std).one_each(n, generator).flatten(1)
+    normal = torch.randn(z.shape, generator=generator, device=z.device)
+    return {"kl": kl, "mmd_imq": mmd_between(normal, z), "latents": n}
+
+
 def _words(settings: dict[str, Any]) -> list[str]:
-    return [f"{name}{value}" for name, value in sorted(settings.items())]
+    return [f"{name}{shown(value)}" for name, value in sorted(settings.items())]
 
 
 def _kept(images: Tensor, count: int | None, split: str) -> Tensor:

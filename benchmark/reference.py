@@ -77,6 +77,15 @@ def find_reference(bundle: Bundle, extractor: Extractor, split: str) -> Referenc
     return None
 
 
+def require_images_of(bundle: Bundle, images: Images) -> None:
+    """Raises `UsageError` where `images` are not those that the bundle was made from."""
+    if images.content_hash() != bundle.card["dataset"]["sha256"]:
+        raise UsageError(
+            f"these images are not the ones that {bundle.path.name} was made from (their hash differs); "
+            f"expected: {bundle.card['dataset']['preparation']}"
+        )
+
+
 def make_reference(
     bundle: Bundle,
     images: Images,
@@ -90,11 +99,7 @@ def make_reference(
 
     Raises `UsageError` where `images` are not those that the bundle was made from.
     """
-    if images.content_hash() != bundle.card["dataset"]["sha256"]:
-        raise UsageError(
-            f"these images are not the ones that {bundle.path.name} was made from (their hash differs); "
-            f"expected: {bundle.card['dataset']['preparation']}"
-        )
+    require_images_of(bundle, images)
     features_of, of_split, parts = Features(extractor, device), getattr(images, split), list[Tensor]()
     for batch in of_split.split(500):
         parts.append(features_of(batch))

@@ -13,11 +13,21 @@ from benchmark.errors import UsageError, unknown
 
 
 def parsed(text: str) -> Any:
-    """`1`, `0.5`, `true` and `null` as JSON has them; anything else is a string."""
+    """`1`, `0.5`, `true` and `null` as JSON has them; `32x64` is a tuple of sizes; anything else is a string."""
+    if re.fullmatch(r"\d+(x\d+)+", text):
+        return tuple(map(int, text.split("x")))
     try:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def shown(value: Any) -> str:
+    """A value as a user would type it: `parsed(shown(value)) == value`."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def parse_named(text: str, option: str) -> list[tuple[str, list[dict[str, Any]]]]:

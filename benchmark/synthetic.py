@@ -1,6 +1,6 @@
 """Synthetic aggregate posteriors whose densities are known, to ask of a prior whether it learns.
 
-Each `Target` is a distribution over vector latents with exact draws and an exact log-density.
+Each `Target` is a distribution over latents, vectors or a block, with exact draws and an exact log-density.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from priors.api import AggregatePosterior
 
 @dataclass(frozen=True)
 class Target:
-    """`draw(n, generator)` gives (n, d) float32, `log_prob` nats; `modes` (k, d) are what must be covered."""
+    """`draw(n, generator)` gives (n, *shape) float32, `log_prob` nats; `modes` (k, d) are what must be covered."""
 
     name: str
-    features: int
+    shape: tuple[int, ...]
     draw: Callable[[int, torch.Generator], Tensor]
     log_prob: Callable[[Tensor], Tensor]
     modes: Tensor | None = None
@@ -32,10 +32,10 @@ class Target:
         return AggregatePosterior(split, split)
 
     def coverage(self, z: Tensor) -> float | None:
-        """Share of the modes that are the nearest of at least a quarter of their due share of z (n, d)."""
+        """Share of the modes that are the nearest of at least a quarter of their due share of z (n, *shape)."""
         if self.modes is None:
             return None
-        nearest = torch.cdist(z.cpu(), self.modes).argmin(1)
+        nearest = torch.cdist(z.flatten(1).cpu(), self.modes).argmin(1)
         counts = torch.bincount(nearest, minlength=len(self.modes)) / len(z)
         return (counts >= 0.25 / len(self.modes)).float().mean().item()
 
@@ -61,20 +61,23 @@ def _gaussian_noise(n: int, features: int, generator: torch.Generator) -> Tensor
 
 
 def _mixture(name: str, means: Tensor, std: float) -> Target:
-    components = Independent(Normal(means, torch.full_like(means, std)), 1)
-    density = MixtureSameFamily(Categorical(torch.ones(len(means))), components)
+    """Equal modes at means (k, *shape)."""
+    flat, shape = means.flatten(1), tuple(means.shape[1:])
+    components = Independent(Normal(flat, torch.full_like(flat, std)), 1)
+    density = MixtureSameFamily(Categorical(torch.ones(len(flat))), components)
 
     def draw(n: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(means), (n,), generator=generator, device=generator.device)
-        return means.to(generator.device)[index] + std * _gaussian_noise(n, means.shape[1], generator)
+        z = flat.to(generator.device)[index] + std * _gaussian_noise(n, flat.shape[1], generator)
+        return z.unflatten(1, shape)
 
-    return Target(name, means.shape[1], draw, lambda z: density.log_prob(z.cpu()), means)
+    return Target(name, shape, draw, lambda z: density.log_prob(z.flatten(1).cpu()), flat)
 
 
 def _normal(name: str, features: int, std: float) -> Target:
     density: Distribution = MultivariateNormal(torch.zeros(features), std**2 * torch.eye(features))
     return Target(
-        name, features, lambda n, g: std * _gaussian_noise(n, features, g), lambda z: density.log_prob(z.cpu())
+        name, (features,), lambda n, g: std * _gaussian_noise(n, features, g), lambda z: density.log_prob(z.cpu())
     )
 
 
@@ -101,7 +104,7 @@ def banana() -> Target:
         x, y = z.cpu().unbind(1)
         return Normal(0.0, 1.0).log_prob(x) + Normal(x.square() / 2 - 0.5, std).log_prob(y)
 
-    return Target("banana", 2, draw, log_prob)
+    return Target("banana", (2,), draw, log_prob)
 
 
 def narrow() -> Target:
@@ -114,4 +117,13 @@ def standard() -> Target:
     return _normal("standard", 16, 1.0)
 
 
-TARGETS: dict[str, Callable[[], Target]] = {make.__name__: make for make in (ring, mixture, banana, narrow, standard)}
+def block() -> Target:
+    """Four modes of standard deviation 0.8 on blocks of 2 x 4 x 4: a bright half, left, right, above or below."""
+    rising = torch.tensor([-0.5, -0.5, 0.5, 0.5]).expand(4, 4)
+    halves = torch.stack([rising, -rising, rising.T, -rising.T])
+    return _mixture("block", torch.stack([halves, -halves.flip(0)], 1), 0.8)
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    make.__name__: make for make in (ring, mixture, banana, narrow, standard, block)
+}

@@ -39,18 +39,31 @@ class PriorConfig(BaseModel):
         return {name for name, field in cls.model_fields.items() if field.json_schema_extra == _SAMPLING}
 
     def fit_settings(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude=self.sampling_names())
+        """What decides a fit, and so its identity; a `later_setting` counts where it has another value than usual."""
+        settings = self.model_dump(mode="json", exclude=self.sampling_names())
+        fields = type(self).model_fields
+        usual = [
+            name
+            for name in settings
+            if fields[name].json_schema_extra == _LATER and getattr(self, name) == fields[name].default
+        ]
+        return {name: value for name, value in settings.items() if name not in usual}
 
     def sampling_settings(self) -> dict[str, Any]:
         return self.model_dump(mode="json", include=self.sampling_names())
 
 
-_SAMPLING = {"role": "sampling"}
+_SAMPLING, _LATER = {"role": "sampling"}, {"role": "later"}
 
 
 def sampling_setting(default: Any, **constraints: Any) -> Any:
     """A config field that acts on `sample` alone: fits are shared by all its values."""
     return Field(default, json_schema_extra=dict(_SAMPLING), **constraints)
+
+
+def later_setting(default: Any, **constraints: Any) -> Any:
+    """A config field added to a prior that has records: with its default it changes neither fits nor their identity."""
+    return Field(default, json_schema_extra=dict(_LATER), **constraints)
 
 
 @dataclass(frozen=True)
@@ -104,8 +117,9 @@ class LatentPrior(nn.Module, ABC):
     buffers are its whole state. The harness seeds the global generator around construction, `fit` and
     `sample`; every draw that matters is to come from the generator that is passed in.
 
-    `recipes`: data set name -> (latent size, settings that the method's authors chose for it).
-    `quick`: the largest value of a setting under `--budget quick`.
+    `recipes`: data set name -> (latent size, settings that the method's authors chose for it); `block_recipes` are those
+    for latents that are a block C x H x W, the top group of a hierarchy.
+    `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the former.
     `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
     `learns`: target of `benchmark check` -> share of the Gaussian's MMD^2 that may be left over; for `standard`,
     where the Gaussian leaves nothing, the MMD^2 itself. An instance may narrow it to what its settings allow.
@@ -116,7 +130,9 @@ class LatentPrior(nn.Module, ABC):
     version: ClassVar[int] = 1
     Config: ClassVar[type[PriorConfig]] = PriorConfig
     recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
+    block_recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
     quick: ClassVar[dict[str, int]] = {}
+    block_quick: ClassVar[dict[str, int]] = {}
     companions: ClassVar[tuple[dict[str, Any], ...]] = ()
     learns: dict[str, float] = {}
     network_evaluations: int = 1
@@ -132,13 +148,19 @@ class LatentPrior(nn.Module, ABC):
 
         An unknown data set gets the settings of the one with the nearest latent size.
         """
-        if not cls.recipes:
+        recipes = cls.block_recipes if len(latent_shape) == 3 else cls.recipes
+        if not recipes:
             return {}, None
-        if dataset in cls.recipes:
-            return dict(cls.recipes[dataset][1]), None
+        if dataset in recipes:
+            return dict(recipes[dataset][1]), None
         size = torch.Size(latent_shape).numel()
-        nearest = min(cls.recipes, key=lambda name: abs(cls.recipes[name][0] - size))
-        return dict(cls.recipes[nearest][1]), f"{cls.name} has no recipe for {dataset}: using that of {nearest}"
+        nearest = min(recipes, key=lambda name: abs(recipes[name][0] - size))
+        return dict(recipes[nearest][1]), f"{cls.name} has no recipe for {dataset}: using that of {nearest}"
+
+    @classmethod
+    def quick_caps(cls, latent_shape: tuple[int, ...]) -> dict[str, int]:
+        """The largest value of a setting under the quick budget, for latents of this shape."""
+        return {**cls.quick, **cls.block_quick} if len(latent_shape) == 3 else dict(cls.quick)
 
     @abstractmethod
     def fit(

@@ -6,6 +6,8 @@ narrower than its base. `AffineCoupling` has a log-scale that is bounded and sym
 
 from __future__ import annotations
 
+import math
+
 import torch
 from nflows.transforms import ActNorm, CompositeTransform
 from nflows.transforms.coupling import AffineCouplingTransform, PiecewiseRationalQuadraticCouplingTransform
@@ -80,46 +82,59 @@ def _spline(mask: Tensor, hidden: int) -> nn.Module:
 COUPLINGS = {"realnvp": _affine, "spline": _spline}
 
 
-class CouplingFlow(nn.Module):
-    """Couplings on vectors with ActNorm after each: `realnvp` (Dinh et al. 2017, arXiv 1605.08803) or `spline`.
+class Flow(nn.Module):
+    """An invertible map between latents of one shape and noise, built of nflows transforms; flat on the outside.
 
     The map g takes noise to latents; log p(g(eps)) = log N(eps; 0, I) - log|det dg/deps|.
     ActNorm starts as the identity; `initialise` sets it from data.
     """
 
-    def __init__(self, features: int, couplings: int, hidden: int, family: str = "realnvp") -> None:
+    def __init__(
+        self, to_noise: CompositeTransform, latent_shape: tuple[int, ...], noise_shape: tuple[int, ...] | None = None
+    ) -> None:
         super().__init__()
-        if features < 2:
-            raise ValueError(f"a coupling flow needs 2 latents or more, got {features}")
-        self.features = features
-        layers: list[nn.Module] = []
-        for index in range(couplings):
-            layers.append(COUPLINGS[family]((torch.arange(features) + index) % 2, hidden))
-            layers.append(ActNorm(features))
-        self.to_noise = CompositeTransform(layers)
+        self.features = math.prod(latent_shape)
+        self._latent_shape, self._noise_shape = tuple(latent_shape), tuple(noise_shape or latent_shape)
+        self.to_noise = to_noise
         self.eval()  # nflows' ActNorm initialises itself in training mode, with a device sync at every call
 
-    def train(self, mode: bool = True) -> CouplingFlow:
+    def train(self, mode: bool = True) -> Flow:
         return super().train(False)
 
     def push(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noise (n, d) -> latents g(noise) (n, d) and log|det dg/dnoise| (n,)."""
-        return self.to_noise.inverse(noise)
+        z, log_det = self.to_noise.inverse(noise.unflatten(1, self._noise_shape))
+        return z.flatten(1), log_det
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density (n,) in nats at z (n, d)."""
-        noise, log_det = self.to_noise(z)
+        noise, log_det = self.to_noise(z.unflatten(1, self._latent_shape))
         return log_standard_normal(noise) + log_det
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
         """Set every ActNorm so that z (n, d), on its way to noise, leaves it with zero mean and unit variance."""
+        z = z.unflatten(1, self._latent_shape)
         for layer in self.to_noise._transforms:
             if isinstance(layer, ActNorm):
-                std = z.std(0).clamp_min(1e-6)
+                each = z.transpose(0, 1).flatten(1)  # of every channel
+                std = each.std(1).clamp_min(1e-6)
                 layer.log_scale.copy_(-std.log())
-                layer.shift.copy_(-z.mean(0) / std)
+                layer.shift.copy_(-each.mean(1) / std)
             z, _ = layer(z)
+
+
+class CouplingFlow(Flow):
+    """Couplings on vectors with ActNorm after each: `realnvp` (Dinh et al. 2017, arXiv 1605.08803) or `spline`."""
+
+    def __init__(self, features: int, couplings: int, hidden: int, family: str = "realnvp") -> None:
+        if features < 2:
+            raise ValueError(f"a coupling flow needs 2 latents or more, got {features}")
+        layers: list[nn.Module] = []
+        for index in range(couplings):
+            layers.append(COUPLINGS[family]((torch.arange(features) + index) % 2, hidden))
+            layers.append(ActNorm(features))
+        super().__init__(CompositeTransform(layers), (features,))
 
 
 class MLPGenerator(nn.Module):

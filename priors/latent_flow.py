@@ -15,9 +15,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
 from priors.early_stopping import BestState
+from priors.energies import Form
 from priors.flows import CouplingFlow
+from priors.image_flows import ImageFlow
 
 VALIDATE_EVERY = 250  # steps
 HELD_OUT = 10_000  # draws in the held-out likelihood
@@ -29,6 +31,7 @@ class LatentFlowConfig(PriorConfig):
 
     steps: int = Field(20_000, ge=1)
     batch_size: int = Field(256, ge=1)
+    network: Form = later_setting("mlp")
     couplings: int = Field(2, ge=1)
     width: int = Field(128, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -44,12 +47,21 @@ class LatentFlow(LatentPrior):
         "cifar10": (128, {"couplings": 4, "width": 512}),
         "celeba64": (64, {"couplings": 4, "width": 256}),
     }
+    block_recipes: dict[str, tuple[int, dict[str, Any]]] = {
+        "mnist": (128, {"network": "conv", "couplings": 3, "width": 32, "steps": 5_000}),
+        "celeba64": (1_280, {"network": "conv", "couplings": 3, "width": 64}),
+        "cifar10": (5_120, {"network": "conv", "couplings": 3, "width": 64}),
+    }
     quick = {"steps": 1_200}
-    learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005}
+    block_quick = {"steps": 400}
+    learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentFlowConfig) -> None:
         super().__init__(latent_shape, config)
-        self.flow = CouplingFlow(math.prod(latent_shape), config.couplings, config.width)
+        if config.network == "conv":
+            self.flow = ImageFlow(latent_shape, config.couplings, config.width)
+        else:
+            self.flow = CouplingFlow(math.prod(latent_shape), config.couplings, config.width)
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config, flow = self.config, self.flow

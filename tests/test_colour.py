@@ -615,6 +615,14 @@ def test_settings_that_are_typed_select_bundles_made_with_them_alone(cached):
     assert found(CelebA64()) == ("a-usual", ["b-narrow", "c-narrow"])
 
 
+def test_without_settings_the_usual_images_come_first_whatever_the_folders_are_called(cached):
+    narrow = with_settings(CelebA64, crop=140)
+    cached(narrow, name="a-narrow")
+    assert found(CelebA64()) == ("a-narrow", [])
+    cached(CelebA64(), name="b-usual")
+    assert found(CelebA64()) == ("b-usual", ["a-narrow"]) and found(narrow) == ("a-narrow", [])
+
+
 def test_a_bundle_that_is_missing_names_the_command_that_makes_it_as_a_shell_reads_it():
     asked = with_settings(CelebA64, crop=140)
     with pytest.raises(UsageError) as error:
@@ -715,7 +723,8 @@ def test_a_bundle_of_one_s_own_images_does_not_pass_for_celeba64(name, tmp_path,
         ("celeba64[crop=140", ["celeba64[crop=140"]),
         ("celeba64[crop]", ["'crop'", "NAME=VALUE"]),
         ("celeba64,cifar10", ["celeba64,cifar10", "one data set"]),
-        ("mnist[crop=1]", ["data set mnist", "'crop'", "known: none"]),
+        ("mnist[crop=1]", ["data set mnist", "'crop'", "known: binarised"]),
+        ("digits[crop=1]", ["data set digits", "'crop'", "known: none"]),
         ("cifar10[test=val]", ["data set cifar10", "test='val'", "official", "training_file"]),
         ("celeba[crop=140]", ["dataset 'celeba'", "did you mean 'celeba64'"]),
     ],

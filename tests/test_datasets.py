@@ -152,6 +152,26 @@ def test_mnist_from_files_is_padded_and_split_at_random_the_same_way_each_time(d
     assert "50000/10000" in images.preparation and "padded to 32x32" in images.preparation
 
 
+def test_binarised_mnist_is_drawn_once_with_the_grey_value_as_probability(idx_root, offline):
+    grey = MNIST().load([idx_root])
+    binary = MNIST(MNIST.Config(binarised=True)).load([idx_root])
+    again = MNIST(MNIST.Config(binarised=True)).load([idx_root])
+    assert binary.content_hash() == again.content_hash() != grey.content_hash()
+    assert "binarised" in binary.preparation and "binarised" not in grey.preparation
+    for split in SPLITS:
+        drawn, probability = getattr(binary, split), getattr(grey, split).double() / 255
+        assert set(drawn.unique().tolist()) == {0, 255}
+        assert (drawn[probability == 0] == 0).all() and (drawn[probability == 1] == 255).all()
+        white = (drawn == 255).double()
+        error = (probability * (1 - probability)).sum().sqrt()
+        assert abs(white.sum() - probability.sum()) < 4 * error
+        for level in (64, 200):  # one grey value alone: no other probability would do
+            at = getattr(grey, split) == level
+            if at.sum() > 100:
+                share, p = white[at].mean(), level / 255
+                assert abs(share - p) < 4 * (p * (1 - p) / at.sum()) ** 0.5
+
+
 def test_data_is_found_in_the_folder_that_the_environment_names(idx_root, monkeypatch, offline, tmp_path):
     monkeypatch.setenv("LATENT_PRIOR_DATA", str(idx_root))
     assert data_roots()[0] == idx_root and data_roots(tmp_path)[:2] == [tmp_path, idx_root]

@@ -451,12 +451,15 @@ def test_every_other_setting_asks_for_a_new_fit():
         "steps": 1,
         "batch_size": 2,
         "energy_steps": 2,
+        "network": "conv",
         "energy_width": 3,
+        "conv_widths": (4, 4),
         "sampler": "spline",
         "couplings": 3,
         "sampler_width": 3,
         "optimiser": "rmsprop",
         "learning_rate": 1.0,
+        "sampler_learning_rate": 1.0,
         "gp_weight": 1.0,
         "kl_weight": 1.0,
     }
@@ -499,7 +502,7 @@ def test_the_objective_as_written_is_shown_beside_the_recipe():
 
 @pytest.mark.parametrize(
     "latent_shape, nearest",
-    [((2,), "mnist"), ((20,), "mnist"), ((50,), "celeba64"), ((4, 4, 4), "celeba64"), ((20, 8, 8), "cifar10")],
+    [((2,), "mnist"), ((20,), "mnist"), ((50,), "celeba64"), ((4, 4, 4), "mnist"), ((20, 8, 8), "celeba64")],
 )
 def test_unknown_data_takes_the_recipe_of_the_nearest_latent_size_and_says_so(latent_shape, nearest):
     settings, note = EVaLP.recipe("holiday_photos", latent_shape)

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 import torchvision
+from torch import Tensor
 
-from benchmark.datasets.api import Dataset, Images, hookimpl, random_split
+from benchmark.datasets.api import Dataset, DatasetConfig, Images, hookimpl, random_split
 from benchmark.errors import UsageError
+
+
+class MNISTConfig(DatasetConfig):
+    """`binarised`: each pixel drawn once, white with its grey value as probability (static binarisation)."""
+
+    binarised: bool = False
 
 
 class MNIST(Dataset):
@@ -17,6 +25,7 @@ class MNIST(Dataset):
 
     name = "mnist"
     extractor = "digit-cnn"
+    Config = MNISTConfig
     terms = "MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0"
     source: ClassVar[type[torchvision.datasets.MNIST]] = torchvision.datasets.MNIST
 
@@ -33,14 +42,26 @@ class MNIST(Dataset):
                 f"into {self.source.__name__}/raw/ under any of these folders"
             ) from error
         train, val = random_split(F.pad(train, (2, 2, 2, 2))[:, None], 50_000, 10_000)
-        test = F.pad(test, (2, 2, 2, 2))[:, None]
-        return Images(train, val, test, "28x28 padded to 32x32; training file split at random 50000/10000")
+        splits, how = [train, val, F.pad(test, (2, 2, 2, 2))[:, None]], "28x28 padded to 32x32"
+        if self.config.binarised:
+            splits, how = (
+                [_binarised(images, seed) for seed, images in enumerate(splits)],
+                f"{how}, statically binarised",
+            )
+        return Images(*splits, f"{how}; training file split at random 50000/10000")
 
     def _found(self, root: Path) -> bool:
         """All four files are there, packed or unpacked (torchvision checks their md5 and unpacks them)."""
         raw = root / self.source.__name__ / "raw"
         names = [name for name, _ in self.source.resources]
         return all((raw / name).exists() or (raw / name).with_suffix("").exists() for name in names)
+
+
+def _binarised(images: Tensor, seed: int) -> Tensor:
+    """uint8 images with 255 where a uniform draw of 0 to 254 is below the pixel, else 0: the same in every call."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(0, 255, images.shape, generator=generator, dtype=torch.uint8)
+    return (draws < images) * torch.tensor(255, dtype=torch.uint8)
 
 
 class FashionMNIST(MNIST):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmark.metrics.api import LATENT_SETTINGS, Metric, hookimpl
+from benchmark.protocol import Protocol
 from benchmark.streams import stream
 
 if TYPE_CHECKING:
@@ -74,6 +75,16 @@ def permutation_test(kernel: Tensor, permutations: int, generator: torch.Generat
     # a relabelling with the observed value counts, also where rounding says otherwise
     exceeding = (values[1:] >= values[0] - 1e-12 * values[0].abs()).sum().item()
     return values[0].item(), (1 + exceeding) / (1 + permutations)
+
+
+def mmd_between(z: Tensor, real: Tensor) -> float:
+    """Unbiased MMD^2 with the imq kernel between two samples of equal size (n, d), bandwidths from `real`."""
+    bandwidths = [factor * median_squared_distance(real) for factor in Protocol.model_fields["mmd_bandwidths"].default]
+    pooled = torch.cat([z, real])
+    kernel = kernel_matrix(squared_distances(pooled, pooled), KERNELS[0], bandwidths)
+    first = torch.zeros(len(pooled), 1, dtype=kernel.dtype, device=kernel.device)
+    first[: len(z)] = 1
+    return mmd_squared(kernel, first).item()
 
 
 class MMD(Metric):

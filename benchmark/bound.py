@@ -1,0 +1,40 @@
+"""The importance-weighted bound on log p(x) of a backbone (Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519).
+
+    L_K = E[log 1/K sum_k w_k],      w_k = p(x, z_k) / q(z_k | x),  z_k ~ q(z | x)
+
+L_1 is the evidence lower bound; L_K grows with K towards log p(x). Bounds of two models compare under one likelihood on
+the same images alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backbones.api import Backbone
+from backbones.training import as_input
+
+BATCH = 250  # images
+
+
+@torch.no_grad()
+def importance_weighted_bound(
+    backbone: Backbone, images: Tensor, samples: int, generator: torch.Generator, progress: Any
+) -> tuple[Tensor, Tensor]:
+    """uint8 images -> L_K and L_1 of each (n,), in nats. Raises ValueError where the backbone has no likelihood of them."""
+    bounds = []
+    for batch in images.split(BATCH):
+        x, log_weights = as_input(batch), []
+        for _ in range(samples):
+            weight = backbone.log_weight(x, generator)
+            if weight is None:
+                raise ValueError(f"{backbone.name} with these settings has no likelihood, so it has no bound either")
+            log_weights.append(weight)
+        stacked = torch.stack(log_weights)
+        bounds.append(torch.stack([stacked.logsumexp(0) - math.log(samples), stacked.mean(0)]))
+        progress(sum(part.shape[1] for part in bounds), len(images))
+    tightest, elbo = torch.cat(bounds, 1)
+    return tightest, elbo
