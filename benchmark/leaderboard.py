@@ -159,13 +159,21 @@ def _table(
             row = made.setdefault(record["row"]["label"], TableRow(record["row"]["label"], {}))
             for metric, value in {**fits.get(record["identity"]["fit"], {}), **record["values"]}.items():
                 row.values.setdefault(metric, {})[record["row"]["seed"]] = value
-    failures = [
-        f"{r['row']['label']} seed {r['row']['seed']}: {r['kind']} {r['status']}: {r['reason']}"
-        for r in kept
-        if r["status"] != "ok"
-    ]
-    failures, shown_out = sorted(failures), sorted(left_out)
+    failures, shown_out = _failures(kept), sorted(left_out)
     return Table(protocol, dataset, backbone, backbone_seed, bundle, device, made, kept, failures, shown_out)
+
+
+def _failures(records: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each reason of a row and seed, naming all that failed for it: a bad draw fails every metric."""
+    kinds: dict[tuple[str, int, str, str], list[str]] = defaultdict(list)
+    for record in records:
+        if record["status"] != "ok":
+            row = record["row"]
+            kinds[row["label"], row["seed"], record["status"], record["reason"]].append(record["kind"])
+    return sorted(
+        f"{label} seed {seed}: {', '.join(sorted(failed))} {status}: {reason}"
+        for (label, seed, status, reason), failed in kinds.items()
+    )
 
 
 def write_tables(results: Path) -> list[str]:

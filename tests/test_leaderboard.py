@@ -348,10 +348,11 @@ def test_failures_are_listed_with_their_reason(results):
     results.references()
     results.add("evalp", "fit", {"status": "diverged", "reason": "upper not finite after 500 energy steps"}, seed=2)
     results.add("evalp", "fd", {"status": "failed", "reason": "BadSample: 3 of 500 samples are not finite"}, seed=3)
+    results.add("evalp", "mmd", {"status": "failed", "reason": "BadSample: 3 of 500 samples are not finite"}, seed=3)
     results.scores("evalp", [6.0, 7.0])
     text = results.text
     assert "Failed: evalp seed 2: fit diverged: upper not finite after 500 energy steps" in text
-    assert "Failed: evalp seed 3: fd failed: BadSample: 3 of 500 samples are not finite" in text
+    assert "Failed: evalp seed 3: fd, mmd failed: BadSample: 3 of 500 samples are not finite" in text
     line = results.line("evalp")
     assert line["mean"] == 6.5 and line["seeds"] == 2
 
