@@ -62,7 +62,9 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
         usual = dataset.Config().model_dump(mode="json")
         return {**usual, **bundles[key].card["dataset"].get("settings", {})} != dataset.config.model_dump(mode="json")
 
-    matching = sorted(made_of(dataset.name), key=made_of_others) or (made_of(dataset.preview) if dataset.preview else [])
+    matching = sorted(made_of(dataset.name), key=made_of_others) or (
+        made_of(dataset.preview) if dataset.preview else []
+    )
     if not matching:
         raise UsageError(
             f"there is no bundle of {dataset.label} with {backbone} (there are: {', '.join(bundles) or 'none'}); "

@@ -259,5 +259,3 @@ def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Findi
     allowed = fitted.learns[target.name]
     bound = allowed if target.name == "standard" else allowed * unfitted
     return Finding(f"learns {target.name}", own <= bound, "; ".join([*facts, f"required: MMD² at most {bound:.4f}"]))
-
-

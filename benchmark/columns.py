@@ -85,6 +85,7 @@ def latent_columns() -> list[Column]:
     ]
     alone = [
         Column("cross-entropy, nats ↓", "cross_entropy", least_digits=2),
+        Column("rate, nats ↓", "rate", least_digits=2),
         Column("memorisation (½)", "latent_memorisation"),
     ]
     mmd = [Column(f"MMD² {kernel} ×10³ ↓", f"mmd_{kernel}", 1000) for kernel in ("imq", "rbf")]

@@ -9,6 +9,7 @@ A prior file defines a `LatentPrior` and returns it from a hook:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ class PosteriorSplit:
             raise ValueError(f"{n} distinct images asked for, the split has {len(self)}")
         index = torch.randperm(len(self), generator=generator, device=self._mean.device)[:n]
         return self._draw(index, generator)
+
+    def mean_entropy(self) -> float:
+        """E_x[H(q(z|x))], the differential entropy of one image's posterior on average, in nats."""
+        each = self._std.double().log() + 0.5 * math.log(2 * math.pi * math.e)
+        return each.flatten(1).sum(1).mean().item()
 
     def _draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
         mean = self._mean[index]

@@ -310,7 +310,9 @@ def test_shipped_bundles_are_whole_and_small():
     for path in found:
         bundle = open_bundle(path)
         assert path.name.startswith(f"{bundle.dataset}-{bundle.backbone_name}")
-        assert sum(file.stat().st_size for file in path.iterdir() if file.is_file()) < 12e6  # references stand beside it
+        assert (
+            sum(file.stat().st_size for file in path.iterdir() if file.is_file()) < 12e6
+        )  # references stand beside it
         backbone = bundle.backbone(BACKBONES[bundle.backbone_name], CPU)
         for split, count in bundle.card["posterior_counts"].items():
             mean, std = bundle.posterior(split, CPU)

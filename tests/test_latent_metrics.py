@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from torch.distributions import Normal, kl_divergence
 
 from benchmark.metrics import c2st
 from benchmark.metrics.c2st import ClassifierTest, classifier_auc
@@ -185,6 +186,18 @@ def test_cross_entropy_exceeds_the_entropy_by_the_divergence():
     held_out = PosteriorSplit(torch.zeros(4_000, 5), torch.full((4_000, 5), 0.5))
     value = CrossEntropy().measure(evaluation(Gaussian((5,), PriorConfig()), held_out, mmd_latents=4_000))
     assert value["cross_entropy"] == pytest.approx(2.5 * math.log(2 * math.pi) + 2.5 * 0.25, abs=0.02)
+
+
+def test_the_rate_is_the_mean_divergence_of_posteriors_from_the_prior():
+    """Under N(0, I) in closed form; and with a prior that is every image's posterior it is zero."""
+    held_out = split(3, n=4000)
+    expected = kl_divergence(Normal(held_out._mean, held_out._std), Normal(0.0, 1.0)).sum(1).mean().item()
+    value = CrossEntropy().measure(evaluation(Gaussian((3,), PriorConfig()), held_out, mmd_latents=4000))
+    assert value["rate"] == pytest.approx(expected, abs=0.1)
+    alike = PosteriorSplit(torch.zeros(4000, 3), torch.ones(4000, 3))
+    value = CrossEntropy().measure(evaluation(Gaussian((3,), PriorConfig()), alike, mmd_latents=4000))
+    assert value["rate"] == pytest.approx(0, abs=0.1)
+    assert alike.mean_entropy() == pytest.approx(3 * Normal(0.0, 1.0).entropy().item())
 
 
 def test_a_prior_without_a_density_has_no_cross_entropy():
