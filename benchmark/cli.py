@@ -16,10 +16,14 @@ from benchmark.bundles import all_bundles, find_bundle
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError, unknown
+from benchmark.metrics.api import Metric
 from benchmark.places import data_roots
 from benchmark.plugins import KINDS, Registry
 from benchmark.progress import say
 from benchmark.settings import parse_named, parsed, validated
+
+
+BOUND_TO_MACHINE = {"scores": False, "timings": True}
 
 
 class Device(str, Enum):
@@ -117,6 +121,15 @@ def _bundle(registry: Registry, asked: str, backbone: str, name: str | None) -> 
     return bundle
 
 
+def _metrics(registry: Registry, asked: str | None) -> list[type[Metric]]:
+    """Names, or `scores` and `timings` for those whose values belong to no machine and to one; None for all."""
+    at_hand = [registry.get("metric", name) for name in registry.at_hand("metric")]
+    kinds = {word: [cls for cls in at_hand if cls.machine_bound == bound] for word, bound in BOUND_TO_MACHINE.items()}
+    words = [word.strip() for word in asked.split(",")] if asked else list(kinds)
+    chosen = [cls for word in words for cls in kinds.get(word) or [registry.get("metric", word)]]
+    return list(dict.fromkeys(chosen))
+
+
 def _source(registry: Registry, asked: str, bundle: Bundle) -> Dataset:
     source = _dataset_of(registry, asked, bundle)
     if source is None:
@@ -195,7 +208,7 @@ def run(
     inception_weights: WeightsOption = None,
     metrics: Annotated[
         Optional[str],
-        typer.Option(help="Measure these alone, e.g. 'fd,mmd' in several shells and 'sampling_time' in quiet."),
+        typer.Option(help="Measure these alone: names, 'scores' (in several shells) or 'timings' (in quiet)."),
     ] = None,
     device: DeviceOption = Device.auto,
     results: ResultsOption = Path("results"),
@@ -214,8 +227,7 @@ def run(
         registry, opened, images, extractor, inception_weights, split.value, where, data_roots(data_root)
     )
     _warn_of_broken(registry)
-    measured = [word.strip() for word in metrics.split(",")] if metrics else registry.at_hand("metric")
-    classes = [registry.get("metric", word) for word in measured]
+    classes = _metrics(registry, metrics)
     try:
         failed = run(
             registry,

@@ -128,6 +128,12 @@ def test_metrics_asked_for_by_name_come_alone_and_the_others_later_without_a_new
     all_kinds = {path.name.split("-")[0] for path in record_files(tmp_path)}
     assert all_kinds == {"fit", *OF_VECTORS}
     assert first.items() <= contents(tmp_path / "records").items()
+    assert cli(*words[:-1], tmp_path / "scores", "--metrics", "scores").code == 0
+    assert cli(*words[:-1], tmp_path / "timings", "--metrics", "timings").code == 0
+    scores, timings = (
+        {path.name.split("-")[0] for path in record_files(tmp_path / name)} - {"fit"} for name in ("scores", "timings")
+    )
+    assert timings == {"sampling_time"} and not scores & timings and {"fd", "mmd", "samples"} <= scores
     refused = cli(*words, "--metrics", "fd,mdm")
     assert refused.code == 2 and "unknown metric 'mdm'; did you mean 'mmd'?" in refused.err
 
