@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from backbones.bundle import open_bundle
 from backbones.conv_vae import ConvVAE, ConvVAEConfig
+from backbones.hashing import read_sealed
 from backbones.nvae import (
     BRANCH,
     NVAE,
@@ -23,6 +25,7 @@ from backbones.nvae import (
     soft_bound,
 )
 from benchmark.bound import importance_weighted_bound
+from benchmark.settings import shown
 
 CPU = torch.device("cpu")
 TINY = {"groups": (1, 2), "top_side": 2, "width": 8, "z_channels": 3}
@@ -330,14 +333,40 @@ def test_conv_vae_bernoulli_loss_and_weight_are_torchs():
         importance_weighted_bound(plain, (255 * x).to(torch.uint8), 2, seeded(), lambda *_: None)
 
 
-def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(tmp_path, cli):
+@pytest.fixture
+def squares(tmp_path, cli):
+    """`squares(name, setting=value, ...)` trains a tiny hierarchy on 200 images of 4 x 4 squares and returns its card."""
     blocks = torch.rand(300, 4, 4, generator=seeded()).gt(0.5).repeat_interleave(4, 1).repeat_interleave(4, 2)
     images = (255 * blocks).to(torch.uint8).numpy()
     np.savez(tmp_path / "squares.npz", train=images[:200], val=images[200:240], test=images[240:])
-    words = [word for name, value in TINY.items() for word in ("--set", f"{name}={_typed(value)}")]
-    words += ["--set", "epochs=2", "--set", "batch_size=50", "--out", tmp_path / "squares-nvae"]
-    made = cli("pretrain", "--dataset", tmp_path / "squares.npz", "--backbone", "nvae", *words, "--device", "cpu")
-    assert made.code == 0, made.err
+
+    def train(name, **settings):
+        settings = {**TINY, "batch_size": 50, **settings}
+        words = [word for setting, value in settings.items() for word in ("--set", f"{setting}={shown(value)}")]
+        words += ["--backbone", "nvae", "--device", "cpu", "--out", tmp_path / name]
+        done = cli("pretrain", "--dataset", tmp_path / "squares.npz", *words)
+        assert done.code == 0, done.err
+        return read_sealed(tmp_path / name / "bundle.json"), done.err
+
+    return train
+
+
+def test_a_group_that_carries_nothing_is_named_and_the_hole_is_on_the_card(squares, tmp_path):
+    card, told = squares("pressed", epochs=12, warmup=0, kl_weight_top=1000)
+    terms = card["training"]["val_terms"][card["training"]["best_epoch"] - 1]
+    assert terms["kl_0"] < 0.1 and "kl_0" in card["training"]["collapsed"]
+    assert "kl_0" in told and "carry nothing" in told
+    free, told = squares("free", epochs=12, warmup=0, kl_weight_top=0.01)
+    assert "kl_0" not in free["training"]["collapsed"] and "kl_0" not in told
+    mean, std = open_bundle(tmp_path / "free").posterior("test", CPU)
+    kl = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).flatten(1).sum(1).mean().item()
+    assert free["hole"]["kl"] == pytest.approx(kl, rel=1e-2) and free["hole"]["latents"] == 60
+    assert card["hole"]["kl"] < 0.2 < free["hole"]["kl"]
+    assert abs(card["hole"]["mmd_imq"]) < 0.1 < free["hole"]["mmd_imq"]
+
+
+def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(squares, tmp_path, cli):
+    squares("squares-nvae", epochs=2)
     priors = "gaussian,evalp[steps=20],latent_flow[steps=20],ncp[steps=20,proposals=5],mcmc_ebm[steps=5]"
     words = ["--dataset", tmp_path / "squares.npz", "--bundle", tmp_path / "squares-nvae", "--seeds", 1]
     done = cli("run", *words, "--priors", priors, "--metrics", "fd,mmd,samples", "--results", tmp_path / "results")
@@ -345,7 +374,3 @@ def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(tmp_
     assert all(f"| {name}" in done.out for name in ("evalp", "latent_flow", "ncp", "mcmc_ebm", "gaussian"))
     bound = cli("bound", "--dataset", tmp_path / "squares.npz", "--bundle", tmp_path / "squares-nvae", "--samples", 5)
     assert bound.code == 0 and "L_5 = -" in bound.out and "L_1 = -" in bound.out and "60 test images" in bound.out
-
-
-def _typed(value) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
