@@ -7,13 +7,16 @@ lie beside a bundle. Timings belong to a moment and are not verified.
 
 A value agrees where it is the same up to `EXACT`. Fit and score repeat bit for bit where packages, processor and
 threads are those of the records, and there anything else is a disagreement; so the threads are set to those of the
-record. Elsewhere, and on a GPU, whose sums have no fixed order, training amplifies the last digit: there a value
-agrees where it moved by no more than `SPREAD` standard deviations of the same row's other seeds. Where these are too
-few, or all equal, and for pictures, nothing can be said.
+record. Elsewhere, and on a GPU, whose sums have no fixed order, training amplifies the last digit, and at worst the
+same seed gives what another would. There a value agrees where it moved no further than two seeds of its row lie apart:
+    |recorded - here| <= t sqrt(2) s,    s the standard deviation of the row's n other seeds,
+t the two-sided quantile at `CONFIDENCE` of Student's distribution with n - 1 degrees of freedom. (Three deviations
+would flag every eighth honest value of five seeds.) Where n < 2 or s = 0, and for pictures, nothing can be said.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import statistics
@@ -25,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from backbones.bundle import Bundle
 from backbones.hashing import Damaged, content_hash
@@ -45,8 +49,7 @@ from benchmark.reference import Reference, find_reference
 from benchmark.settings import validated
 
 EXACT = 1e-6  # relative
-SPREAD = 3.0  # standard deviations over seeds
-OTHERS = 3  # the fewest other seeds whose standard deviation says anything
+CONFIDENCE = 0.99  # of the interval in which two seeds of a row differ
 
 #: verdicts, from the best to the worst, with their words in the summary
 VERDICTS = {
@@ -285,11 +288,16 @@ def agreement(name: str, recorded: Any, here: Any, same: bool, others: list[Any]
         said = f"{name} {recorded:.6g} recorded, {here:.6g} here, relative difference {relative:.1g}"
         if relative <= EXACT:
             return "within", said
-        if not same and len(others) >= OTHERS and (deviation := statistics.stdev(others)) > 0:
-            moved = abs(recorded - here) / deviation
-            told = f"{said}, {moved:.1f} standard deviations of {len(others)} other seeds"
-            return "within" if moved <= SPREAD else "DISAGREES", told
+        if not same and len(others) > 1 and (deviation := statistics.stdev(others)) > 0:
+            moved, limit = abs(recorded - here) / deviation, difference_limit(len(others))
+            told = f"{said}, {moved:.2g} standard deviations of {len(others)} other seeds (at most {limit:.1f})"
+            return "within" if moved <= limit else "DISAGREES", told
     return "DISAGREES" if same else "unknown", said
+
+
+def difference_limit(n: int) -> float:
+    """How far two seeds of a row lie apart at most, in standard deviations estimated from n more: t sqrt(2)."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * math.sqrt(2)
 
 
 def differing_pixels(one: str, other: str) -> float:
