@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -400,6 +401,33 @@ def leaderboard(results: ResultsOption = Path("results")) -> None:
         say(f"left out: {sentence}")
     say(f"written: {results / 'leaderboard.md'}")
     raise typer.Exit(1 if damaged else 0)
+
+
+@app.command()
+def verify(
+    results: ResultsOption = Path("results"),
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of the fits to repeat, at least one.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Decides which are drawn.")] = 0,
+    plugin: PluginOption = None,
+) -> None:
+    """Compute a random share of the recorded scores again, from scratch; exit 1 if any disagrees."""
+    from benchmark.verify import VERDICTS, verify
+
+    if not (results / "records").is_dir():
+        raise UsageError(f"{results}: no records here (expected a folder 'records')")
+    registry = Registry(list(plugin or []))
+    counts, interrupted = dict.fromkeys(VERDICTS, 0), False
+    try:
+        findings = verify(registry, results, share, seed)
+        for (verdict, subject, detail), alike in groupby(findings, lambda f: (f.verdict, f.subject, f.detail)):
+            kinds = [finding.record["kind"] for finding in alike]
+            counts[verdict] += len(kinds)
+            print(f"{verdict:9} {subject}: {', '.join(kinds)}{detail and ': '}{detail}", flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
+        say("interrupted: this is what was verified so far")
+    print(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))
+    raise typer.Exit(130 if interrupted else 1 if counts["DISAGREES"] else 0)
 
 
 def _warn_of_broken(registry: Registry) -> None:

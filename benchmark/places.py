@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -14,6 +17,20 @@ DATA_VARIABLE = "LATENT_PRIOR_DATA"
 def cache_root() -> Path:
     """`$LATENT_PRIOR_CACHE`, else the platform's cache directory."""
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("latent-prior-benchmark"))
+
+
+@contextmanager
+def fresh_cache() -> Iterator[Path]:
+    """An empty cache in place of the usual one, gone afterwards."""
+    usual = os.environ.get(CACHE_VARIABLE)
+    with tempfile.TemporaryDirectory(prefix="latent-prior-benchmark-") as folder:
+        os.environ[CACHE_VARIABLE] = folder
+        try:
+            yield Path(folder)
+        finally:
+            del os.environ[CACHE_VARIABLE]
+            if usual is not None:
+                os.environ[CACHE_VARIABLE] = usual
 
 
 def data_roots(data_root: Path | None = None) -> list[Path]:

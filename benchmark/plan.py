@@ -112,6 +112,10 @@ def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: B
     return Row(label, name, registry.identity(cls), cls, config, note)
 
 
+def reference_row(name: str) -> Row:
+    return Row(name, name, {"name": name, "version": REFERENCE_VERSION})
+
+
 def rows(registry: Registry, priors: str | None, bundle: Bundle, budget: str) -> list[Row]:
     """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins')."""
     asked = parse_named(priors, "--priors") if priors else [(name, [{}]) for name in registry.at_hand("prior")]
@@ -123,7 +127,7 @@ def rows(registry: Registry, priors: str | None, bundle: Bundle, budget: str) ->
             wanted.append((name, settings))
             if not settings:
                 wanted += [(name, companion) for companion in registry.get("prior", name).companions]
-    made = [Row(name, name, {"name": name, "version": REFERENCE_VERSION}) for name in REFERENCE_ROWS]
+    made = [reference_row(name) for name in REFERENCE_ROWS]
     made += [prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
     return list({row.label: row for row in made}.values())
 

@@ -1,0 +1,357 @@
+"""Records computed again: what agrees, what was tampered with, what cannot be told, and nothing of the cache."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import contents, record_files, the_record
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from backbones.hashing import file_hash, read_sealed, write_sealed
+from benchmark.kept import _sha256
+from benchmark.metrics.frechet import Frechet
+from benchmark.metrics.samples import as_png
+from benchmark.places import cache_root, fresh_cache
+from benchmark.verify import agreement, by_fit, difference_limit, differing_pixels, drawn
+from priors.latent_flow import LatentFlow
+
+PRIOR = "latent_flow[steps=20]"
+SCORES = "fd,mmd,samples,memorisation"
+OF_A_SEED = 4 + 4 + 4 + 3  # scores of gaussian, PRIOR, aggregate_posterior and, without mmd, reconstruction
+RECORDS = 2 * (OF_A_SEED + 2)  # of both seeds, with the fits
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small_bundle, tmp_path_factory):
+    """A folder `results` and the `cache` of its run, with the bundle in it."""
+    from benchmark.cli import main
+
+    folder = tmp_path_factory.mktemp("recorded")
+    shutil.copytree(small_bundle, folder / "cache" / "bundles" / "small")
+    words = ["run", "--bundle", "small", "--priors", PRIOR, "--seeds", "2", "--metrics", SCORES, "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
+        patch.setattr("sys.argv", ["benchmark", *words, "--results", str(folder / "results")])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert not stop.value.code
+    return folder
+
+
+@pytest.fixture
+def results(undisturbed, tmp_path):
+    """A copy of the recorded results; of the cache the bundle alone is there."""
+    shutil.copytree(undisturbed / "results", tmp_path / "results")
+    shutil.copytree(undisturbed / "cache" / "bundles", cache_root() / "bundles")
+    return tmp_path / "results"
+
+
+def change(results, kind, edit, **of):
+    """Edit one record and seal it again; its file."""
+    record, path = the_record(results, kind, **{"prior": "latent_flow", "seed": 1, **of})
+    edit(record)
+    write_sealed(path, record)
+    return path
+
+
+def summary(done):
+    """equal, within, unknown, disagreeing: the numbers of the last line."""
+    return [int(number) for number in re.findall(r"\d+(?= [a-z])", done.out.splitlines()[-1])]
+
+
+def test_every_record_of_a_run_comes_out_again_to_the_last_digit(results, cli, monkeypatch):
+    fits, fit = [], LatentFlow.fit
+    monkeypatch.setattr(LatentFlow, "fit", lambda self, *given: fits.append(self) or fit(self, *given))
+    before = contents(results)
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0, done.out + done.err
+    assert summary(done) == [RECORDS, 0, 0, 0]
+    assert len(fits) == 2 and "4 to fit again" in done.err  # one for each seed, whatever is measured of it
+    assert f"equal     small conv_vae {PRIOR} seed 1: fit, fd, memorisation, mmd, samples" in done.out
+    assert contents(results) == before
+
+
+def _poison(cache):
+    """Put wrong but whole fits and draws in place of the cache's own."""
+    for path in (cache / "fits").glob("*.safetensors"):
+        save_file({name: torch.zeros_like(value) for name, value in load_file(path).items()}, path)
+        entry = read_sealed(path.with_suffix(".json"))
+        write_sealed(path.with_suffix(".json"), {**entry, "state": file_hash(path)})
+    for path in [*(cache / "latents").iterdir(), *(cache / "features").iterdir()]:
+        with safe_open(path, "pt") as file:
+            wrong = torch.zeros_like(file.get_tensor("value"))
+        save_file({"value": wrong}, path, metadata={"sha256": _sha256(wrong)})
+
+
+def test_nothing_of_the_cache_but_bundles_is_read_and_nothing_written(undisturbed, results, cli, tmp_path):
+    shutil.copytree(undisturbed / "cache", cache_root(), dirs_exist_ok=True)
+    _poison(cache_root())
+    words = ["run", "--bundle", "small", "--priors", PRIOR, "--seeds", 1, "--metrics", "fd", "--device", "cpu"]
+    cli(*words, "--results", tmp_path / "poisoned")
+    first, second = (the_record(folder, "fd", "gaussian")[0]["values"] for folder in (results, tmp_path / "poisoned"))
+    assert first != second, "the poison itself must work"
+    before = contents(cache_root())
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS, 0, 0, 0]
+    assert contents(cache_root()) == before
+    assert os.environ["LATENT_PRIOR_CACHE"] == str(cache_root())
+
+
+def _png(record):
+    record["values"]["png"] = as_png(torch.zeros(12, 1, 32, 32, dtype=torch.uint8))
+
+
+TAMPERED = {
+    "fd": lambda record: record["values"].update(fd=record["values"]["fd"] * (1 + 1e-5)),
+    "mmd": lambda record: record["values"].pop("mmd_rbf"),
+    "samples": _png,
+    "fit": lambda record: record["values"].update(held_out_nll=record["values"]["held_out_nll"] - 0.01),
+}
+
+
+def test_a_value_that_was_tampered_with_and_sealed_again_is_found(results, cli):
+    for kind, edit in TAMPERED.items():
+        change(results, kind, edit)
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 1 and summary(done) == [RECORDS - 4, 0, 0, 4]
+    for kind in TAMPERED:
+        assert re.search(rf"^DISAGREES .*{re.escape(PRIOR)} seed 1: {kind}: ", done.out, re.MULTILINE)
+
+
+def test_rounding_is_no_disagreement(results, cli):
+    change(results, "fd", lambda record: record["values"].update(fd=record["values"]["fd"] * (1 + 1e-8)))
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS - 1, 1, 0, 0]
+
+
+def test_a_damaged_record_is_named_and_left_out(results, cli):
+    record, path = the_record(results, "fd", "latent_flow", 1)
+    path.write_text(json.dumps({**record, "values": {"fd": 0.0}}))
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS - 1, 0, 0, 0]
+    assert str(path) in done.err and "seal" in done.err
+
+
+def _row(**facts):
+    return lambda record: record["row"].update(facts)
+
+
+def _setting(**settings):
+    return lambda record: record["row"]["config"].update(settings)
+
+
+UNKNOWN = [  # kind, seed, what is changed, what is said of it
+    ("fd", 0, _row(prior="latent_folw"), "did you mean 'latent_flow'"),
+    ("fd", 1, _row(bundle="0" * 16), "bundle 0000000000000000 is not here"),
+    ("mmd", 0, _setting(deepness=3), "'deepness'"),
+    ("mmd", 1, _setting(steps=0), "steps=0"),
+    ("samples", 0, _setting(steps=21), "its fit.config.steps is 20, and 21 here"),
+    ("samples", 1, _row(seed=5), "its fit.seed is 1, and 5 here"),
+]
+if not torch.cuda.is_available():
+    UNKNOWN.append(("memorisation", 1, _row(device="cuda"), "made on cuda"))
+
+
+def test_a_record_that_cannot_be_computed_again_is_named_with_the_reason(results, cli):
+    for kind, seed, edit, _ in UNKNOWN:
+        change(results, kind, edit, seed=seed)
+    done = cli("verify", "--share", 1, "--results", results)
+    unfitted = int(len(UNKNOWN) == 7)  # a seed of which nothing is left
+    assert done.code == 0 and summary(done) == [RECORDS - len(UNKNOWN) - unfitted, 0, len(UNKNOWN), 0]
+    for kind, _, _, reason in UNKNOWN:
+        assert re.search(rf"^unknown .*: {kind}: .*{re.escape(reason)}", done.out, re.MULTILINE)
+
+
+def test_records_of_another_version_are_no_disagreement(results, cli, monkeypatch):
+    monkeypatch.setattr(Frechet, "version", 99)
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS - 8, 0, 8, 0]
+    assert re.search(r"unknown .* fd: its metric\.version is \d+, and 99 here", done.out)
+    monkeypatch.setattr(LatentFlow, "version", 99)
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS - 6 - 10, 0, 6 + 8, 0]  # fits are not made, nor counted
+    assert re.search(r"its fit\.prior\.version is \d+, and 99 here", done.out) and "2 to fit again" in done.err
+
+
+def test_without_its_references_a_bundle_verifies_what_needs_none(results, cli):
+    for file in (cache_root() / "bundles" / "small" / "reference").glob("*-train.*"):
+        file.unlink()
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS - 8, 0, 8, 0] and "reference of training images" in done.out
+    shutil.rmtree(cache_root() / "bundles" / "small" / "reference")
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS - 16, 0, 16, 0]
+    assert "make it with: python -m benchmark reference --dataset small" in done.out
+
+
+def test_a_fit_that_fails_here_is_a_disagreement(results, cli, monkeypatch):
+    def broken(*_):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(LatentFlow, "fit", broken)
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 1 and summary(done) == [RECORDS - 10, 0, 0, 10]
+    assert "fit: ok recorded, failed here: ValueError: no such luck" in done.out
+    assert re.search(r"fd, memorisation, mmd, samples: fails here: .*no such luck", done.out)
+
+
+def test_a_plugins_records_want_the_plugin(small_bundle, tmp_path, cli):
+    plugin = Path(__file__).with_name("plugin_example.py")
+    shutil.copytree(small_bundle, cache_root() / "bundles" / "small")
+    words = ["--bundle", "small", "--priors", "full_gaussian", "--seeds", 1, "--metrics", "mmd", "--device", "cpu"]
+    words += ["--results", tmp_path]
+    assert cli("run", *words, "--plugin", plugin).code == 0
+    done = cli("verify", "--share", 1, "--results", tmp_path)
+    assert done.code == 0 and summary(done) == [3, 0, 1, 0] and "unknown prior 'full_gaussian'" in done.out
+    done = cli("verify", "--share", 1, "--results", tmp_path, "--plugin", plugin)
+    assert done.code == 0 and summary(done) == [5, 0, 0, 0]
+
+
+def test_the_threads_are_those_of_the_record(results, cli, monkeypatch):
+    for path in record_files(results):
+        record = json.loads(path.read_text())
+        write_sealed(path, {**record, "provenance": {**record["provenance"], "threads": 3}})
+    seen, fit = [], LatentFlow.fit
+    monkeypatch.setattr(
+        LatentFlow, "fit", lambda self, *given: seen.append(torch.get_num_threads()) or fit(self, *given)
+    )
+    usual = torch.get_num_threads()
+    for cores, expected in ((8, 3), (2, 2)):
+        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        cli("verify", "--share", 1, "--results", results)
+        assert seen[-2:] == [expected] * 2 and torch.get_num_threads() == usual
+
+
+def test_on_another_machine_a_row_of_two_seeds_says_nothing_but_equality(results, cli):
+    for path in record_files(results):
+        record = json.loads(path.read_text())
+        write_sealed(path, {**record, "provenance": {**record["provenance"], "device": "another"}})
+    change(results, "fd", lambda record: record["values"].update(fd=record["values"]["fd"] * 2))
+    change(results, "samples", _png)
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS - 2, 0, 2, 0]
+    assert "of the pixels differ" in done.out
+
+
+@pytest.mark.parametrize("words", [["--share", 0.3], ["--share", 0.3, "--seed", 1], ["--share", 0]], ids=str)
+def test_what_is_drawn_is_whole_fits_and_the_same_each_time(words, results, cli):
+    first, second = (cli("verify", *words, "--results", results) for _ in range(2))
+    assert first.code == 0 and first.out == second.out
+    lines = first.out.splitlines()[:-1]
+    assert len(lines) == (1 if words[1] == 0 else 2)  # of eight
+    for line in lines:
+        assert line.count(",") == (2 if "reconstruction" in line else 3 if "aggregate" in line else 4)
+
+
+def test_a_draw_is_of_the_keys_and_the_seed_alone():
+    groups = {str(number): None for number in range(40)}
+    for share, count in ((0, 1), (0.01, 1), (0.1, 4), (0.5, 20), (1, 40)):
+        chosen = drawn(groups, share, 0)
+        assert len(set(chosen)) == len(chosen) == count
+        assert chosen == drawn(dict(reversed(groups.items())), share, 0)
+    draws = [key for seed in range(2_000) for key in drawn(groups, 0.1, seed)]
+    counts = np.unique(draws, return_counts=True)[1]
+    assert len(counts) == 40 and np.abs(counts - 200).max() < 5 * math.sqrt(200)  # each as often as any other
+
+
+def test_fits_failures_and_timings_are_not_drawn():
+    identity = {"fit": "f", "metric": {}}
+    record = {"kind": "fd", "status": "ok", "identity": identity}
+    others = [
+        {**record, "status": "failed"},
+        {**record, "kind": "fit"},
+        {**record, "identity": {**identity, "machine": {}}},
+    ]
+    assert by_fit([record, *others]) == {"f": [record]}
+
+
+def test_two_honest_seeds_are_flagged_one_time_in_a_hundred():
+    generator = np.random.default_rng(0)
+    for n in (2, 4, 9):
+        recorded, here = generator.normal(size=(2, 200_000))
+        deviation = generator.normal(size=(200_000, n)).std(1, ddof=1)
+        flagged = (np.abs(recorded - here) > difference_limit(n) * deviation).mean()
+        assert flagged == pytest.approx(0.01, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "recorded, here, same, others, verdict",
+    [
+        (1.0, 1.0, True, [], "equal"),
+        (1.0, 1.0, False, [], "equal"),
+        (1.0, 1.0 + 1e-7, True, [], "within"),
+        (1.0, 1.0 + 1e-7, False, [], "within"),
+        (0.0, 1e-9, True, [], "DISAGREES"),
+        (1.0, 1.0 + 1e-5, True, [1.0, 2.0, 3.0], "DISAGREES"),
+        (1.0, 1.0 + 1e-5, False, [1.0, 2.0, 3.0], "within"),
+        (1.0, 15.0, False, [1.0, 2.0, 3.0], "within"),  # t sqrt(2) = 9.925 x 1.414 = 14.04
+        (1.0, 15.1, False, [1.0, 2.0, 3.0], "DISAGREES"),
+        (15.1, 1.0, False, [1.0, 2.0, 3.0], "DISAGREES"),
+        (1.0, 2.0, False, [1.0], "unknown"),
+        (1.0, 2.0, False, [1.0, 1.0, 1.0], "unknown"),
+        (1.0, 2.0, False, [1.0, None, 3.0], "unknown"),
+        ("a", "b", True, [], "DISAGREES"),
+        ("a", "b", False, ["c", "d"], "unknown"),
+        ([1.0], [2.0], True, [], "DISAGREES"),
+        (1.0, "b", True, [], "DISAGREES"),
+    ],
+)
+def test_agreement_of_a_value(recorded, here, same, others, verdict):
+    assert agreement("value", recorded, here, same, others)[0] == verdict
+
+
+def test_pixels_that_differ_are_counted():
+    one = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
+    other = one.clone()
+    other[0, 1, 2, 3] = other[0, 2, 2, 3] = other[1, 0, 0, 0] = 9
+    assert differing_pixels(as_png(one), as_png(other)) == pytest.approx(2 / 40)
+    assert differing_pixels(as_png(one), as_png(one[:1])) == 1
+
+
+def test_ctrl_c_ends_with_what_was_verified(results, cli, monkeypatch):
+    fits, fit = [], LatentFlow.fit
+
+    def interrupted(self, *given):
+        fits.append(self)
+        if len(fits) == 2:
+            raise KeyboardInterrupt
+        return fit(self, *given)
+
+    monkeypatch.setattr(LatentFlow, "fit", interrupted)
+    left = set(Path(tempfile.gettempdir()).iterdir())
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 130 and "interrupted" in done.err and "Traceback" not in done.err
+    assert summary(done)[0] == sum(line.count(",") + 1 for line in done.out.splitlines()[:-1]) >= 5
+    new = set(Path(tempfile.gettempdir()).iterdir()) - left
+    assert not [path for path in new if path.name.startswith("latent-prior-benchmark-")]
+
+
+def test_a_fresh_cache_is_empty_and_goes(monkeypatch):
+    usual = cache_root()
+    with fresh_cache() as folder:
+        assert cache_root() == folder and not list(folder.iterdir())
+        (folder / "fits").mkdir()
+    assert cache_root() == usual and not folder.exists()
+    monkeypatch.delenv("LATENT_PRIOR_CACHE")
+    with pytest.raises(KeyError), fresh_cache():
+        raise KeyError
+    assert "LATENT_PRIOR_CACHE" not in os.environ
+
+
+def test_where_there_is_nothing_to_verify_it_says_so(tmp_path, cli):
+    done = cli("verify", "--results", tmp_path)
+    assert done.code == 2 and "no records here" in done.err
+    (tmp_path / "records").mkdir()
+    done = cli("verify", "--results", tmp_path)
+    assert done.code == 2 and "no scores here to verify" in done.err
+    assert cli("verify", "--share", 1.5, "--results", tmp_path).code == 2
