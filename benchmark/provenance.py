@@ -66,6 +66,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "code": _code(),
         "packages": _packages(),
         "device": device_name(device),
+        "instructions": torch.backends.cpu.get_cpu_capability(),  # one name of a processor may stand for several
         "threads": torch.get_num_threads(),
         "command": command_line(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -254,7 +254,8 @@ def _compute(recipe: Recipe, metrics: list[Metric], registry: Registry, store: R
 
 def _same_machine(record: dict[str, Any], made: dict[str, Any]) -> bool:
     """Whether the two are to be equal to the last digit."""
-    alike = all(record["provenance"][of] == made["provenance"][of] for of in ("packages", "device", "threads"))
+    was, now = record["provenance"], made["provenance"]
+    alike = all(was.get(of, now[of]) == now[of] for of in ("packages", "device", "instructions", "threads"))
     return alike and record["row"]["device"] == "cpu"
 
 
