@@ -14,11 +14,12 @@ from scipy import stats
 
 from backbones.hashing import content_hash, read_sealed
 from benchmark.cli import main
-from benchmark.leaderboard import tables, write_tables
 from benchmark.metrics.samples import as_png
 from benchmark.protocol import Protocol
 from benchmark.provenance import provenance
 from benchmark.records import RecordStore
+from benchmark.report.board import write_tables
+from benchmark.report.tables import tables
 
 COLUMNS = "dataset backbone backbone_seed bundle prior reference protocol device metric mean low high seeds".split()
 REFERENCES = ("aggregate_posterior", "reconstruction")
@@ -172,7 +173,7 @@ def test_reference_rows_stand_apart_from_the_ranking(results):
     results.scores("reconstruction", [1.0] * 5)
     results.scores("evalp", [6.0] * 5)
     results.scores("evalp[steps=9]", [5.0] * 5)
-    ranked, apart = results.tables()
+    ranked, apart, _ = results.tables()
     assert [row[0].strip("*") for row in ranked[2:]] == ["evalp[steps=9]", "evalp"]  # best first
     assert [row[0] for row in apart[2:]] == ["aggregate_posterior", "gaussian", "reconstruction"]
     board = results.board()
