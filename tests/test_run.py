@@ -432,7 +432,7 @@ def test_a_broken_prior_is_recorded_and_shown_with_its_reason(name, broken):
     record = next(r for r in records if r["row"]["prior"] == name and r["kind"] == kind)
     assert record["status"] == status and reason in record["reason"]
     assert "values" not in record
-    failed = rf"Failed: {re.escape(name)} seed 0: [a-z0-9_, ]*\b{kind}\b.*"
+    failed = rf"- Failed: {re.escape(name)} seed 0: [a-z0-9_, ]*\b{kind}\b.*"
     line = next(line for line in broken.first.board.splitlines() if re.fullmatch(failed, line))
     assert status in line and reason in line
     if kind == "fit":

@@ -84,7 +84,10 @@ def across_markdown(groups: list[Group]) -> list[str]:
         ]
         p = friedman(group.scores)
         if p is not None:
-            lines += [f"Friedman's test of all priors ranking alike: p = {p:.3g}.", ""]
+            lines += [
+                f"Friedman's test of all priors ranking alike: p = {p:.3g}, were bundles independent; those of one data set are less so.",
+                "",
+            ]
         if group.has_diagram:
             distance = critical_difference(len(group.labels), len(group.tables))
             lines += [f"Mean ranks within {distance:.2f} of each other are not told apart (Nemenyi, 5 %).", ""]
