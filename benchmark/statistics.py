@@ -87,14 +87,14 @@ def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
 
 
 def not_worse_than_best(groups: dict[str, dict[int, float]]) -> set[str]:
-    """Rows that `above_best` does not find significantly above the best, that one included; empty where it is silent."""
+    """Rows that `above_best` does not find significantly above the best, which is one of them; empty below 5 seeds."""
     if any(len(by_seed) < RANKED_FROM for by_seed in groups.values()):
         return set()
     return set(groups) - {label for label, found in above_best(groups).items() if found.p <= 1 - CONFIDENCE}
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Adjusted p-values, in the order given: the i-th smallest of m times m - i, never below a smaller one's. Holm 1979."""
+    """Adjusted p-values, in their order: the i-th smallest of m times m - i, never below a smaller one's. Holm 1979."""
     order, m = np.argsort(p_values, kind="stable"), len(p_values)
     scaled = np.maximum.accumulate(np.sort(p_values) * np.arange(m, 0, -1))
     adjusted = np.empty(m)
@@ -125,7 +125,7 @@ def _two_sided(mean: float, error: float, freedom: float) -> float:
 
 
 def mean_ranks(scores: list[list[float]]) -> list[float]:
-    """Mean rank of each of k rows over N tables, from scores (N, k), lower is better; equal scores share their ranks."""
+    """Mean rank of each of k rows over N tables, from scores (N, k), lower is better; equal scores share ranks."""
     return stats.rankdata(scores, axis=1).mean(0).tolist()
 
 

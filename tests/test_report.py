@@ -227,7 +227,8 @@ def test_drawing_leaves_matplotlib_as_it_was(results):
 
 @pytest.mark.parametrize("module", ["benchmark.report.board", "benchmark.cli", "benchmark.run"])
 def test_importing_the_commands_imports_no_plotting(module):
-    code = f"import sys, {module}; sys.exit(bool({{'matplotlib.pyplot', 'matplotlib.figure', 'seaborn'}} & set(sys.modules)))"
+    plotting = {"matplotlib.pyplot", "matplotlib.figure", "seaborn"}
+    code = f"import sys, {module}; sys.exit(bool({plotting} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -73,21 +73,18 @@ def across_markdown(groups: list[Group]) -> list[str]:
     """The last section of leaderboard.md; nothing where no bundles can be compared."""
     if not groups:
         return []
-    lines = ["## Across bundles", "", "Mean rank of a prior's FD within each bundle's table, 1 is best; each bundle counts once.", ""]  # fmt: skip
+    explained = "Mean rank of a prior's FD within each bundle's table, 1 is best; each bundle counts once."
+    lines = ["## Across bundles", "", explained, ""]
     for group in groups:
         named = ", ".join(f"{t.dataset} {t.backbone} seed {t.backbone_seed} ({t.protocol.score})" for t in group.tables)
         lines += [f"{group.budget.capitalize()} budget, {group.device}, {len(group.tables)} bundles: {named}.", ""]
         body = [[label, f"{rank:.2f}"] for label, rank in group.ranks.items()]
-        lines += [
-            tabulate(body, ["prior", "mean rank ↓"], "pipe", disable_numparse=True, colalign=("left", "right")),
-            "",
-        ]
+        grid = tabulate(body, ["prior", "mean rank ↓"], "pipe", disable_numparse=True, colalign=("left", "right"))
+        lines += [grid, ""]
         p = friedman(group.scores)
         if p is not None:
-            lines += [
-                f"Friedman's test of all priors ranking alike: p = {p:.3g}, were bundles independent; those of one data set are less so.",
-                "",
-            ]
+            lines.append(f"Friedman's test of all priors ranking alike: p = {p:.3g}, were bundles independent;")
+            lines += ["those of one data set are less so.", ""]
         if group.has_diagram:
             distance = critical_difference(len(group.labels), len(group.tables))
             lines += [f"Mean ranks within {distance:.2f} of each other are not told apart (Nemenyi, 5 %).", ""]

@@ -73,7 +73,7 @@ def _point(table: Table, row: TableRow, closes: bool) -> Point | None:
 
 
 def front(times: list[float], qualities: list[float]) -> list[int]:
-    """Indices, by time, of the points that none beats: none is as fast and as good, and better in one (higher is better)."""
+    """Indices, by time, of points to which none is equal or better in both and better in one; more quality is better."""
     kept, best = [], -math.inf
     for index in sorted(range(len(times)), key=lambda index: (times[index], -qualities[index])):
         equal = kept and (times[index], qualities[index]) == (times[kept[-1]], qualities[kept[-1]])
@@ -142,7 +142,7 @@ def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> 
 
 
 def _name(figure: Figure, labels: list[str], places: list[tuple[float, float]]) -> None:
-    """Each label beside its point: at the first of six sides where it meets no other label or point and leaves nothing."""
+    """Each label beside its point: at the first of `SIDES` where it meets no other label or point and stays inside."""
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()

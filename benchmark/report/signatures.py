@@ -128,8 +128,8 @@ def memorisation(table: Table) -> list[str]:
     if ceiling is None or not ceiling.over_seeds(metric) or ceiling.mean(metric) < REPLAY_TOLD:
         return []
     return [
-        f"memorisation by {row.label}: its latents are as near to training posteriors ({row.mean(metric):.2f}) as draws "
-        f"of these are ({ceiling.mean(metric):.2f})"
+        f"memorisation by {row.label}: its latents are as near to training posteriors ({row.mean(metric):.2f}) as "
+        f"draws of these are ({ceiling.mean(metric):.2f})"
         for row in table.priors
         if row.over_seeds(metric) and row.mean(metric) >= ceiling.mean(metric)
     ]
