@@ -73,7 +73,7 @@ def _point(table: Table, row: TableRow, closes: bool) -> Point | None:
 
 
 def front(times: list[float], qualities: list[float]) -> list[int]:
-    """Indices, by time, of points to which none is equal or better in both and better in one; more quality is better."""
+    """Indices, by time, of points to which none is equal or better in both and better in one; quality is to be high."""
     kept, best = [], -math.inf
     for index in sorted(range(len(times)), key=lambda index: (times[index], -qualities[index])):
         equal = kept and (times[index], qualities[index]) == (times[kept[-1]], qualities[kept[-1]])
