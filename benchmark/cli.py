@@ -390,13 +390,13 @@ def new_prior(
 
 @app.command()
 def leaderboard(results: ResultsOption = Path("results")) -> None:
-    """Rebuild leaderboard.md, leaderboard.csv and the sample grids from the records; exit 1 if any is damaged."""
-    from benchmark.leaderboard import write_grids, write_tables
+    """Rebuild leaderboard.md, leaderboard.csv and their pictures from the records; exit 1 if any is damaged."""
+    from benchmark.report.board import write_pictures, write_tables
 
     if not (results / "records").is_dir():
         raise UsageError(f"{results}: no records here (expected a folder 'records')")
     damaged = write_tables(results)
-    write_grids(results)
+    write_pictures(results)
     for sentence in damaged:
         say(f"left out: {sentence}")
     say(f"written: {results / 'leaderboard.md'}")

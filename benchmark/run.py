@@ -15,7 +15,6 @@ from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.job import Outcome, Workspace, run_job
-from benchmark.leaderboard import table_text, write_grids, write_tables
 from benchmark.metrics.api import Metric
 from benchmark.plan import jobs, rows
 from benchmark.plugins import Registry
@@ -24,6 +23,7 @@ from benchmark.protocol import Budget, Split, protocol_for
 from benchmark.provenance import provenance
 from benchmark.records import RecordStore
 from benchmark.reference import Reference, find_reference, make_reference
+from benchmark.report.board import table_text, write_pictures, write_tables
 
 
 def obtain_reference(
@@ -121,7 +121,7 @@ def run(
             say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {seconds:.1f} s")
             write_tables(results)
     write_tables(results)
-    write_grids(results)
+    write_pictures(results)
     seconds = time.perf_counter() - started
     print(table_text(results, bundle.id[:16], protocol.hash))
     say(f"{len(todo) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}")

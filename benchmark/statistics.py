@@ -1,8 +1,10 @@
-"""Numbers over seeds: means, intervals, and which rows are as good as the best."""
+"""Numbers over seeds and over tables: means, intervals, which rows are as good as the best, and average ranks."""
 
 from __future__ import annotations
 
 import math
+import statistics
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -38,29 +40,109 @@ def gap_closed(gaussian: list[float], prior: list[float], ceiling: list[float]) 
     return ratio, ratio - half, ratio + half
 
 
-def not_worse_than_best(groups: dict[str, list[float]]) -> set[str]:
-    """Rows whose mean is not significantly above the lowest: Welch's t-test, Holm's correction, 5 %.
+@dataclass(frozen=True)
+class Difference:
+    """How far a row's mean lies above the best row's, both tested and estimated once.
 
-    Empty where any row has fewer than `RANKED_FROM` seeds: then nothing is ranked.
+    `p` is two-sided and adjusted by Holm's correction over the rows of the table. `low` and `high` are the t-interval
+    at the level that the correction asks of this row, at least 95 %, so that it excludes 0 exactly where p < 0.05.
     """
-    if not groups or any(len(values) < RANKED_FROM for values in groups.values()):
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def share_seeds(groups: dict[str, dict[int, float]]) -> bool:
+    """Whether rows (label -> seed -> value) can be paired: all have the same seeds."""
+    return len({frozenset(by_seed) for by_seed in groups.values()}) == 1
+
+
+def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
+    """Rows (label -> seed -> value) against the one of lowest mean: label -> difference, for all but that one.
+
+    Rows with the same seeds were drawn, decoded and scored on the same streams, so their errors may be correlated:
+    Welch's test would not be valid, and the t-test of differences within seeds is, whatever the correlation. Where
+    seeds differ, Welch's. Empty where any row has fewer than `RANKED_FROM` seeds: then nothing is ranked.
+
+    The interval of Holm's step i of m is at level 1 - 0.05 / (m - i); where the steps stop, the rows left share
+    the level of that step.
+    """
+    if not groups or any(len(by_seed) < RANKED_FROM for by_seed in groups.values()):
+        return {}
+    best = min(groups, key=lambda label: statistics.fmean(groups[label].values()))
+    compare = _paired if share_seeds(groups) else _welch
+    found = {label: compare(by_seed, groups[best]) for label, by_seed in groups.items() if label != best}
+    raw = {label: _two_sided(*each) for label, each in found.items()}
+    adjusted = dict(zip(raw, holm(list(raw.values()))))
+    stop = sum(p <= 1 - CONFIDENCE for p in adjusted.values())
+    differences: dict[str, Difference] = {}
+    for step, label in enumerate(sorted(raw, key=raw.get)):  # stable, as `holm` is
+        mean, error, freedom = found[label]
+        level = (1 - CONFIDENCE) / (len(raw) - min(step, stop))
+        half = float(stats.t.isf(level / 2, freedom)) * error if error else 0.0
+        differences[label] = Difference(mean, mean - half, mean + half, adjusted[label])
+    return dict(sorted(differences.items(), key=lambda item: item[1].mean))
+
+
+def not_worse_than_best(groups: dict[str, dict[int, float]]) -> set[str]:
+    """Rows that `above_best` does not find significantly above the best, which is one of them; empty below 5 seeds."""
+    if any(len(by_seed) < RANKED_FROM for by_seed in groups.values()):
         return set()
-    best = min(groups, key=lambda label: np.mean(groups[label]))
-    others = [label for label in groups if label != best]
-    p_values = {label: _welch(groups[label], groups[best]) for label in others}
-    worse = set()
-    for rank, label in enumerate(sorted(others, key=p_values.get)):
-        if p_values[label] > (1 - CONFIDENCE) / (len(others) - rank):
-            break
-        worse.add(label)
-    return set(groups) - worse
+    return set(groups) - {label for label, found in above_best(groups).items() if found.p <= 1 - CONFIDENCE}
 
 
-def _welch(values: list[float], best: list[float]) -> float:
-    """One-sided p-value of `values` having the same mean as `best` against a higher one."""
-    if np.std(values) == 0 and np.std(best) == 0:
-        return 1.0 if np.mean(values) == np.mean(best) else 0.0
-    return float(stats.ttest_ind(values, best, equal_var=False, alternative="greater").pvalue)
+def holm(p_values: list[float]) -> list[float]:
+    """Adjusted p-values, in their order: the i-th smallest of m times m - i, never below a smaller one's. Holm 1979."""
+    order, m = np.argsort(p_values, kind="stable"), len(p_values)
+    scaled = np.maximum.accumulate(np.sort(p_values) * np.arange(m, 0, -1))
+    adjusted = np.empty(m)
+    adjusted[order] = np.minimum(scaled, 1)
+    return adjusted.tolist()
+
+
+def _paired(row: dict[int, float], best: dict[int, float]) -> tuple[float, float, float]:
+    """Mean difference, its standard error, degrees of freedom."""
+    differences = [row[seed] - best[seed] for seed in best]
+    n = len(differences)
+    return statistics.fmean(differences), float(np.std(differences, ddof=1)) / math.sqrt(n), n - 1
+
+
+def _welch(row: dict[int, float], best: dict[int, float]) -> tuple[float, float, float]:
+    """Mean difference, its standard error, degrees of freedom after Welch and Satterthwaite."""
+    both = [list(by_seed.values()) for by_seed in (row, best)]
+    variances = [float(np.var(values, ddof=1)) / len(values) for values in both]
+    mean = statistics.fmean(both[0]) - statistics.fmean(both[1])
+    parts = sum(variance**2 / (len(values) - 1) for variance, values in zip(variances, both))
+    return mean, math.sqrt(sum(variances)), sum(variances) ** 2 / parts if parts else 1.0
+
+
+def _two_sided(mean: float, error: float, freedom: float) -> float:
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+
+
+def mean_ranks(scores: list[list[float]]) -> list[float]:
+    """Mean rank of each of k rows over N tables, from scores (N, k), lower is better; equal scores share ranks."""
+    return stats.rankdata(scores, axis=1).mean(0).tolist()
+
+
+def friedman(scores: list[list[float]]) -> float | None:
+    """p-value of k rows ranking alike over N tables (N, k); None below three of either, where the test says nothing."""
+    if len(scores) < 3 or len(scores[0]) < 3:
+        return None
+    return float(stats.friedmanchisquare(*zip(*scores)).pvalue)
+
+
+def critical_difference(rows: int, tables: int) -> float:
+    """Nemenyi's: mean ranks of k rows over N tables differ, at 5 %, when farther apart than q sqrt(k (k + 1) / 6 N).
+
+    q is the studentized range's quantile, of k and infinitely many degrees of freedom, over sqrt(2). Demsar 2006.
+    """
+    q = float(stats.studentized_range.ppf(CONFIDENCE, rows, math.inf)) / math.sqrt(2)
+    return q * math.sqrt(rows * (rows + 1) / (6 * tables))
 
 
 def _t(n: int) -> float:

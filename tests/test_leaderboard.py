@@ -10,84 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from boards import CEILING, GAUSSIAN, Results
 from scipy import stats
 
-from backbones.hashing import content_hash, read_sealed
+from backbones.hashing import read_sealed
 from benchmark.cli import main
-from benchmark.leaderboard import tables, write_tables
 from benchmark.metrics.samples import as_png
-from benchmark.protocol import Protocol
-from benchmark.provenance import provenance
-from benchmark.records import RecordStore
+from benchmark.report.tables import tables
 
 COLUMNS = "dataset backbone backbone_seed bundle prior reference protocol device metric mean low high seeds".split()
-REFERENCES = ("aggregate_posterior", "reconstruction")
-GAUSSIAN = [10.0, 12.0, 11.0, 10.5, 11.5]
-CEILING = [2.0, 3.0, 2.5, 2.2, 2.8]
-
-
-class Results:
-    """A results folder, and the records that a run would have left in it."""
-
-    def __init__(self, folder, **protocol):
-        self.folder, self.store, self.written = folder, RecordStore(folder / "records"), 0
-        self.protocol = self.new_protocol(**protocol)
-
-    def new_protocol(self, **change):
-        extractor = {"name": "digit-cnn", "version": 1, "weights": "0" * 64}
-        settings = dict(budget="quick", split="test", extractor=extractor, score="FD digit-cnn", generated=500)
-        settings |= dict(reference=500, preparation="padded", mmd_latents=500, timing_seconds=2.0)
-        return Protocol(**settings | change)
-
-    def add(self, label, kind, values, seed=0, machine=None, protocol=None, code="one", reads=("split",), **row):
-        """One record; `code` tells configurations apart, and each record is a second newer than the one before."""
-        protocol, prior = protocol or self.protocol, label.partition("[")[0]
-        is_reference = prior in REFERENCES
-        facts = dict(dataset="digits", backbone="conv_vae", bundle="b" * 16, prior=prior, label=label, config={})
-        facts |= dict(seed=seed, budget=None if is_reference else protocol.budget, device="cpu") | row
-        protocol.save(self.folder, facts["bundle"])
-        fit = content_hash([facts["bundle"], facts["device"], label, code, seed, facts["budget"]])[:32]
-        facts["config_hash"] = content_hash([facts["bundle"], facts["device"], label, code, facts["budget"]])[:16]
-        identity = {"fit": fit} if kind == "fit" else {"fit": fit, "metric": kind, "settings": protocol.part(reads)}
-        identity |= {"machine": machine} if machine else {}
-        self.written += 1
-        origin = provenance(torch.device("cpu"))
-        moment = f"2030-01-01T{self.written // 3600:02}:{self.written // 60 % 60:02}:{self.written % 60:02}Z"
-        origin = {**origin, "command": "python -m benchmark run", "time": moment}
-        origin["code"] = {"version": "0", "commit": "c" * 40, "dirty": False}
-        content = values if "status" in values else {"status": "ok", "values": values}
-        return self.store.put(facts, kind, identity, {**content, "provenance": origin})
-
-    def scores(self, label, values, **more):
-        for seed, value in enumerate(values):
-            self.add(label, "fd", {"fd": value}, seed, reads=("split", "extractor", "generated", "rounding"), **more)
-
-    def references(self, gaussian=GAUSSIAN, ceiling=CEILING, **more):
-        self.scores("gaussian", gaussian, **more)
-        self.scores("aggregate_posterior", ceiling, **more)
-
-    def board(self):
-        self.damaged = write_tables(self.folder)
-        return pd.read_csv(self.folder / "leaderboard.csv")
-
-    def line(self, label, metric="FD digit-cnn"):
-        board = self.board()
-        found = board[(board["prior"] == label) & (board["metric"] == metric)]
-        assert len(found) == 1
-        return found.iloc[0]
-
-    @property
-    def text(self):
-        write_tables(self.folder)
-        return (self.folder / "leaderboard.md").read_text()
-
-    def sections(self):
-        return self.text.split("\n## ")[1:]
-
-    def tables(self):
-        """The markdown's tables, each a list of rows of cells, header first."""
-        groups = re.findall(r"(?:^\|.*\n)+", self.text, re.MULTILINE)
-        return [[[cell.strip() for cell in line.strip("|").split("|")] for line in g.splitlines()] for g in groups]
 
 
 @pytest.fixture
@@ -172,7 +103,7 @@ def test_reference_rows_stand_apart_from_the_ranking(results):
     results.scores("reconstruction", [1.0] * 5)
     results.scores("evalp", [6.0] * 5)
     results.scores("evalp[steps=9]", [5.0] * 5)
-    ranked, apart = results.tables()
+    ranked, apart, _ = results.tables()
     assert [row[0].strip("*") for row in ranked[2:]] == ["evalp[steps=9]", "evalp"]  # best first
     assert [row[0] for row in apart[2:]] == ["aggregate_posterior", "gaussian", "reconstruction"]
     board = results.board()
@@ -382,30 +313,21 @@ IMAGE_VALUES = {"precision": 0.75, "recall": 0.5, "density": 1.25, "coverage": 0
 LATENT_VALUES = {f"latent_{name}": value / 2 for name, value in IMAGE_VALUES.items()}
 
 
-def further(results, caption):
-    """The header and the cells, by label, of the table below a line that starts so; None without one."""
-    found = re.search(rf"^{re.escape(caption)}.*\n\n((?:\|.*\n)+)", results.text, re.MULTILINE)
-    if found is None:
-        return None
-    header, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
-    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in body}
-
-
 def test_further_tables_are_shown_where_some_row_has_what_they_show(results):
     results.references()
     results.scores("evalp", [6.0, 7.0])
     results.add("evalp", "mmd", {"mmd_imq": 0.25, "mmd_imq_p": 0.5})
-    assert further(results, "Images beside FD digit-cnn") is None and further(results, "Latents against") is None
+    assert results.further("Images beside FD digit-cnn") is None and results.further("Latents against") is None
     assert len(results.tables()) == 2
     main = results.tables()
 
     for seed, value in enumerate((0.012, 0.014)):
         results.add("evalp", "kid", {"kid": value}, seed)
-    assert set(further(results, "Images beside FD digit-cnn")) == {"evalp"}
-    assert further(results, "Latents against") is None
+    assert set(results.further("Images beside FD digit-cnn")) == {"evalp"}
+    assert results.further("Latents against") is None
     results.add("gaussian", "neighbours", IMAGE_VALUES)
     results.add("reconstruction", "memorisation", {"memorisation": 0.5})
-    images = further(results, "Images beside FD digit-cnn: 500 generated against 500 test images")
+    images = results.further("Images beside FD digit-cnn: 500 generated against 500 test images")
     assert list(images) == ["evalp", "*gaussian*", "*reconstruction*"]
     half = stats.t.interval(0.95, 1, 13, stats.sem([12, 14]))[1] - 13
     assert images["evalp"]["KID ×10³ ↓"] == f"13.0 ± {half:.1f}"
@@ -416,8 +338,8 @@ def test_further_tables_are_shown_where_some_row_has_what_they_show(results):
     results.add("evalp", "fd_infinity", {"fd_infinity": 0.25})
     results.add("evalp", "latent_neighbours", LATENT_VALUES)
     results.add("evalp", "cross_entropy", {"cross_entropy": 1234.5678})
-    assert further(results, "Images beside FD digit-cnn")["evalp"]["FD digit-cnn at ∞ ↓"] == "0.250"
-    latents = further(results, "Latents against held-out q_agg: 500 against as many draws")
+    assert results.further("Images beside FD digit-cnn")["evalp"]["FD digit-cnn at ∞ ↓"] == "0.250"
+    latents = results.further("Latents against held-out q_agg: 500 against as many draws")
     assert list(latents) == ["evalp"]
     assert [latents["evalp"][f"{name} ↑"] for name in IMAGE_VALUES] == ["0.375", "0.250", "0.625", "0.438"]
     assert latents["evalp"]["cross-entropy, nats ↓"] == "1234.57" and "PCA" not in " ".join(latents["evalp"])
@@ -428,7 +350,7 @@ def test_what_spatial_latents_have_on_principal_axes_has_columns_of_its_own(resu
     results.references()
     results.add("gaussian", "c2st", {"c2st_auc": 0.75, "c2st_auc_pca64": 0.625})
     results.add("gaussian", "mmd_pca64", {"mmd_imq_pca64": 0.002, "mmd_imq_pca64_p": 0.5})
-    cells = further(results, "Latents against")["*gaussian*"]
+    cells = results.further("Latents against")["*gaussian*"]
     assert cells == {"C2ST AUC ↓": "0.750", "PCA-64: MMD² imq ×10³ ↓": "2.00", "PCA-64: C2ST AUC ↓": "0.625"}
 
 

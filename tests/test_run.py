@@ -33,11 +33,11 @@ from benchmark.errors import UsageError
 from benchmark.evaluation import Evaluation
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
-from benchmark.leaderboard import write_grids
 from benchmark.plugins import Registry
 from benchmark.protocol import Protocol, protocol_for
 from benchmark.records import RecordStore
 from benchmark.reference import find_reference, make_reference
+from benchmark.report.board import write_pictures
 from benchmark.run import choose_extractor
 from priors.api import PosteriorSplit
 from priors.gaussian import Gaussian
@@ -189,7 +189,7 @@ def test_two_processes_share_the_work_of_one_command(work, tmp_path):
 def test_grids_drawn_by_several_at_once_are_whole(copied):
     expected = grids(copied.results)
     with ThreadPoolExecutor(6) as pool:
-        for drawn in [pool.submit(write_grids, copied.results) for _ in range(18)]:
+        for drawn in [pool.submit(write_pictures, copied.results) for _ in range(18)]:
             drawn.result()
     assert grids(copied.results) == expected
 
@@ -202,7 +202,7 @@ def test_a_grid_that_a_kill_left_behind_is_drawn_again(small_bundle, tmp_path, c
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # after the last record, before the grid
-        patch.setattr("benchmark.run.write_grids", killed)
+        patch.setattr("benchmark.run.write_pictures", killed)
         cli(*words, "--priors", "gaussian,evalp[steps=20]")
     cli(*words, "--priors", "gaussian,evalp[steps=20]")
     after_run = grids(tmp_path / "r")
@@ -432,7 +432,7 @@ def test_a_broken_prior_is_recorded_and_shown_with_its_reason(name, broken):
     record = next(r for r in records if r["row"]["prior"] == name and r["kind"] == kind)
     assert record["status"] == status and reason in record["reason"]
     assert "values" not in record
-    failed = rf"Failed: {re.escape(name)} seed 0: [a-z0-9_, ]*\b{kind}\b.*"
+    failed = rf"- Failed: {re.escape(name)} seed 0: [a-z0-9_, ]*\b{kind}\b.*"
     line = next(line for line in broken.first.board.splitlines() if re.fullmatch(failed, line))
     assert status in line and reason in line
     if kind == "fit":

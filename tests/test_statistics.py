@@ -1,12 +1,24 @@
 """Intervals cover what they promise; ranks follow from hand-worked examples."""
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.statistics import gap_closed, mean_interval, not_worse_than_best
+from benchmark.statistics import (
+    Difference,
+    above_best,
+    critical_difference,
+    friedman,
+    gap_closed,
+    holm,
+    mean_interval,
+    mean_ranks,
+    not_worse_than_best,
+    share_seeds,
+)
 
 
 def test_mean_interval_by_hand():
@@ -78,16 +90,31 @@ def test_gap_closed_covers_the_true_ratio(seeds, true):
 SPREAD = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 
 
-def groups_with(**p_values: float) -> dict[str, list[float]]:
-    """A best row, and rows whose one-sided Welch test against it has the given p-values.
+def seeded(*rows, first=0):
+    """label -> seed -> value of values a label, labels a, b, ..., seeds from `first` on."""
+    return {chr(97 + n): dict(enumerate(map(float, values), first)) for n, values in enumerate(rows)}
 
-    All have the spread of `SPREAD` (variance 0.625) and 5 seeds, so that t = shift / sqrt(2 * 0.625 / 5) with 8
-    degrees of freedom.
+
+def welch_groups(**p_values: float) -> dict[str, dict[int, float]]:
+    """A best row, and rows whose two-sided Welch test against it has the given p-values.
+
+    All have the spread of `SPREAD` (variance 0.625) and 5 seeds, the best has others than the rest, so that
+    t = shift / sqrt(2 * 0.625 / 5) with 8 degrees of freedom.
     """
-    shifts = {label: stats.t.isf(p, 8) * math.sqrt(0.25) for label, p in p_values.items()}
-    return {"best": list(SPREAD)} | {label: list(SPREAD + shift) for label, shift in shifts.items()}
+    shifts = {label: stats.t.isf(p / 2, 8) * math.sqrt(0.25) for label, p in p_values.items()}
+    rows = {label: dict(enumerate(SPREAD + shift)) for label, shift in shifts.items()}
+    return {"best": dict(enumerate(SPREAD, 5))} | rows
 
 
+def paired_groups(**p_values: float) -> dict[str, dict[int, float]]:
+    """The same of t-tests paired by seed: differences of variance 0.625, t = shift / sqrt(0.625 / 5), 4 degrees."""
+    best = np.array([3.0, -20.0, 50.0, 7.0, 11.0])  # what a seed does to all rows alike takes no part
+    shifts = {label: stats.t.isf(p / 2, 4) * math.sqrt(0.125) for label, p in p_values.items()}
+    rows = {label: dict(enumerate(best + SPREAD + shift)) for label, shift in shifts.items()}
+    return {"best": dict(enumerate(best))} | rows
+
+
+@pytest.mark.parametrize("groups_with", [welch_groups, paired_groups])
 @pytest.mark.parametrize(
     "p_values, marked",
     [
@@ -105,7 +132,7 @@ def groups_with(**p_values: float) -> dict[str, list[float]]:
         ({"a": 0.051}, {"best", "a"}),
     ],
 )
-def test_holm_correction_by_hand(p_values, marked):
+def test_holm_correction_by_hand(groups_with, p_values, marked):
     assert not_worse_than_best(groups_with(**p_values)) == marked
 
 
@@ -115,24 +142,133 @@ def test_spreads_need_not_be_equal(p, marked):
 
     A test that pools variances would leave out both.
     """
-    calm = list(1e-4 * np.tile(SPREAD, 4))
-    noisy = list(2 * SPREAD + stats.t.isf(p, 4) * math.sqrt(4 * 0.625 / 5))
-    assert stats.ttest_ind(noisy, calm, alternative="greater").pvalue < 0.01
-    assert not_worse_than_best({"noisy": noisy, "calm": calm}) == marked
+    calm = 1e-4 * np.tile(SPREAD, 4)
+    noisy = 2 * SPREAD + stats.t.isf(p / 2, 4) * math.sqrt(4 * 0.625 / 5)
+    assert stats.ttest_ind(noisy, calm).pvalue < 0.01
+    assert not_worse_than_best({"noisy": dict(enumerate(noisy)), "calm": dict(enumerate(calm))}) == marked
 
 
 def test_nothing_is_ranked_with_fewer_than_five_seeds():
-    few = {"a": [1.0, 1.1, 1.2, 0.9], "b": [9.0, 9.1, 9.2, 8.9]}
-    assert not_worse_than_best(few) == set()
-    assert not_worse_than_best({"a": [1.0, 1.1, 1.2, 0.9, 1.0], "b": few["b"]}) == set()
-    assert not_worse_than_best({}) == set()
+    few = seeded([1.0, 1.1, 1.2, 0.9], [9.0, 9.1, 9.2, 8.9])
+    assert not_worse_than_best(few) == set() and above_best(few) == {}
+    one = few | {"a": dict(enumerate([1.0, 1.1, 1.2, 0.9, 1.0]))}
+    assert not_worse_than_best(one) == set() and above_best(one) == {}
+    assert not_worse_than_best({}) == set() and above_best({}) == {}
 
 
 def test_equal_rows_are_all_marked_and_a_clearly_worse_one_is_not():
-    values = list(10 + SPREAD)
-    assert not_worse_than_best({"a": values, "b": list(values), "c": list(20 + SPREAD)}) == {"a", "b"}
-    assert not_worse_than_best({"alone": values}) == {"alone"}
+    values = 10 + SPREAD
+    assert not_worse_than_best(seeded(values, values, 10 + values)) == {"a", "b"}
+    assert not_worse_than_best(seeded(values)) == {"a"} and above_best(seeded(values)) == {}
 
 
-def test_rows_without_any_spread_are_told_apart_by_their_means():
-    assert not_worse_than_best({"a": [1.0] * 5, "b": [1.0] * 5, "c": [1.5] * 5}) == {"a", "b"}
+@pytest.mark.parametrize("first", [0, 5])
+def test_rows_without_any_spread_are_told_apart_by_their_means(first):
+    groups = seeded([1.0] * 5, [1.0] * 5) | {"c": dict.fromkeys(range(first, first + 5), 1.5)}
+    assert not_worse_than_best(groups) == {"a", "b"}
+    assert above_best(groups)["c"] == Difference(0.5, 0.5, 0.5, 0.0)
+
+
+def random_rows(rows, seeds, seed, unequal=False):
+    random = np.random.default_rng(seed)
+    means = random.uniform(0, 1.5, rows)
+    made = {f"r{n}": random.normal(means[n], 1, seeds) for n in range(rows)}
+    return {label: dict(enumerate(values, 3 * unequal * n)) for n, (label, values) in enumerate(made.items())}
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("unequal", [False, True], ids=["paired", "welch"])
+def test_differences_are_those_of_scipy_at_the_level_of_their_holm_step(unequal, seed):
+    groups = random_rows(6, 7, seed, unequal)
+    assert share_seeds(groups) is not unequal
+    best = min(groups, key=lambda label: np.mean(list(groups[label].values())))
+    compare = (lambda a, b: stats.ttest_ind(a, b, equal_var=False)) if unequal else stats.ttest_rel
+    tests = {k: compare(list(v.values()), list(groups[best].values())) for k, v in groups.items() if k != best}
+    order = sorted(tests, key=lambda label: tests[label].pvalue)
+    found = above_best(groups)
+    assert list(found) == sorted(found, key=lambda label: found[label].mean) and set(found) == set(order)
+    running = 0.0
+    for step, label in enumerate(order):  # Holm, written out step by step
+        running = max(running, min((len(order) - step) * tests[label].pvalue, 1))
+        if step == 0 or found[order[step - 1]].p <= 0.05:  # later than the step that stops, its level stays
+            in_play = len(order) - step
+        interval = tests[label].confidence_interval(1 - 0.05 / in_play)
+        assert found[label].p == pytest.approx(running, rel=1e-9)
+        assert (found[label].low, found[label].high) == pytest.approx(tuple(interval), rel=1e-9, abs=1e-12)
+
+
+def test_an_interval_excludes_zero_exactly_where_the_row_is_not_marked():
+    """One test, whichever of the two a reader looks at; over many draws both outcomes and both tests occur."""
+    outcomes = set()
+    for seed in range(300):
+        groups = random_rows(5, 5 + seed % 3, seed, unequal=seed % 2 == 1)
+        marked = not_worse_than_best(groups)
+        for label, found in above_best(groups).items():
+            assert (found.low > 0) == (found.p < 0.05) == (label not in marked)
+            outcomes.add((label in marked, share_seeds(groups)))
+    assert len(outcomes) == 4
+
+
+def test_a_single_difference_has_the_plain_95_percent_interval():
+    groups = random_rows(2, 5, 3)
+    values = {label: list(by_seed.values()) for label, by_seed in groups.items()}
+    best, other = sorted(groups, key=lambda label: np.mean(values[label]))
+    test = stats.ttest_rel(values[other], values[best])
+    found = above_best(groups)[other]
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)), rel=1e-9)
+    assert found.p == pytest.approx(test.pvalue)
+
+
+def test_seeds_are_paired_by_their_number_and_not_by_their_order():
+    groups = random_rows(3, 6, 1)
+    turned = {label: dict(reversed(by_seed.items())) if label == "r1" else by_seed for label, by_seed in groups.items()}
+    for label, found in above_best(groups).items():
+        assert astuple(above_best(turned)[label]) == pytest.approx(astuple(found))
+
+
+def test_holm_by_hand():
+    """4 x 0.01, 3 x 0.02, then 2 x 0.02 = 0.04 below the 0.06 before it, then 0.9."""
+    assert holm([0.02, 0.9, 0.01, 0.02]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+    assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+    assert holm([0.03]) == pytest.approx([0.03]) and holm([]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_is_monotone_and_lies_between_none_and_bonferroni(seed):
+    raw = np.random.default_rng(seed).uniform(0, 0.3, 8)
+    adjusted = np.array(holm(list(raw)))
+    assert (np.diff(adjusted[np.argsort(raw)]) >= 0).all()
+    assert (adjusted >= raw).all() and (adjusted <= np.minimum(8 * raw, 1) + 1e-15).all() and (adjusted <= 1).all()
+    for label in range(8):  # rejected at level p and not below it, by the closed test of Bonferroni
+        others = [[raw[i] for i in range(8) if bits >> i & 1] for bits in range(256) if bits >> label & 1]
+        assert adjusted[label] == pytest.approx(min(max(len(of) * min(of) for of in others), 1))
+
+
+def test_mean_ranks_by_hand_with_ties():
+    assert mean_ranks([[1.0, 2.0, 3.0], [5.0, 5.0, 9.0], [7.0, 3.0, 3.0]]) == pytest.approx([5.5 / 3, 5 / 3, 7.5 / 3])
+
+
+def test_friedman_is_that_of_the_formula():
+    """12 N / (k (k + 1)) (sum R^2 - k (k + 1)^2 / 4), chi-squared with k - 1 degrees of freedom."""
+    scores = np.random.default_rng(0).uniform(size=(5, 4)) + [0, 0.1, 0.4, 0.5]
+    n, k = scores.shape
+    ranks = 1 + (scores[:, :, None] > scores[:, None, :]).sum(2)
+    statistic = 12 * n / (k * (k + 1)) * ((ranks.mean(0) ** 2).sum() - k * (k + 1) ** 2 / 4)
+    assert friedman(scores.tolist()) == pytest.approx(stats.chi2.sf(statistic, k - 1))
+    assert friedman(scores[:2].tolist()) is None and friedman(scores[:, :2].tolist()) is None
+
+
+DEMSAR = {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}
+
+
+@pytest.mark.parametrize("rows, q", DEMSAR.items())
+def test_the_critical_difference_has_the_q_of_demsar_s_table(rows, q):
+    tables = 14
+    difference = critical_difference(rows, tables)
+    assert difference / math.sqrt(rows * (rows + 1) / (6 * tables)) == pytest.approx(q, abs=1.1e-3)
+    assert critical_difference(rows, 4 * tables) == pytest.approx(difference / 2)
+
+
+def test_the_critical_difference_of_demsar_s_example():
+    """Four classifiers on 14 data sets: 2.569 sqrt(4 x 5 / (6 x 14)) = 1.25."""
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)

@@ -11,16 +11,20 @@ from benchmark.evaluation import PRINCIPAL_AXES
 from benchmark.statistics import mean_interval
 
 if TYPE_CHECKING:
-    from benchmark.leaderboard import TableRow
+    from benchmark.report.tables import TableRow
 
 
 def number(values: list[float], least_digits: int = 0) -> str:
-    """Mean and half-interval, with as many decimals as give the mean three significant digits (four at most)."""
+    """Mean and half-interval, with three significant digits of the mean."""
     if not values:
         return ""
     mean, low, high = mean_interval(values)
-    digits = min(max(2 - math.floor(math.log10(abs(mean))), least_digits), 4) if mean else 2
-    return interval(mean, low, high, digits)
+    return interval(mean, low, high, decimals(mean, least_digits))
+
+
+def decimals(mean: float, least: int = 0) -> int:
+    """As many as give three significant digits, four at most."""
+    return min(max(2 - math.floor(math.log10(abs(mean))), least), 4) if mean else 2
 
 
 def interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:

@@ -1,0 +1,1 @@
+"""Records -> leaderboard.md, leaderboard.csv and pictures."""

@@ -1,0 +1,167 @@
+"""One table as markdown: what was compared, how, what came of it, and what to beware of."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from scipy import stats
+from tabulate import tabulate
+
+from benchmark.evaluation import PAIR
+from benchmark.metrics.neighbours import K
+from benchmark.report.columns import Column, count, decimals, image_columns, interval, latent_columns, number, timing
+from benchmark.report.grids import grid_file
+from benchmark.report.pareto import pareto_file, points
+from benchmark.report.signatures import signatures
+from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Table, TableRow
+from benchmark.statistics import RANKED_FROM, above_best, not_worse_than_best, share_seeds
+
+
+def table_markdown(table: Table, all_tables: list[Table]) -> str:
+    """A section of leaderboard.md. `all_tables` are where other seeds of the backbone are looked for."""
+    p, priors = table.protocol, table.priors
+    references = [row for label in (CEILING, ZERO_LINE, RECONSTRUCTION) if (row := table.rows.get(label))]
+    backbone = f"{table.backbone} seed {table.backbone_seed}"
+    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.budget} budget", ""]
+    lines += [f"- {fact}" for fact in _facts(table)] + [""]
+    lines += [_grid(table, priors, not_worse_than_best(table.fd)), ""] if priors else []
+    lines += ["Reference rows, apart from the ranking (see README):", "", _grid(table, references, set()), ""]
+    lines += _above_best(table)
+    pair = min(PAIR, p.generated, p.reference)
+    lines += _beside(
+        f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.split} images (at ∞: all), k = {K}:",
+        [*priors, *references],
+        image_columns(p.score),
+    )
+    lines += _beside(
+        f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}:",
+        [*priors, *references],
+        latent_columns(),
+    )
+    lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
+    lines += [f"![samples of {table.name}]({grid_file(table)})", ""]
+    if points(table):
+        lines += [f"![quality against sampling time of {table.name}]({pareto_file(table)})", ""]
+    return "\n".join(lines)
+
+
+def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
+    remarks = []
+    if table.few:
+        remarks.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
+    elif table.fd:
+        remarks.append(f"**Bold**: not significantly worse than the best ({_test(table)}, Holm's correction, 5 %).")
+    if table.fd:
+        remarks.append(f"All of this holds for this one backbone (bundle `{table.bundle}`) and its decoder.")
+        remarks += [_other_seed(table, other) for other in all_tables if _is_other_seed(table, other)]
+    remarks += [f"Note: {sentence}" for sentence in signatures(table)]
+    remarks += [f"Failed: {failure}" for failure in table.failures]
+    return remarks + ([f"Left out: {', '.join(table.left_out)}."] if table.left_out else [])
+
+
+def _test(table: Table) -> str:
+    return "t-tests paired by seed" if share_seeds(table.fd) else "Welch's t-tests"
+
+
+def _is_other_seed(table: Table, other: Table) -> bool:
+    """The same in all but the backbone's seed, with two priors or more to order."""
+    alike = all(getattr(table, of) == getattr(other, of) for of in ("dataset", "backbone", "device", "protocol"))
+    return alike and table.backbone_seed != other.backbone_seed and len(set(table.fd) & set(other.fd)) > 1
+
+
+def _other_seed(table: Table, other: Table) -> str:
+    shared = [label for label in other.fd if label in table.fd]
+    tau = stats.kendalltau(*([made.rows[label].mean("fd") for label in shared] for made in (table, other))).statistic
+    few = f" (fewer than {RANKED_FROM} seeds)" if other.few else ""
+    return (
+        f"Backbone seed {other.backbone_seed} (bundle `{other.bundle}`) orders them {', '.join(shared)}{few}: "
+        f"Kendall's τ between the two orders of {len(shared)} priors is {tau:.2f}."
+    )
+
+
+def _above_best(table: Table) -> list[str]:
+    """A table of how far rows lie above the best, with the one test that decides what is bold; nothing unranked."""
+    found = above_best(table.fd)
+    if not found:
+        return []
+    body = []
+    for label, above in found.items():
+        digits = decimals(above.mean)
+        ends = f"{above.mean:.{digits}f}", f"[{above.low:.{digits}f}, {above.high:.{digits}f}]"
+        body.append([label, *ends, "< 0.001" if above.p < 0.001 else f"{above.p:.3g}"])
+    score, best = table.protocol.score, next(iter(table.fd))
+    caption = (
+        f"{score} above that of {best} ({_test(table)}; intervals of 95 % or the more that Holm's correction asks, "
+        "so that one excludes 0 where p < 0.05):"
+    )
+    return [caption, "", _pipes(["prior", f"{score} above the best", "interval", "p, Holm"], body), ""]
+
+
+def _facts(table: Table) -> list[str]:
+    p = table.protocol
+    origins = [record["provenance"] for record in table.records if record["kind"] != "fit"]
+    packages = ", ".join(f"{name} {origins[-1]['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows"))
+    machines = sorted({f"{origin['device']}, {origin['threads']} threads" for origin in origins})
+    code = sorted({_code(record["provenance"]["code"]) for record in table.records})
+    bandwidths = ", ".join(f"{factor:g}" for factor in p.mmd_bandwidths)
+    return [
+        f"bundle `{table.bundle}`; protocol `{p.hash[:16]}`, version {p.version}",
+        f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.split} images, {p.rounding} rounding; "
+        f"images: {p.preparation}",
+        f"MMD: unbiased MMD² of {p.mmd_latents:,} latents against as many held-out draws, bandwidths {bandwidths} "
+        f"x median squared distance, {p.mmd_permutations} permutations",
+        f"time: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
+        f"at batch {p.timing_batches[-1]:,}",
+        f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
+        *(f"command: `{command}`" for command in sorted({origin["command"] for origin in origins})),
+        "± is half a 95 % t-interval over seeds; p is the median over seeds",
+    ]
+
+
+def _code(code: dict[str, Any]) -> str:
+    return (code["commit"] or f"version {code['version']}")[:10] + (" (modified)" if code["dirty"] else "")
+
+
+def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
+    batch = table.protocol.timing_batches[-1]
+    header = ["prior", f"{table.protocol.score} ↓", "gap closed ↑", "MMD² imq ×10³ ↓", "p", "MMD² rbf ×10³ ↓", "p"]
+    header += [
+        f"latents, ms / {batch:,}",
+        f"images, ms / {batch:,}",
+        "network evaluations",
+        "parameters",
+        "fit, s",
+        "seeds",
+    ]
+    body = []
+    for row in rows:
+        gap, _ = table.gap_closed(row)
+        line = [f"**{row.label}**" if row.label in best else row.label, number(row.over_seeds("fd"))]
+        line.append("" if gap is None else interval(*(100 * part for part in gap), digits=1, unit=" %"))
+        for kernel in ("imq", "rbf"):
+            line.append(number([1000 * value for value in row.over_seeds(f"mmd_{kernel}")]))
+            p_values = row.over_seeds(f"mmd_{kernel}_p")
+            line.append(f"{statistics.median(p_values):.3f}" if p_values else "")
+        line += [timing(row, f"prior_seconds_{batch}"), timing(row, f"images_seconds_{batch}")]
+        line += [count(row, "network_evaluations"), count(row, "parameters"), number(row.over_seeds("fit_seconds"))]
+        body.append([*line, row.seeds])
+    return _pipes(header, body)
+
+
+def _beside(caption: str, rows: list[TableRow], columns: list[Column]) -> list[str]:
+    """A further table, reference rows in italics, of the rows and columns that have a value; nothing where none has."""
+    columns = [column for column in columns if any(row.over_seeds(column.metric) for row in rows)]
+    if not columns:
+        return []
+    body = [
+        [f"*{row.label}*" if row.is_reference else row.label, *(column.cell(row) for column in columns)]
+        for row in rows
+        if any(row.over_seeds(column.metric) for column in columns)
+    ]
+    return [caption, "", _pipes(["prior", *(column.header for column in columns)], body), ""]
+
+
+def _pipes(header: list[str], body: list[list[Any]]) -> str:
+    alignment = ["left"] + ["right"] * (len(header) - 1)
+    return tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=alignment)

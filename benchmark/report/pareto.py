@@ -1,0 +1,166 @@
+"""Quality against sampling time: a picture a table, with the front of priors that none beats in both.
+
+matplotlib and seaborn are imported when a picture is drawn, and one whose points are those of the file that lies there
+is not drawn again: a run that finds everything recorded pays for neither.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from backbones.hashing import content_hash, write_atomic
+from benchmark.report.tables import Table, TableRow
+from benchmark.statistics import mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: where a label may stand beside its point, in typographic points
+SIDES = [(8, 6, "left"), (8, -14, "left"), (-8, 6, "right"), (-8, -14, "right"), (8, 20, "left"), (8, -28, "left")]
+VERSION = 1  # of the drawings: a picture of another is drawn again
+DRAWN_FROM = "Drawn-From"  # a PNG's own note of the points that it shows
+
+
+@dataclass(frozen=True)
+class Point:
+    """`time` in ms for the protocol's largest batch, (middle, low, high): median and quartiles, means over seeds.
+
+    `quality` is (mean, low, high) over seeds; the ends are None for one seed.
+    """
+
+    label: str
+    reference: bool
+    time: tuple[float, float, float]
+    quality: tuple[float, float | None, float | None]
+
+
+def pareto_file(table: Table) -> str:
+    """Where the picture lies in a results folder."""
+    return f"pareto/{table.name}.png"
+
+
+def points(table: Table) -> list[Point]:
+    """Priors and N(0, I) with both quality and time: gap closed in %, or FD where there is no gap to close.
+
+    Empty where no prior has both.
+    """
+    closes = _closes(table)
+    found = [point for row in table.rows.values() if (point := _point(table, row, closes))]
+    return sorted(found, key=lambda point: point.time) if any(not point.reference for point in found) else []
+
+
+def _closes(table: Table) -> bool:
+    return any(table.gap_closed(row)[0] for row in table.priors)
+
+
+def _point(table: Table, row: TableRow, closes: bool) -> Point | None:
+    metric = f"prior_seconds_{table.protocol.timing_batches[-1]}"
+    scores = row.over_seeds("fd")
+    quality = table.gap_closed(row)[0] if closes else mean_interval(scores) if scores else None
+    if quality is None or not row.over_seeds(metric):
+        return None
+    ends = np.mean(row.over_seeds(f"{metric}_quartiles"), axis=0)
+    time = tuple(float(1000 * seconds) for seconds in (row.mean(metric), *ends))
+    quality = tuple(None if math.isnan(part) else 100 * part if closes else part for part in quality)
+    return Point(row.label, row.is_reference, time, quality)
+
+
+def front(times: list[float], qualities: list[float]) -> list[int]:
+    """Indices, by time, of points to which none is equal or better in both and better in one; quality is to be high."""
+    kept, best = [], -math.inf
+    for index in sorted(range(len(times)), key=lambda index: (times[index], -qualities[index])):
+        equal = kept and (times[index], qualities[index]) == (times[kept[-1]], qualities[kept[-1]])
+        if qualities[index] > best or equal:
+            kept.append(index)
+            best = qualities[index]
+    return kept
+
+
+def draw_pareto(table: Table, results: Path) -> None:
+    """Draw the table's picture, if it has one and the file there is not it already."""
+    shown, path = points(table), results / pareto_file(table)
+    if not shown:
+        return
+    closes, title = _closes(table), f"{table.dataset}, {table.backbone} seed {table.backbone_seed}, {table.device}"
+    facts = f"{title}; {table.protocol.split} split, {table.protocol.budget} budget"
+    score, batch = table.protocol.score, table.protocol.timing_batches[-1]
+    labels = [f"ms / {batch:,} latents", f"gap closed in {score}, %" if closes else score]
+    drawn_from = content_hash([VERSION, facts, labels, [asdict(point) for point in shown]])
+    if not is_drawn_from(path, drawn_from):
+        save_figure(_figure(shown, closes, facts, labels), path, drawn_from)
+
+
+def is_drawn_from(path: Path, drawn_from: str) -> bool:
+    """Whether a picture is there and says that it shows this."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get(DRAWN_FROM) == drawn_from
+    except OSError:
+        return False
+
+
+def save_figure(figure: Figure, path: Path, drawn_from: str) -> None:
+    """Write a PNG whose bytes are the same each time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None, DRAWN_FROM: drawn_from})
+    write_atomic(path, buffer.getvalue())
+
+
+def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> Figure:
+    import seaborn
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # pyplot, with its figures and its backend, stays as the user has it
+    axes = figure.add_subplot(xscale="log", title=title, xlabel=labels[0], ylabel=labels[1])
+    times, qualities = ([getattr(point, of)[0] for point in shown] for of in ("time", "quality"))
+    best = front(times, [quality if closes else -quality for quality in qualities])
+    axes.plot([times[i] for i in best], [qualities[i] for i in best], drawstyle="steps-post", color="0.7", zorder=1)
+    for point, time, quality in zip(shown, times, qualities):
+        bars = {"xerr": _reach(point.time)} | ({} if point.quality[1] is None else {"yerr": _reach(point.quality)})
+        axes.errorbar(time, quality, **bars, fmt="none", color="0.5", linewidth=1, capsize=2, zorder=2)
+    of = ["reference row" if p.reference else "on the front" if i in best else "beaten" for i, p in enumerate(shown)]
+    colours = dict(zip(("on the front", "beaten", "reference row"), seaborn.color_palette("colorblind", 3)))
+    kinds = [kind for kind in colours if kind in of]
+    look = {"hue": of, "hue_order": kinds, "palette": colours, "style": of, "style_order": kinds, "s": 60, "zorder": 3}
+    seaborn.scatterplot(x=times, y=qualities, **look, ax=axes)
+    if not closes:
+        axes.invert_yaxis()  # better is higher
+    axes.margins(0.12)
+    axes.grid(alpha=0.3)
+    seaborn.despine(ax=axes)
+    _name(figure, [point.label for point in shown], list(zip(times, qualities)))
+    return figure
+
+
+def _name(figure: Figure, labels: list[str], places: list[tuple[float, float]]) -> None:
+    """Each label beside its point: at the first of `SIDES` where it meets no other label or point and stays inside."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(places)]
+    for label, place in zip(labels, places):
+        for x, y, side in SIDES:
+            text = axes.annotate(label, place, (x, y), textcoords="offset points", ha=side, fontsize=9)
+            box = text.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        else:  # crowded: better over another than not at all
+            box = axes.annotate(label, place, (8, 6), textcoords="offset points", fontsize=9).get_window_extent()
+        taken.append(box)
+
+
+def _reach(summary: tuple[float, float, float]) -> list[list[float]]:
+    middle, low, high = summary
+    return [[max(middle - low, 0)], [max(high - middle, 0)]]

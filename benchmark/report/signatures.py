@@ -1,0 +1,143 @@
+"""Failure signatures: what recorded values give away about a row or about the whole table, in sentences.
+
+One function a signature. A value that was not measured gives no sentence; a threshold is a constant with its reason.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmark.report.tables import CEILING, ZERO_LINE, Table
+from benchmark.statistics import mean_interval
+
+#: a row with under half of the coverage and recall of draws of q_agg has lost modes; both waver by hundredths
+COVERED = 0.5
+#: where q_agg itself covers less, coverage is the decoder's: little of what is decoded lies among real images
+COVERAGE_TOLD = 0.2
+#: resampling rests on so few proposals that the draw is all but decided by the best of them
+EFFECTIVE = 5
+#: the share of N(0, I)'s FD that a perfect prior must at least take away for the table to be one of priors
+REPAIRABLE = 0.25
+#: MMD² of N(0, I) with a median p above this tells nothing from held-out q_agg
+UNTOLD = 0.05
+#: where replay (draws of q_agg) is told from new items less often than this, it cannot be told in others either
+REPLAY_TOLD = 0.6
+
+
+def signatures(table: Table) -> list[str]:
+    """All that a table shows: first what concerns the whole of it, then what concerns rows."""
+    found = (weak_backbone, no_hole, mode_collapse, runaway, blow_up, saturation, memorisation)
+    return [sentence for signature in found for sentence in signature(table)]
+
+
+def weak_backbone(table: Table) -> list[str]:
+    """The decoder makes most of the FD: a perfect prior would take away less than `REPAIRABLE` of N(0, I)'s."""
+    seeds, (gaussian, ceiling) = table.paired_fd(ZERO_LINE, CEILING)
+    if not seeds:
+        return []
+    share = 1 - statistics.fmean(ceiling) / statistics.fmean(gaussian)
+    if share >= REPAIRABLE:
+        return []
+    return [
+        f"weak backbone: even the aggregate posterior's {table.protocol.score} is only {max(share, 0):.0%} below "
+        "N(0, I)'s; most of it is the decoder's, which no prior repairs"
+    ]
+
+
+def no_hole(table: Table) -> list[str]:
+    """Nothing to close: the gap's interval reaches 0, or N(0, I)'s latents are not told from held-out ones."""
+    seeds, (gaussian, ceiling) = table.paired_fd(ZERO_LINE, CEILING)
+    found = []
+    if len(seeds) > 1:
+        _, low, high = mean_interval([g - c for g, c in zip(gaussian, ceiling)])
+        if low <= 0:
+            found.append(
+                f"no hole in {table.protocol.score}: the gap from N(0, I) to the aggregate posterior may be 0 "
+                f"({low:.3g} to {high:.3g})"
+            )
+    row = table.rows.get(ZERO_LINE)
+    p_values, areas = (row.over_seeds("mmd_imq_p"), row.over_seeds("c2st_auc")) if row else ([], [])
+    if p_values and len(areas) > 1:
+        p, (_, low, high) = statistics.median(p_values), mean_interval(areas)
+        if p > UNTOLD and low <= 0.5 <= high:
+            found.append(
+                f"no hole in latents: neither MMD² (median p {p:.2g}) nor a classifier (AUC {low:.2f} to {high:.2f}) "
+                "tells N(0, I) from held-out q_agg"
+            )
+    return found
+
+
+def mode_collapse(table: Table) -> list[str]:
+    """A prior has less than `COVERED` of the coverage and of the recall of q_agg's draws, of latents or of images.
+
+    Coverage alone falls also where draws lie between the data, as those of N(0, I) do; recall, in the balls of the
+    draws, falls where they keep together.
+    """
+    ceiling, found = table.rows.get(CEILING), []
+    for what, metrics in (("latents", ("latent_coverage", "latent_recall")), ("images", ("coverage", "recall"))):
+        if ceiling is None or not all(ceiling.over_seeds(metric) for metric in metrics):
+            continue
+        coverage = metrics[0]
+        if ceiling.mean(coverage) < COVERAGE_TOLD:
+            continue
+        for row in table.priors:
+            measured = all(row.over_seeds(metric) for metric in metrics)
+            if measured and all(row.mean(metric) < COVERED * ceiling.mean(metric) for metric in metrics):
+                found.append(
+                    f"mode collapse of {row.label}: it covers {row.mean(coverage):.0%} of held-out {what}, the "
+                    f"aggregate posterior {ceiling.mean(coverage):.0%}"
+                )
+    return found
+
+
+def runaway(table: Table) -> list[str]:
+    """A fit that itself says that its bound ran away (`runaway`, a sentence)."""
+    return [
+        f"runaway of {row.label} seed {seed}: {sentence}"
+        for row in table.priors
+        for seed, sentence in sorted(row.values.get("runaway", {}).items())
+    ]
+
+
+def blow_up(table: Table) -> list[str]:
+    """Fits that diverged: the row's numbers, if any, are of the seeds that survived."""
+    diverged: dict[str, set[int]] = {}
+    for record in table.records:
+        if (record["kind"], record["status"]) == ("fit", "diverged"):
+            diverged.setdefault(record["row"]["label"], set()).add(record["row"]["seed"])
+    return [
+        f"blow-up of {label}: its fit diverged with {'seed' if len(seeds) == 1 else 'seeds'} "
+        f"{', '.join(map(str, sorted(seeds)))}" + (", its numbers are of the others" if label in table.rows else "")
+        for label, seeds in sorted(diverged.items())
+    ]
+
+
+def saturation(table: Table) -> list[str]:
+    """Few proposals carry the weight: of a saturated classifier, or of a target that proposals hardly meet."""
+    proposals = {record["row"]["label"]: record["row"]["config"].get("proposals") for record in table.records}
+    found = []
+    for row in table.priors:
+        sizes, tried = row.over_seeds("effective_sample_size"), proposals.get(row.label)
+        if not sizes:
+            continue
+        size = statistics.fmean(sizes)
+        if size < EFFECTIVE:
+            of = f" of {tried:,}" if tried else ""
+            found.append(
+                f"saturation of {row.label}: {size:.3g}{of} proposals carry weight; its classifier or energy is "
+                "over-confident, or proposals hardly meet q_agg"
+            )
+    return found
+
+
+def memorisation(table: Table) -> list[str]:
+    """A prior's latents lie as near to the training posteriors as draws of these do, where that can be told."""
+    metric, ceiling = "latent_memorisation", table.rows.get(CEILING)
+    if ceiling is None or not ceiling.over_seeds(metric) or ceiling.mean(metric) < REPLAY_TOLD:
+        return []
+    return [
+        f"memorisation by {row.label}: its latents are as near to training posteriors ({row.mean(metric):.2f}) as "
+        f"draws of these are ({ceiling.mean(metric):.2f})"
+        for row in table.priors
+        if row.over_seeds(metric) and row.mean(metric) >= ceiling.mean(metric)
+    ]

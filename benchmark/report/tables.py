@@ -1,0 +1,170 @@
+"""Records -> tables. Everything here is derived; nothing is measured.
+
+A table holds one bundle under one protocol on one type of device. A measurement belongs to it when the settings
+that it was made with are the protocol's, whichever command made it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.evaluation import REFERENCE_ROWS
+from benchmark.protocol import Protocol, saved_protocols
+from benchmark.records import RecordStore
+from benchmark.statistics import RANKED_FROM, gap_closed
+
+ZERO_LINE, CEILING, RECONSTRUCTION = "gaussian", "aggregate_posterior", "reconstruction"
+
+
+@dataclass
+class TableRow:
+    """One label: metric -> seed -> value, of its newest configuration alone."""
+
+    label: str
+    values: dict[str, dict[int, Any]]
+
+    def over_seeds(self, metric: str) -> list[float]:
+        return [value for _, value in sorted(self.values.get(metric, {}).items())]
+
+    def mean(self, metric: str) -> float:
+        """Over seeds; infinite, and so the last, where there is none."""
+        values = self.over_seeds(metric)
+        return statistics.fmean(values) if values else math.inf
+
+    @property
+    def seeds(self) -> int:
+        return max((len(by_seed) for by_seed in self.values.values()), default=0)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.label in REFERENCE_ROWS or self.label == ZERO_LINE
+
+
+@dataclass
+class Table:
+    """All that one table shows. `records` are those it was made from, newest last."""
+
+    protocol: Protocol
+    dataset: str
+    backbone: str
+    backbone_seed: int
+    bundle: str
+    device: str
+    rows: dict[str, TableRow]
+    records: list[dict[str, Any]]
+    failures: list[str]
+    left_out: list[str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}-{self.backbone}-{self.bundle[:8]}-{self.protocol.hash[:8]}-{self.device}"
+
+    @property
+    def priors(self) -> list[TableRow]:
+        """Rows that are compared, the lowest FD first."""
+        return sorted((row for row in self.rows.values() if not row.is_reference), key=lambda row: row.mean("fd"))
+
+    @property
+    def fd(self) -> dict[str, dict[int, float]]:
+        """Label -> seed -> FD of the rows that are compared and have one, the lowest mean first."""
+        return {row.label: row.values["fd"] for row in self.priors if row.values.get("fd")}
+
+    @property
+    def few(self) -> list[str]:
+        """Rows that keep the table from ranking: they have too few seeds."""
+        return [label for label, by_seed in self.fd.items() if len(by_seed) < RANKED_FROM]
+
+    def paired_fd(self, *labels: str) -> tuple[list[int], list[list[float]]]:
+        """The seeds that all these rows have, and each row's FD with them."""
+        found = [self.rows[label].values.get("fd", {}) if label in self.rows else {} for label in labels]
+        seeds = sorted(set.intersection(*map(set, found)))
+        return seeds, [[by_seed[seed] for seed in seeds] for by_seed in found]
+
+    def gap_closed(self, row: TableRow) -> tuple[tuple[float, float, float] | None, int]:
+        """Share of the gap from Gaussian to aggregate posterior that a row closes, and over how many seeds.
+
+        The seeds are those that all three have.
+        """
+        seeds, paired = self.paired_fd(ZERO_LINE, row.label, CEILING)
+        return (gap_closed(*paired) if seeds else None), len(seeds)
+
+
+def tables(results: Path) -> tuple[list[Table], list[str]]:
+    """Every table of a results folder, in a fixed order, and what was left out for being damaged."""
+    records, damaged = RecordStore(results / "records").all()
+    protocols, damaged_protocols = saved_protocols(results)
+    made = []
+    for bundle, protocol in protocols:
+        groups = defaultdict(list)
+        for record in records:
+            row = record["row"]
+            if row["bundle"] == bundle and _belongs(record, protocol):
+                seed = row.get("backbone_seed", 0)  # records of the first bundles do not name it
+                groups[row["dataset"], row["backbone"], seed, bundle, row["device"]].append(record)
+        shared = (_table(protocol, *key, group) for key, group in groups.items())
+        # fits and timings of another protocol's run alone make no table
+        made += [table for table in shared if any(record["kind"] != "fit" for record in table.records)]
+    made.sort(
+        key=lambda t: (t.dataset, t.backbone, t.backbone_seed, t.bundle, t.protocol.split, t.protocol.budget, t.name)
+    )
+    return made, damaged + damaged_protocols
+
+
+def _belongs(record: dict[str, Any], protocol: Protocol) -> bool:
+    if record["row"]["budget"] not in (None, protocol.budget):
+        return False
+    settings = record["identity"].get("settings", {})
+    return protocol.part(tuple(settings)) == settings
+
+
+def _table(
+    protocol: Protocol,
+    dataset: str,
+    backbone: str,
+    backbone_seed: int,
+    bundle: str,
+    device: str,
+    records: list[dict[str, Any]],
+) -> Table:
+    records = sorted(records, key=lambda record: (record["provenance"]["time"], record["id"]))
+    current = {record["row"]["label"]: record["row"]["config_hash"] for record in records}  # the newest of each label
+    machines = [record["identity"]["machine"] for record in records if "machine" in record["identity"]]
+    kept, left_out = [], set()
+    for record in records:
+        label = record["row"]["label"]
+        if record["row"]["config_hash"] != current[label]:
+            left_out.add(f"an older {label}")
+        elif record["identity"].get("machine") not in (None, *machines[-1:]):
+            left_out.add(f"{label}'s {record['kind']} on another machine")
+        else:
+            kept.append(record)
+    # fits and timings serve several protocols, so they make no row: a score does, and takes its fit under any label
+    scored = {r["row"]["label"] for r in kept if r["kind"] != "fit" and "machine" not in r["identity"]}
+    kept = [record for record in kept if record["row"]["label"] in scored or record["status"] != "ok"]
+    fits = {record["id"]: record["values"] for record in records if (record["kind"], record["status"]) == ("fit", "ok")}
+    made: dict[str, TableRow] = {}
+    for record in kept:
+        if record["kind"] != "fit" and record["status"] == "ok":
+            row = made.setdefault(record["row"]["label"], TableRow(record["row"]["label"], {}))
+            for metric, value in {**fits.get(record["identity"]["fit"], {}), **record["values"]}.items():
+                row.values.setdefault(metric, {})[record["row"]["seed"]] = value
+    failures, shown_out = _failures(kept), sorted(left_out)
+    return Table(protocol, dataset, backbone, backbone_seed, bundle, device, made, kept, failures, shown_out)
+
+
+def _failures(records: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each reason of a row and seed, naming all that failed for it: a bad draw fails every metric."""
+    kinds: dict[tuple[str, int, str, str], list[str]] = defaultdict(list)
+    for record in records:
+        if record["status"] != "ok":
+            row = record["row"]
+            kinds[row["label"], row["seed"], record["status"], record["reason"]].append(record["kind"])
+    return sorted(
+        f"{label} seed {seed}: {', '.join(sorted(failed))} {status}: {reason}"
+        for (label, seed, status, reason), failed in kinds.items()
+    )

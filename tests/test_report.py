@@ -1,0 +1,259 @@
+"""What the leaderboard concludes: differences to the best, other backbone seeds, ranks over bundles, and pictures."""
+
+import random
+import re
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from boards import Results
+from PIL import Image
+from scipy import stats
+
+from benchmark.report import across, pareto
+from benchmark.report.board import write_pictures
+from benchmark.report.tables import tables
+
+NOISE = [0.1, -0.1, 0.06, -0.05, 0.02]
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path / "results")
+
+
+def around(mean, turn=0):
+    return [mean + NOISE[(seed + turn) % 5] for seed in range(5)]
+
+
+def test_the_table_of_differences_is_paired_and_agrees_with_what_is_bold(results):
+    results.references()
+    rows = {"ncp": around(3.0), "evalp": around(3.05, 1), "mcmc_ebm": around(4.0, 2), "latent_flow": around(9.0, 3)}
+    for label, values in rows.items():
+        results.scores(label, values)
+    cells = results.further("FD digit-cnn above that of ncp (t-tests paired by seed")
+    assert list(cells) == ["evalp", "mcmc_ebm", "latent_flow"]
+    raw = {label: stats.ttest_rel(rows[label], rows["ncp"]) for label in cells}
+    assert cells["evalp"]["p, Holm"] == f"{raw['evalp'].pvalue:.3g}" and cells["latent_flow"]["p, Holm"] == "< 0.001"
+    low, high = raw["evalp"].confidence_interval(0.95)  # the last step of Holm's
+    assert cells["evalp"]["interval"] == f"[{low:.4f}, {high:.4f}]"
+    assert float(cells["mcmc_ebm"]["FD digit-cnn above the best"]) == pytest.approx(1.0)
+    bold = {row[0].strip("*") for row in results.tables()[0][2:] if row[0].startswith("**")}
+    assert bold == {"ncp", "evalp"}
+    assert "t-tests paired by seed, Holm's correction" in results.text
+
+
+def test_rows_of_other_seeds_are_compared_by_welch(results):
+    results.scores("ncp", around(3.0))
+    results.scores("evalp", [*around(4.0), 4.0])
+    assert results.further("FD digit-cnn above that of ncp (Welch's t-tests") is not None
+    assert "paired by seed" not in results.text
+
+
+def test_a_table_that_does_not_rank_shows_no_differences(results):
+    results.scores("ncp", around(3.0))
+    results.scores("evalp", around(4.0)[:4])
+    assert results.further("FD digit-cnn above") is None
+
+
+def test_conclusions_name_the_backbone_and_the_order_on_another_seed_of_it(results):
+    orders = [("ncp", "evalp", "mcmc_ebm", "latent_flow"), ("evalp", "ncp", "mcmc_ebm", "latent_flow")]
+    for seed, order in enumerate(orders):
+        for rank, label in enumerate(order):
+            results.scores(label, around(3.0 + rank, rank), bundle="bd"[seed] * 16, backbone_seed=seed)
+    first, second, _ = results.sections()
+    assert f"holds for this one backbone (bundle `{'b' * 16}`)" in first
+    assert f"Backbone seed 1 (bundle `{'d' * 16}`) orders them evalp, ncp, mcmc_ebm, latent_flow: " in first
+    assert "between the two orders of 4 priors is 0.67." in first, "5 of 6 pairs agree: (5 - 1) / 6"
+    assert f"Backbone seed 0 (bundle `{'b' * 16}`) orders them ncp, evalp" in second
+
+
+@pytest.mark.parametrize("other", [{"backbone": "nvae"}, {"dataset": "mnist"}, {"device": "cuda"}, {"split": "val"}])
+def test_only_another_seed_of_the_same_setting_stands_beside(other, results):
+    change = {"protocol": results.new_protocol(split="val")} if "split" in other else other
+    for more in ({}, {"bundle": "d" * 16, "backbone_seed": 1, **change}):
+        for rank, label in enumerate(("ncp", "evalp")):
+            results.scores(label, around(3.0 + rank), **more)
+    assert "Backbone seed 1" not in results.text and "Kendall" not in results.text
+
+
+def bundles(results, orders, **more):
+    """A ranking table a bundle, with priors in these orders."""
+    for number, order in enumerate(orders):
+        for rank, label in enumerate(order):
+            results.scores(label, around(3.0 + rank, rank), bundle=f"{number:016}", dataset=f"set{number}", **more)
+
+
+def test_average_ranks_over_bundles_by_hand(results):
+    bundles(results, ["abc", "abc", "bacd"])  # d is not in all of them
+    last = results.sections()[-1]
+    assert last.startswith("Across bundles") and "Quick budget, cpu, 3 bundles: set0 conv_vae seed 0" in last
+    assert results.tables()[-1][2:] == [["a", "1.33"], ["b", "1.67"], ["c", "3.00"]]
+    p = stats.friedmanchisquare([1, 1, 2], [2, 2, 1], [3, 3, 3]).pvalue
+    assert f"Friedman's test of all priors ranking alike: p = {p:.3g}, were" in last
+    assert "Nemenyi" not in last and "ranks/" not in last
+
+
+def test_two_bundles_have_ranks_and_no_test(results):
+    bundles(results, ["abc", "acb"])
+    assert "Across bundles" in results.text and "Friedman" not in results.text
+
+
+def test_one_bundle_val_tables_and_tables_that_do_not_rank_are_not_averaged(results):
+    bundles(results, ["abc"])
+    results.scores("a", around(9.0), bundle="e" * 16, protocol=results.new_protocol(split="val"))
+    results.scores("b", around(8.0), bundle="e" * 16, protocol=results.new_protocol(split="val"))
+    for label in "ab":
+        results.scores(label, around(9.0)[:4], bundle="f" * 16)
+        results.scores(label, around(9.0), bundle="d" * 16, protocol=results.new_protocol(budget="full"))
+        results.scores(label, around(9.0), bundle="c" * 16, device="cuda")
+    assert "Across bundles" not in results.text
+
+
+def test_a_bundle_with_two_extractors_counts_once_with_the_table_measured_last(results):
+    bundles(results, ["ab", "ab"])
+    inception = results.new_protocol(extractor={"name": "inception", "version": 1, "weights": "1" * 64}, score="FID")
+    bundles(results, ["ba"], protocol=inception)
+    assert results.tables()[-1][2:] == [["a", "1.50"], ["b", "1.50"]]
+    assert "2 bundles: set0 conv_vae seed 0 (FID), set1 conv_vae seed 0 (FD digit-cnn)" in results.text
+
+
+@pytest.mark.parametrize("count, drawn", [(7, False), (8, True)])
+def test_the_critical_difference_diagram_needs_eight_tables(count, drawn, results):
+    bundles(results, ["abc", "acb"] * (count // 2) + ["abc"] * (count % 2))
+    write_pictures(results.folder)
+    path = results.folder / "ranks" / "quick-cpu.png"
+    assert path.exists() is drawn and ("(ranks/quick-cpu.png)" in results.text) is drawn
+    if drawn:
+        assert f"within {2.343 * (12 / 48) ** 0.5:.2f} of each other are not told apart (Nemenyi" in results.text
+        assert Image.open(path).format == "PNG"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_cliques_join_just_the_longest_runs_within_the_distance(seed):
+    generator = np.random.default_rng(seed)
+    ranks, distance = sorted(generator.uniform(1, 8, 8)), generator.uniform(0.2, 4)
+    near = {(i, j) for i in range(8) for j in range(i + 1, 8) if ranks[j] - ranks[i] <= distance}
+    longest = {(i, j) for i, j in near if not any((a <= i and j <= b) and (a, b) != (i, j) for a, b in near)}
+    assert set(across.cliques(ranks, distance)) == longest
+
+
+def timed(results, label, seconds, seeds=5):
+    for seed in range(seeds):
+        values = {"prior_seconds_1000": seconds, "prior_seconds_1000_quartiles": [0.9 * seconds, 1.2 * seconds]}
+        machine = {"device": "some", "threads": 1, "dtype": "float32"}
+        results.add(label, "sampling_time", values, seed, machine=machine, reads=("timing_batches",))
+
+
+def board(results, references=True):
+    if references:
+        results.references()
+        timed(results, "gaussian", 1e-5)
+    for label, score, seconds in (("ncp", 2.6, 20.0), ("evalp", 4.0, 0.002), ("evalp[kl_weight=1]", 8.0, 0.003)):
+        results.scores(label, around(score))
+        timed(results, label, seconds)
+    results.scores("untimed", around(3.0))
+    ((table,), _) = tables(results.folder)
+    return table, results.folder / "pareto" / f"{table.name}.png"
+
+
+def test_points_are_gap_closed_and_milliseconds_as_the_table_has_them(results):
+    table, _ = board(results)
+    found = {point.label: point for point in pareto.points(table)}
+    assert list(found) == ["gaussian", "evalp", "evalp[kl_weight=1]", "ncp"], "by time; untimed rows are no points"
+    assert found["evalp"].time == pytest.approx((2.0, 1.8, 2.4))
+    expected = [100 * part for part in table.gap_closed(table.rows["evalp"])[0]]
+    assert found["evalp"].quality == pytest.approx(tuple(expected))
+    assert found["gaussian"].reference and found["gaussian"].quality[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_points_are_fd_where_there_is_no_gap_and_one_seed_has_no_interval(results):
+    results.scores("ncp", [3.0])
+    timed(results, "ncp", 1.0, 1)
+    ((table,), _) = tables(results.folder)
+    assert [point.quality for point in pareto.points(table)] == [(3.0, None, None)]
+    write_pictures(results.folder)
+    assert Image.open(results.folder / pareto.pareto_file(table)).format == "PNG"
+
+
+def test_without_a_timed_prior_there_is_no_picture_and_no_link(results):
+    results.references()
+    timed(results, "gaussian", 1e-5)
+    results.scores("ncp", around(3.0))
+    write_pictures(results.folder)
+    assert not (results.folder / "pareto").exists() and "(pareto/" not in results.text
+
+
+@pytest.mark.parametrize("references", [True, False], ids=["gap closed", "fd"])
+def test_the_picture_is_a_png_linked_and_the_same_bytes_each_time(references, results):
+    table, path = board(results, references)
+    write_pictures(results.folder)
+    first = path.read_bytes()
+    assert Image.open(path).format == "PNG" and Image.open(path).size == (960, 600)
+    assert set(Image.open(path).info) == {"dpi", pareto.DRAWN_FROM}, "no version, no date"
+    assert f"(pareto/{path.name})" in results.text
+    path.unlink()
+    write_pictures(results.folder)
+    assert path.read_bytes() == first
+
+
+def test_a_picture_is_drawn_again_where_its_points_changed_or_it_is_damaged_and_only_there(results, monkeypatch):
+    table, path = board(results)
+    write_pictures(results.folder)
+    first, drawn = path.read_bytes(), []
+    original = pareto._figure
+    monkeypatch.setattr(pareto, "_figure", lambda *words: drawn.append(1) or original(*words))
+    write_pictures(results.folder)
+    assert not drawn
+    path.write_bytes(b"no picture")
+    write_pictures(results.folder)
+    assert len(drawn) == 1 and path.read_bytes() == first
+    timed(results, "untimed", 0.5)
+    write_pictures(results.folder)
+    assert len(drawn) == 2 and path.read_bytes() != first
+
+
+def test_drawing_leaves_matplotlib_as_it_was(results):
+    import matplotlib.pyplot as plt
+
+    board(results)
+    before, backend = dict(matplotlib.rcParams), matplotlib.rcParams._get("backend")
+    write_pictures(results.folder)
+    assert dict(matplotlib.rcParams) == before and matplotlib.rcParams._get("backend") == backend
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("module", ["benchmark.report.board", "benchmark.cli", "benchmark.run"])
+def test_importing_the_commands_imports_no_plotting(module):
+    plotting = {"matplotlib.pyplot", "matplotlib.figure", "seaborn"}
+    code = f"import sys, {module}; sys.exit(bool({plotting} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_front_is_what_no_other_point_beats(seed):
+    """Against a double loop; coarse values, so that there are ties and equal points."""
+    source = random.Random(seed)
+    points = [(source.randint(0, 9), source.randint(0, 9)) for _ in range(15)]
+
+    def beaten(time, quality):
+        return any(t <= time and q >= quality and (t, q) != (time, quality) for t, q in points)
+
+    expected = [index for index, point in enumerate(points) if not beaten(*point)]
+    found = pareto.front(*map(list, zip(*points)))
+    assert sorted(found) == expected
+    assert [points[index][0] for index in found] == sorted(points[index][0] for index in found)
+
+
+def test_every_point_is_named_within_the_picture(results):
+    table, _ = board(results)
+    figure = pareto._figure(pareto.points(table), True, "title", ["x", "y"])
+    (axes,) = figure.axes
+    texts = [text for text in axes.texts if text.get_text()]
+    assert {text.get_text() for text in texts} == {"gaussian", "evalp", "evalp[kl_weight=1]", "ncp"}
+    boxes = [text.get_window_extent() for text in texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+    assert axes.get_xscale() == "log" and re.search("front", axes.get_legend().get_texts()[0].get_text())

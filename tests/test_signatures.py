@@ -1,0 +1,154 @@
+"""Each failure signature speaks of what was planted for it, and of nothing healthy."""
+
+import pytest
+from boards import Results
+
+from benchmark.report import signatures
+from benchmark.report.signatures import COVERED, EFFECTIVE, REPAIRABLE, REPLAY_TOLD
+from benchmark.report.tables import tables
+
+SEEDS = 3
+NOISE = (-0.01, 0.0, 0.01)
+HEALTHY = {
+    "gaussian": {"fd": 10.0, "mmd_imq_p": 0.002, "c2st_auc": 0.8, "latent_coverage": 0.3, "latent_memorisation": 0.1},
+    "aggregate_posterior": {
+        "fd": 2.0,
+        "latent_coverage": 0.95,
+        "latent_recall": 0.8,
+        "coverage": 0.9,
+        "recall": 0.7,
+        "latent_memorisation": 0.9,
+    },
+    "reconstruction": {"fd": 1.9, "coverage": 0.92},
+    "ncp": {
+        "fd": 3.0,
+        "latent_coverage": 0.8,
+        "latent_recall": 0.7,
+        "coverage": 0.7,
+        "recall": 0.6,
+        "latent_memorisation": 0.5,
+        "effective_sample_size": 200.0,
+    },
+}
+
+
+def table_of(tmp_path, changes=(), config=None):
+    """The one table of healthy rows with changed values, (label, metric, value), None for not measured."""
+    results = Results(tmp_path / "results")
+    rows = {label: dict(values) for label, values in HEALTHY.items()}
+    for label, metric, value in changes:
+        rows[label][metric] = value
+    for label, values in rows.items():
+        for metric, value in values.items():
+            for seed in range(SEEDS):
+                if value is not None:
+                    shown = value if isinstance(value, str) else value * (1 + NOISE[seed])
+                    results.add(label, metric, {metric: shown}, seed, config=config or {"proposals": 5_000})
+    ((table,), _) = tables(results.folder)
+    return table
+
+
+def test_a_healthy_table_has_no_note(tmp_path):
+    assert signatures.signatures(table_of(tmp_path)) == []
+
+
+def test_values_that_were_not_measured_give_no_note(tmp_path):
+    results = Results(tmp_path / "results")
+    results.scores("ncp", [3.0, 3.1])
+    ((table,), _) = tables(results.folder)
+    assert signatures.signatures(table) == []
+    results.add("aggregate_posterior", "latent_coverage", {"latent_coverage": 0.9})
+    results.add("gaussian", "mmd", {"mmd_imq_p": 0.9})
+    ((table,), _) = tables(results.folder)
+    assert signatures.signatures(table) == []
+
+
+BELOW, ABOVE = 0.97, 1.03
+PLANTED = {
+    "weak backbone": ([("aggregate_posterior", "fd", 10 * (1 - REPAIRABLE * BELOW))], "weak_backbone"),
+    "no hole in FD digit-cnn": ([("aggregate_posterior", "fd", 10.0)], "no_hole"),
+    "no hole in latents": ([("gaussian", "mmd_imq_p", 0.4), ("gaussian", "c2st_auc", 0.5)], "no_hole"),
+    "mode collapse of ncp: it covers 46% of held-out latents": (
+        [("ncp", "latent_coverage", COVERED * 0.95 * BELOW), ("ncp", "latent_recall", COVERED * 0.8 * BELOW)],
+        "mode_collapse",
+    ),
+    "mode collapse of ncp: it covers 44% of held-out images": (
+        [("ncp", "coverage", COVERED * 0.9 * BELOW), ("ncp", "recall", COVERED * 0.7 * BELOW)],
+        "mode_collapse",
+    ),
+    "runaway of ncp seed 2: the bound rose": ([("ncp", "runaway", "the bound rose")], "runaway"),
+    "saturation of ncp: 4.85 of 5,000 proposals": ([("ncp", "effective_sample_size", EFFECTIVE * BELOW)], "saturation"),
+    "memorisation by ncp": ([("ncp", "latent_memorisation", 0.9)], "memorisation"),
+}
+
+
+@pytest.mark.parametrize("said", PLANTED)
+def test_a_planted_failure_is_said_by_its_signature(said, tmp_path):
+    changes, name = PLANTED[said]
+    table = table_of(tmp_path, changes)
+    assert any(sentence.startswith(said) for sentence in getattr(signatures, name)(table))
+    silent = {"weak_backbone", "no_hole", "mode_collapse", "runaway", "blow_up", "saturation", "memorisation"} - {name}
+    if said != "no hole in FD digit-cnn":  # without a gap there is nothing a prior could repair, either
+        assert not [each for other in silent for each in getattr(signatures, other)(table)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [("aggregate_posterior", "fd", 10 * (1 - REPAIRABLE * ABOVE))],
+        [("gaussian", "mmd_imq_p", 0.4)],  # the classifier tells
+        [("gaussian", "c2st_auc", 0.5)],  # the MMD tells
+        [("gaussian", "mmd_imq_p", 0.4), ("gaussian", "c2st_auc", 0.55)],
+        [("gaussian", "mmd_imq_p", 0.4), ("gaussian", "c2st_auc", None)],
+        [("ncp", "latent_coverage", COVERED * 0.95 * ABOVE), ("ncp", "latent_recall", 0.01)],
+        [("ncp", "latent_coverage", 0.01)],  # spread between the data, not collapsed
+        [("ncp", "latent_coverage", 0.01), ("ncp", "latent_recall", COVERED * 0.8 * ABOVE)],
+        [("ncp", "latent_coverage", 0.01), ("ncp", "latent_recall", None)],
+        [("ncp", "coverage", COVERED * 0.9 * ABOVE), ("ncp", "recall", 0.01)],
+        [("gaussian", "coverage", 0.01)],  # the hole itself, not a collapse
+        [
+            ("ncp", "coverage", 0.001),
+            ("ncp", "recall", 0.0),
+            ("aggregate_posterior", "coverage", 0.06),
+        ],  # the decoder's
+        [("ncp", "effective_sample_size", EFFECTIVE * ABOVE)],
+        [("ncp", "latent_memorisation", 0.9 * BELOW)],
+        [("ncp", "latent_memorisation", 0.7), ("aggregate_posterior", "latent_memorisation", REPLAY_TOLD * BELOW)],
+        [("ncp", "latent_memorisation", 0.95), ("aggregate_posterior", "latent_memorisation", None)],
+    ],
+    ids=str,
+)
+def test_what_lies_on_the_other_side_of_a_threshold_is_not_said(changes, tmp_path):
+    assert signatures.signatures(table_of(tmp_path, changes)) == []
+
+
+@pytest.mark.parametrize("factor, says", [(BELOW, 1), (ABOVE, 0)])
+def test_a_few_effective_proposals_are_saturation_whatever_their_share(factor, says, tmp_path):
+    changes = [("ncp", "effective_sample_size", EFFECTIVE * factor)]
+    for number, config in enumerate(({"proposals": 20}, {"other": 1})):
+        table = table_of(tmp_path / str(number), changes, config)
+        assert len(signatures.saturation(table)) == says
+
+
+def test_one_seed_tells_of_no_missing_hole(tmp_path):
+    results = Results(tmp_path / "results")
+    results.references([3.0], [3.0])
+    results.add("gaussian", "mmd", {"mmd_imq_p": 0.9, "c2st_auc": 0.5})
+    ((table,), _) = tables(results.folder)
+    assert signatures.no_hole(table) == []
+
+
+def test_a_fit_that_diverged_is_a_blow_up_and_one_that_failed_is_not(tmp_path):
+    results = Results(tmp_path / "results")
+    results.references()
+    results.scores("mcmc_ebm", [4.0, 4.1])
+    for seed in (3, 2):
+        results.add("mcmc_ebm", "fit", {"status": "diverged", "reason": "energies parted"}, seed)
+    results.add("evalp", "fit", {"status": "diverged", "reason": "energies parted"}, 1)
+    results.add("ncp", "fit", {"status": "failed", "reason": "ValueError: no"})
+    ((table,), _) = tables(results.folder)
+    assert signatures.blow_up(table) == [
+        "blow-up of evalp: its fit diverged with seed 1",
+        "blow-up of mcmc_ebm: its fit diverged with seeds 2, 3, its numbers are of the others",
+    ]
+    assert "Note: blow-up of evalp: its fit diverged with seed 1\n" in results.text
