@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: where a label may stand beside its point, in typographic points
 SIDES = [(8, 6, "left"), (8, -14, "left"), (-8, 6, "right"), (-8, -14, "right"), (8, 20, "left"), (8, -28, "left")]
-VERSION = 1  # of the drawings: a picture of another is drawn again
+VERSION = 2  # of the drawings: a picture of another is drawn again
 DRAWN_FROM = "Drawn-From"  # a PNG's own note of the points that it shows
 
 
@@ -148,7 +148,8 @@ def _name(figure: Figure, labels: list[str], places: list[tuple[float, float]]) 
     figure.draw_without_rendering()
     (axes,) = figure.axes
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(places)]
-    for label, place in zip(labels, places):
+    from_above = sorted(range(len(places)), key=lambda i: -axes.transData.transform(places[i])[1])
+    for label, place in ((labels[i], places[i]) for i in from_above):  # labels of near points stand as the points do
         for x, y, side in SIDES:
             text = axes.annotate(label, place, (x, y), textcoords="offset points", ha=side, fontsize=9)
             box = text.get_window_extent()
