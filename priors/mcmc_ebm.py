@@ -60,7 +60,7 @@ class MCMCEBM(LatentPrior):
     quick = {"steps": 300}
     block_quick = {"steps": 200, "batch_size": 32}
     # a chain of step 0.4 cannot hold `narrow`; the quick budget's fit is far from converged on the others
-    learns = {"ring": 0.3, "mixture": 0.6, "banana": 0.6, "standard": 0.005, "block": 0.9}
+    learns = {"ring": 0.3, "mixture": 0.6, "banana": 0.6, "standard": 0.005}
 
     def __init__(self, latent_shape: tuple[int, ...], config: MCMCEBMConfig) -> None:
         super().__init__(latent_shape, config)

@@ -220,6 +220,7 @@ def test_ctrl_c_leaves_a_true_leaderboard(small_bundle, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "LATENT_PRIOR_CACHE": str(tmp_path / "cache")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
     )
     for line in process.stderr:
         if "] gaussian seed 0: measured" in line:

@@ -215,13 +215,13 @@ def test_what_was_added_for_blocks_leaves_the_identity_of_vectors_alone(name):
     assert other.fit_settings() != block.fit_settings()
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_every_prior_brings_a_block_nearer_to_its_target_at_the_quick_budget(name):
+@pytest.mark.parametrize("name", ["latent_flow", "ncp"])
+def test_a_block_is_learnt_at_the_quick_budget_by_those_that_promise_it(name):
     cls, target = Registry().get("prior", name), TARGETS["block"]()
     config, _, _ = resolved(cls, {}, "synthetic", target.shape, "quick")
     prior = cls(target.shape, config)
     prior.train().fit(target.posterior(CPU), seeded(), lambda *_, **__: None)
-    assert learning(prior.eval(), target, CPU).held
+    assert learning(prior.eval(), target, CPU).held is True
 
 
 def test_block_draws_from_the_density_that_it_states():
