@@ -393,8 +393,7 @@ def leaderboard(results: ResultsOption = Path("results")) -> None:
     """Rebuild leaderboard.md, leaderboard.csv and their pictures from the records; exit 1 if any is damaged."""
     from benchmark.report.board import write_pictures, write_tables
 
-    if not (results / "records").is_dir():
-        raise UsageError(f"{results}: no records here (expected a folder 'records')")
+    _require_records(results)
     damaged = write_tables(results)
     write_pictures(results)
     for sentence in damaged:
@@ -413,8 +412,7 @@ def verify(
     """Compute a random share of the recorded scores again, from scratch; exit 1 if any disagrees."""
     from benchmark.verify import VERDICTS, verify
 
-    if not (results / "records").is_dir():
-        raise UsageError(f"{results}: no records here (expected a folder 'records')")
+    _require_records(results)
     registry = Registry(list(plugin or []))
     counts, interrupted = dict.fromkeys(VERDICTS, 0), False
     try:
@@ -428,6 +426,11 @@ def verify(
         say("interrupted: this is what was verified so far")
     print(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))
     raise typer.Exit(130 if interrupted else 1 if counts["DISAGREES"] else 0)
+
+
+def _require_records(results: Path) -> None:
+    if not (results / "records").is_dir():
+        raise UsageError(f"{results}: no records here (expected a folder 'records')")
 
 
 def _warn_of_broken(registry: Registry) -> None:
