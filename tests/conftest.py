@@ -27,6 +27,14 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("LATENT_PRIOR_DATA", raising=False)
 
 
+@pytest.fixture
+def seeded_modules():
+    """Modules of this test are initialised alike in every run; the global generator is put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory):
     """A whole bundle with its reference, of 260 digits of 16x16 pixels, whose decoder takes next to no time."""

@@ -28,18 +28,12 @@ from benchmark.bound import importance_weighted_bound
 from benchmark.settings import shown
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("seeded_modules")
 TINY = {"groups": (1, 2), "top_side": 2, "width": 8, "z_channels": 3}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(autouse=True)
-def seeded_modules():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def tiny(shape=(1, 16, 16), **settings) -> NVAE:

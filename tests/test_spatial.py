@@ -17,6 +17,7 @@ from priors.evalp import EVaLP, EVaLPConfig, energy_loss
 from priors.image_flows import ImageFlow, channel_halves, checkerboard
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("seeded_modules")
 LEARNED = ["evalp", "latent_flow", "mcmc_ebm", "ncp"]
 SHAPES = [(2, 4, 4), (3, 2, 6), (1, 8, 8)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -24,13 +25,6 @@ every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(autouse=True)
-def seeded_modules():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def plain(energy: ConvEnergy) -> nn.Module:
