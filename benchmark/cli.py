@@ -35,6 +35,10 @@ class BudgetName(str, Enum):
     quick, full = "quick", "full"
 
 
+class ProtocolName(str, Enum):
+    quick, rae, nvae = "quick", "rae", "nvae"
+
+
 class SplitName(str, Enum):
     val, test = "val", "test"
 
@@ -202,8 +206,14 @@ def run(
     bundle: BundleOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 3,
     budget: Annotated[
-        BudgetName, typer.Option(help="full: each prior's own recipe; quick: steps and counts capped.")
-    ] = BudgetName.quick,
+        Optional[BudgetName], typer.Option(help="full: each prior's own recipe; quick (default): steps capped.")
+    ] = None,
+    protocol: Annotated[
+        Optional[ProtocolName],
+        typer.Option(
+            help="rae (default with the full budget): 10,000 images against test; nvae: 50,000 against train; quick: 2,000."
+        ),
+    ] = None,
     split: Annotated[SplitName, typer.Option(help="Choose settings on val, report on test.")] = SplitName.test,
     extractor: ExtractorOption = None,
     inception_weights: WeightsOption = None,
@@ -218,14 +228,17 @@ def run(
     plugin: PluginOption = None,
 ) -> None:
     """Fit and score priors on a bundle and write the leaderboard (stage 2; what is recorded is not done again)."""
+    from benchmark.protocol import chosen_preset
     from benchmark.run import choose_extractor, run
 
+    preset = chosen_preset(protocol and protocol.value, budget and budget.value)
     registry = Registry(list(plugin or []))
     where = _device(device)
     opened = _bundle(registry, dataset, backbone, bundle)
     images = _dataset_of(registry, dataset, opened)
+    compared_with = "train" if preset.against_train else split.value
     chosen, reference = choose_extractor(
-        registry, opened, images, extractor, inception_weights, split.value, where, data_roots(data_root)
+        registry, opened, images, extractor, inception_weights, compared_with, where, data_roots(data_root)
     )
     _warn_of_broken(registry)
     classes = _metrics(registry, metrics)
@@ -235,7 +248,7 @@ def run(
             opened,
             priors,
             seeds,
-            budget.value,
+            preset,
             split.value,
             chosen,
             reference,

@@ -98,7 +98,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
     Where another process is at the same job: wait for it and find it done, or (`wait=False`) return None at once.
     """
     rows_metrics = [metric for metric in work.metrics if job.row.prior or job.row.name in metric.reference_rows]
-    metrics = [metric for metric in rows_metrics if metric.applies(work)]
+    metrics = [metric for metric in rows_metrics if metric.applies(job, work)]
     outcome = Outcome()
     if not any(_missing(job, metrics, work, outcome)):
         return outcome
@@ -111,7 +111,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
         unrecorded_fit, missing = _missing(job, metrics, work, outcome)  # again: the other process may be done
         if not (unrecorded_fit or missing):
             return outcome
-        split = None if job.row.prior else REFERENCE_ROWS[job.row.name] or work.protocol.split
+        split = None if job.row.prior else REFERENCE_ROWS[job.row.name] or work.protocol.images
         try:
             source = fitted(job, work) if split is None else ReferenceRow(work.split(split))
         except Failed as failure:

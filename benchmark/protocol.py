@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,39 +10,78 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backbones.bundle import Bundle
 from backbones.hashing import Damaged, content_hash, read_sealed, write_sealed
+from benchmark.errors import UsageError
+from benchmark.extractors.api import Extractor
 
 Budget = Literal["quick", "full"]
 Split = Literal["val", "test"]
 
-#: what a budget caps: images and latents that are scored, seconds that one timing may take
-CAPS = {"quick": (2_000, 1_000, 0.5), "full": (10_000, 2_000, 10.0)}
+
+@dataclass(frozen=True)
+class Preset:
+    """A protocol before it meets a bundle, which may hold fewer posteriors than `generated` or `mmd_latents` ask for.
+
+    `version` is raised with any change. `against_train`: generated images are compared with training images instead
+    of the reported split's. `redraws`: further draws of one fit, for the sampling noise of a score.
+    """
+
+    name: str
+    version: int
+    budget: Budget
+    generated: int
+    against_train: bool
+    mmd_latents: int
+    redraws: int
+    timing_seconds: float
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("quick", 2, "quick", 2_000, False, 1_000, 0, 0.5),
+        Preset("rae", 2, "full", 10_000, False, 2_000, 4, 10.0),  # Ghosh et al. 2020: 10k images against test
+        Preset("nvae", 2, "full", 50_000, True, 2_000, 0, 10.0),  # Vahdat and Kautz 2020: 50k against train
+    )
+}
+#: the preset of a budget where none is named
+USUAL = {"quick": "quick", "full": "rae"}
 
 
 class Protocol(BaseModel):
-    """A metric reads the fields that it names in `reads`; those alone are part of its measurements' identity.
+    """A preset on a bundle. A metric reads the fields that it names in `reads`; those alone are part of its identity.
 
-    `generated` images (and latents) are drawn for every row alike; the reference is the whole `split`.
-    Bandwidths are multiples of the median squared distance within held-out q_agg.
+    `generated` images (and latents) are drawn for every row alike; the reference is the whole of `reference_split`,
+    or of `split` where that is None. `features` is the dimension of the extractor's layer. Bandwidths are multiples
+    of the median squared distance within held-out q_agg.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: int = 1
+    preset: str
+    version: int
     budget: Budget
     split: Split
     extractor: dict[str, Any]
     score: str
+    features: int
     generated: int
     reference: int
+    reference_split: Literal["train"] | None = None
     rounding: str = "8-bit"
     preparation: str
     mmd_latents: int
     mmd_bandwidths: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
     mmd_permutations: int = 500
-    timing_batches: tuple[int, ...] = (100, 1_000)
+    redraws: int = 0
+    timing_batches: tuple[int, ...] = (1, 100, 1_000)
     timing_repeats: int = 20
     timing_seconds: float
     grid_columns: int = 12
+
+    @property
+    def images(self) -> str:
+        """The split whose images generated ones are compared with."""
+        return self.reference_split or self.split
 
     @property
     def hash(self) -> str:
@@ -54,8 +94,12 @@ class Protocol(BaseModel):
             write_sealed(path, self.model_dump(mode="json"))
 
     def part(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The named fields, as JSON has them."""
-        return self.model_dump(mode="json", include=set(names))
+        """The named fields, as JSON has them; what is None is left out, and so may be added later."""
+        return self.model_dump(mode="json", include=set(names), exclude_none=True)
+
+    def covers(self, settings: dict[str, Any]) -> bool:
+        """Whether a measurement made with these settings is one of this protocol."""
+        return self.part(tuple({*settings, *(["reference_split"] if "extractor" in settings else [])})) == settings
 
 
 def saved_protocols(results: Path) -> tuple[list[tuple[str, Protocol]], list[str]]:
@@ -67,23 +111,42 @@ def saved_protocols(results: Path) -> tuple[list[tuple[str, Protocol]], list[str
             protocol = Protocol(**{name: value for name, value in content.items() if name != "seal"})
             protocols.append((path.parent.name, protocol))
         except (Damaged, ValidationError) as error:
-            damaged.append(f"{path}: {error}" if isinstance(error, ValidationError) else str(error))
+            damaged.append(_why(path, error))
     return protocols, damaged
 
 
-def protocol_for(bundle: Bundle, budget: Budget, split: Split, extractor: dict[str, Any], score: str) -> Protocol:
-    """The protocol of a bundle: counts are capped by its images, so that every row can have equally many."""
-    images, latents, seconds = CAPS[budget]
-    counts = bundle.card["posterior_counts"]
-    available = min(counts["train"], counts[split])
+def _why(path: Path, error: Damaged | ValidationError) -> str:
+    if isinstance(error, Damaged):
+        return str(error)
+    problem = error.errors()[0]
+    return f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}; a new run writes it again"
+
+
+def chosen_preset(name: str | None, budget: str | None) -> Preset:
+    """The preset that is named, or the usual one of a budget (default: quick). Raises `UsageError` where they differ."""
+    preset = PRESETS[name or USUAL[budget or "quick"]]
+    if budget not in (None, preset.budget):
+        raise UsageError(f"--protocol {name} has the {preset.budget} budget: leave --budget {budget} out")
+    return preset
+
+
+def protocol_for(bundle: Bundle, preset: Preset, split: Split, extractor: Extractor, features: int) -> Protocol:
+    """The preset on a bundle: counts are capped by its posteriors, so that every row can have equally many."""
+    counts, dataset = bundle.card["posterior_counts"], bundle.card["dataset"]
+    images = "train" if preset.against_train else split
     return Protocol(
-        budget=budget,
+        preset=preset.name,
+        version=preset.version,
+        budget=preset.budget,
         split=split,
-        extractor=extractor,
-        score=score,
-        generated=min(images, available),
-        reference=bundle.card["dataset"]["counts"][split],
-        preparation=bundle.card["dataset"]["preparation"],
-        mmd_latents=min(latents, available),
-        timing_seconds=seconds,
+        extractor=extractor.identity(),
+        score=extractor.score,
+        features=features,
+        generated=min(preset.generated, counts["train"], counts[images]),
+        reference=dataset["counts"][images],
+        reference_split="train" if preset.against_train else None,
+        preparation=dataset["preparation"],
+        mmd_latents=min(preset.mmd_latents, counts["train"], counts[split]),
+        redraws=preset.redraws,
+        timing_seconds=preset.timing_seconds,
     )

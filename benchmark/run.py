@@ -19,7 +19,7 @@ from benchmark.metrics.api import Metric
 from benchmark.plan import jobs, rows
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
-from benchmark.protocol import Budget, Split, protocol_for
+from benchmark.protocol import Preset, Split, protocol_for
 from benchmark.provenance import provenance
 from benchmark.records import RecordStore
 from benchmark.reference import Reference, find_reference, make_reference
@@ -27,7 +27,7 @@ from benchmark.report.board import table_text, write_pictures, write_tables
 
 
 def obtain_reference(
-    bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: Split, device: torch.device, roots: list[Path]
+    bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: str, device: torch.device, roots: list[Path]
 ) -> Reference:
     """The bundle's reference, computed where it is missing and the images can be had. Raises `UsageError`."""
     try:
@@ -60,7 +60,7 @@ def choose_extractor(
     dataset: Dataset | None,
     name: str | None,
     weights: Path | None,
-    split: Split,
+    split: str,
     device: torch.device,
     roots: list[Path],
 ) -> tuple[Extractor, Reference]:
@@ -81,7 +81,7 @@ def run(
     bundle: Bundle,
     priors: str | None,
     seeds: int,
-    budget: Budget,
+    preset: Preset,
     split: Split,
     extractor: Extractor,
     reference: Reference,
@@ -95,8 +95,9 @@ def run(
     Returns how many jobs failed.
     """
     started = time.perf_counter()
-    protocol = protocol_for(bundle, budget, split, extractor.identity(), extractor.score)
-    made = rows(registry, priors, bundle, budget)
+    features = len(reference.statistics(device).mean)
+    protocol = protocol_for(bundle, preset, split, extractor, features)
+    made = rows(registry, priors, bundle, preset.budget)
     for note in dict.fromkeys(row.note for row in made if row.note):
         say(note)
     store = RecordStore(results / "records")
@@ -104,8 +105,10 @@ def run(
     work = Workspace(bundle, registry, protocol, extractor, reference, measured, store, device, retry)
     protocol.save(results, bundle.id[:16])
     provenance(device)  # the state of the code is read once, and belongs to the start of the run
-    todo = jobs(made, bundle, seeds, budget, device.type)
-    say(f"{len(todo)} jobs: {len(made)} rows x {seeds} seeds on {bundle.path.name}, {budget} budget, {device.type}")
+    todo = jobs(made, bundle, seeds, preset.budget, device.type)
+    say(
+        f"{len(todo)} jobs: {len(made)} rows x {seeds} seeds on {bundle.path.name}, {preset.name} protocol, {device.type}"
+    )
     failed = 0
     queue = collections.deque((number, job, False) for number, job in enumerate(todo, 1))
     while queue:

@@ -43,7 +43,7 @@ from benchmark.places import fresh_cache
 from benchmark.plan import Job, Row, reference_row
 from benchmark.plugins import Registry
 from benchmark.progress import say
-from benchmark.protocol import Protocol, protocol_for
+from benchmark.protocol import PRESETS, USUAL, Protocol, protocol_for
 from benchmark.records import RecordStore, record_id
 from benchmark.reference import Reference, find_reference
 from benchmark.settings import validated
@@ -182,7 +182,9 @@ def recipe(
     named = settings.get("extractor", {"name": bundle.card["dataset"]["extractor"]})
     extractor = registry.get("extractor", named["name"])()
     split = settings.get("split", "test")
-    usual = protocol_for(bundle, row["budget"] or "quick", split, extractor.identity(), extractor.score)
+    images = settings.get("reference_split", split)
+    preset = PRESETS[USUAL[row["budget"] or "quick"]]
+    usual = protocol_for(bundle, preset, split, extractor, features=0)  # which decides no score
     given = {**usual.model_dump(), **settings, "extractor": extractor.identity()}
     protocol = validated(Protocol, given, "protocol")
     here = job.measurement_identity(registry.identity(type(metric)), protocol.part(metric.reads), None)
@@ -190,12 +192,12 @@ def recipe(
         known = fit is not None and identity["fit"] != job.fit_id
         recorded = {**identity, "fit": fit["identity"]} if known else identity
         raise Unverifiable(difference(recorded, {**here, "fit": job.fit_identity} if known else here))
-    reference = find_reference(bundle, extractor, split) if "extractor" in settings else None
+    reference = find_reference(bundle, extractor, images) if "extractor" in settings else None
     if reference is None and "extractor" in settings:
         raise Unverifiable(
-            f"no {extractor.name} reference of the {split} split beside the bundle; make it with: python -m benchmark "
+            f"no {extractor.name} reference of the {images} split beside the bundle; make it with: python -m benchmark "
             f"reference --dataset {bundle.dataset} --bundle {bundle.path} --extractor {extractor.name} "
-            f"--split {split} --out {bundle.path / 'reference'}"
+            f"--split {images} --out {bundle.path / 'reference'}"
         )
     return Recipe(record, job, metric, protocol, extractor, reference)
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from backbones.hashing import content_hash
+from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.protocol import Protocol
 from benchmark.provenance import provenance
 from benchmark.records import RecordStore
@@ -27,7 +28,8 @@ class Results:
 
     def new_protocol(self, **change):
         extractor = {"name": "digit-cnn", "version": 1, "weights": "0" * 64}
-        settings = dict(budget="quick", split="test", extractor=extractor, score="FD digit-cnn", generated=500)
+        settings = dict(preset="quick", version=2, budget="quick", split="test", features=64)
+        settings |= dict(extractor=extractor, score="FD digit-cnn", generated=500)
         settings |= dict(reference=500, preparation="padded", mmd_latents=500, timing_seconds=2.0)
         return Protocol(**settings | change)
 
@@ -52,7 +54,7 @@ class Results:
 
     def scores(self, label, values, **more):
         for seed, value in enumerate(values):
-            self.add(label, "fd", {"fd": value}, seed, reads=("split", "extractor", "generated", "rounding"), **more)
+            self.add(label, "fd", {"fd": value}, seed, reads=IMAGE_SETTINGS, **more)
 
     def references(self, gaussian=GAUSSIAN, ceiling=CEILING, **more):
         self.scores("gaussian", gaussian, **more)

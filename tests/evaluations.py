@@ -34,9 +34,12 @@ class Scaled(LatentPrior):
 
 def evaluation(source, held_out: PosteriorSplit, seed: int = 0, **settings) -> Evaluation:
     protocol = Protocol(
+        preset="quick",
+        version=2,
         budget="quick",
         split="test",
         extractor={},
+        features=2,
         score="FD",
         generated=10,
         reference=10,

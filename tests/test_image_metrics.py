@@ -19,8 +19,9 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from backbones.bundle import open_bundle
+from backbones.conv_vae import ConvVAE
 from benchmark.datasets.digits import Digits
-from benchmark.evaluation import Evaluation
+from benchmark.evaluation import Evaluation, decoded
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.metrics import fd_infinity, memorisation
@@ -30,8 +31,12 @@ from benchmark.metrics.kid import KID, kernel_distance
 from benchmark.metrics.memorisation import Memorisation, best_log_posterior, nearest_squared
 from benchmark.metrics.neighbours import ImageNeighbours, neighbourhood_scores
 from benchmark.metrics.ranks import superiority
-from benchmark.protocol import protocol_for
+from benchmark.metrics.redraws import Redraws
+from benchmark.protocol import PRESETS, protocol_for
 from benchmark.reference import find_reference
+from benchmark.streams import seeded_globals, stream
+from priors.api import PosteriorSplit
+from priors.gaussian import Gaussian
 
 SCORES = ("precision", "recall", "density", "coverage")
 
@@ -291,7 +296,7 @@ def given(small_bundle):
 
     def make(features, real, seed=0):
         bundle, extractor = open_bundle(small_bundle), DigitCNN()
-        protocol = protocol_for(bundle, "quick", "test", extractor.identity(), extractor.score)
+        protocol = protocol_for(bundle, PRESETS["quick"], "test", extractor, features=64)
         reference = SimpleNamespace(subsample=lambda device: real)
         made = Evaluation(None, {}, None, None, None, reference, protocol, seed, CPU)
         made.features = features
@@ -481,3 +486,41 @@ def test_a_damaged_reference_of_training_images_is_named_and_leaves_a_blank(smal
     done = cli(*words, "--metrics", "fd,memorisation", "--results", tmp_path / "r")
     assert done.code == 0 and str(path) in done.err
     assert "memorisation" not in scores_of(tmp_path / "r")
+
+
+# Repeat draws from one fit
+
+
+class Wide(Gaussian):
+    def sample(self, n, generator):
+        return 1.5 * super().sample(n, generator)
+
+
+def test_redraws_are_scores_of_new_draws_of_one_fit(small_bundle):
+    bundle, extractor = open_bundle(small_bundle), DigitCNN()
+    protocol = protocol_for(bundle, PRESETS["rae"], "test", extractor, features=64)
+    source, held_out = Wide(bundle.latent_shape, Gaussian.Config()), PosteriorSplit(*bundle.posterior("test", CPU))
+    backbone, features = bundle.backbone(ConvVAE, CPU), Features(extractor, CPU)
+    reference = find_reference(bundle, extractor, "test")
+    asked = Evaluation(source, {"fit": "wide"}, backbone, held_out, features, reference, protocol, 3, CPU)
+    values = Redraws().measure(asked)
+    assert {name: len(scores) for name, scores in values.items()} == dict.fromkeys(
+        ("fd_redraws", "mmd_imq_redraws", "mmd_rbf_redraws"), 4
+    )
+    for scores in values.values():
+        assert len(set(scores)) == 4, "each is another draw"
+    assert Frechet().measure(asked)["fd"] not in values["fd_redraws"]
+    assert values == Redraws().measure(asked), "streams decide them"
+    with seeded_globals(CPU, "redraw 2", 3):
+        z = source.sample(protocol.generated, stream(CPU, "redraw 2", 3))
+    images = decoded(backbone, z, stream(CPU, "redraw 2 decode", 3))
+    by_hand = frechet_distance(feature_statistics(features(images)), reference.statistics(CPU))
+    assert values["fd_redraws"][1] == pytest.approx(by_hand, rel=1e-9)
+    spread, apart = np.std(values["fd_redraws"]), abs(np.mean(values["fd_redraws"]) - Frechet().measure(asked)["fd"])
+    assert apart < 5 * spread, "the first draw is one of them"
+
+
+def test_redraws_belong_to_the_first_seed_under_a_protocol_that_asks_for_them():
+    for seed, redraws, applies in ((0, 4, True), (1, 4, False), (0, 0, False)):
+        job, work = SimpleNamespace(seed=seed), SimpleNamespace(protocol=SimpleNamespace(redraws=redraws))
+        assert Redraws().applies(job, work) is applies

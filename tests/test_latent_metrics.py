@@ -323,7 +323,7 @@ def test_the_mmd_on_principal_axes_is_that_of_the_projected_latents():
 
 def test_the_mmd_on_principal_axes_is_of_spatial_bundles_alone():
     for shape, applies in (((16,), False), ((2, 3), False), ((20, 8, 8), True)):
-        assert ProjectedMMD().applies(SimpleNamespace(bundle=SimpleNamespace(latent_shape=shape))) is applies
+        assert ProjectedMMD().applies(None, SimpleNamespace(bundle=SimpleNamespace(latent_shape=shape))) is applies
 
 
 def test_latents_drawn_for_one_metric_serve_all():

@@ -142,6 +142,7 @@ def test_rows_of_two_bundles_or_devices_are_never_in_one_table(other, results):
         {"generated": 400},
         {"split": "val"},
         {"budget": "full"},
+        {"reference_split": "train"},
         {"extractor": {"name": "inception", "version": 1, "weights": "1" * 64}, "score": "FID"},
     ],
     ids=lambda change: ",".join(change),
@@ -305,7 +306,12 @@ def test_the_table_says_under_which_settings_it_was_made(results):
     for part in ("b" * 16, results.protocol.hash[:16], "500 generated images against 500 test images", "8-bit"):
         assert part in text
     assert "padded" in text
-    assert "quick budget" in text and "FD digit-cnn" in text and "python -m benchmark run" in text
+    assert (
+        "quick protocol" in text
+        and "quick budget" in text
+        and "FD digit-cnn" in text
+        and "python -m benchmark run" in text
+    )
     assert f"torch {torch.__version__.split('+')[0]}" in text and "c" * 10 in text
 
 

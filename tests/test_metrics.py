@@ -14,6 +14,7 @@ from benchmark.metrics import mmd
 from benchmark.metrics.frechet import Statistics, feature_statistics, frechet_distance
 from benchmark.metrics.mmd import MMD, kernel_matrix, mmd_squared, permutation_test, squared_distances
 from benchmark.metrics.samples import as_png, from_png
+from benchmark.metrics.peak_memory import peak_memory
 from benchmark.metrics.sampling_time import SamplingTime, durations
 from benchmark.streams import stream
 from priors.api import PosteriorSplit, PriorConfig
@@ -228,13 +229,21 @@ def test_durations_take_three_repeats_even_over_the_limit():
         calls.append(time.sleep(0.01))
 
     taken = durations(slow, CPU, repeats=20, seconds=0.0)
-    assert len(taken) == 3 and len(calls) == 4, "one call more than counted: the warm-up"
+    assert len(taken) == len(calls) == 3
     assert all(0.01 <= seconds < 1 for seconds in taken)
 
 
-def test_durations_do_not_count_the_first_call():
-    waits = iter([0.4, 0, 0, 0, 0])
-    assert max(durations(lambda: time.sleep(next(waits)), CPU, repeats=4, seconds=9.0)) < 0.3
+def test_the_first_draw_of_each_batch_is_a_warm_up_and_not_counted(held_out):
+    class Slow(Gaussian):
+        waits = iter([0.4, 0, 0, 0, 0] * 2)
+
+        def sample(self, n, generator):
+            time.sleep(next(self.waits))
+            return super().sample(n, generator)
+
+    asked = evaluation(Slow((2, 3), PriorConfig()), held_out, timing_batches=(3, 50), timing_repeats=4)
+    values = SamplingTime().measure(asked)
+    assert all(values[f"prior_seconds_{batch}_quartiles"][1] < 0.2 for batch in (3, 50))
 
 
 def test_durations_stop_at_the_repeats():
@@ -266,8 +275,27 @@ def test_sampling_time_reports_each_batch_with_what_explains_it(held_out):
         prior, decode, images = (values[f"{what}_seconds_{batch}"] for what in ("prior", "decode", "images"))
         assert prior > 0.001 and images == prior + decode
         assert values[f"prior_repeats_{batch}"] == values[f"decode_repeats_{batch}"] == 5
+        assert values[f"prior_peak_bytes_{batch}"] == batch * 6 * 4
+        assert values[f"decode_peak_bytes_{batch}"] == batch * 6 * 4
     assert len(asked) == 2 * 6, "what is decoded to be timed is not asked of a prior that may be slow"
     assert values["network_evaluations"] == 0 and values["parameters"] == 0
+
+
+def test_peak_memory_counts_what_lives_at_once():
+    kept = torch.ones(1000)
+
+    def run():
+        one = kept + 1  # 4,000 bytes
+        two = one.double()  # 8,000 more: the peak
+        del one
+        view = two[:500].reshape(5, 100)  # no storage of its own
+        view.add_(1)
+        return two.float()  # 8,000 + 4,000 again
+
+    assert peak_memory(run, CPU) == 12_000
+    assert peak_memory(lambda: [torch.zeros(250) for _ in range(3)], CPU) == 3_000
+    assert peak_memory(lambda: [torch.zeros(250).sum() for _ in range(3)][-1], CPU) == 1_000 + 3 * 4
+    assert peak_memory(lambda: kept.mul_(1), CPU) == 0
 
 
 # Sample strips

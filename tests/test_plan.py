@@ -8,9 +8,10 @@ from pydantic import Field
 from backbones.bundle import Bundle, open_bundle
 from benchmark.bundles import SHIPPED
 from benchmark.errors import UsageError
+from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.plan import Job, jobs, prior_row, rows
 from benchmark.plugins import Registry
-from benchmark.protocol import CAPS, protocol_for
+from benchmark.protocol import PRESETS, chosen_preset, protocol_for
 from benchmark.records import record_id
 from benchmark.settings import parse_named
 from priors.api import LatentPrior, PriorConfig, sampling_setting
@@ -264,8 +265,7 @@ def test_sampling_settings_are_told_apart_and_still_validated():
 
 
 def protocol(**change):
-    extractor = {"name": "digit-cnn", "version": 1, "weights": "0" * 64}
-    return protocol_for(BUNDLE, "quick", "test", extractor, "FD digit-cnn").model_copy(update=change)
+    return protocol_for(BUNDLE, PRESETS["quick"], "test", DigitCNN(), features=64).model_copy(update=change)
 
 
 def measurement_id(metric, given=None, machine=None):
@@ -276,24 +276,28 @@ def measurement_id(metric, given=None, machine=None):
 
 
 METRICS = set(Registry().all("metric"))
-OF_IMAGES = {"fd", "fd_infinity", "kid", "neighbours", "memorisation"}
+OF_IMAGES = {"fd", "fd_infinity", "kid", "neighbours", "memorisation", "redraws"}
 OF_MMD = {"mmd", "mmd_pca64"}
-OF_LATENTS = METRICS - OF_IMAGES - {"samples", "sampling_time"}
+TIMINGS = {"sampling_time", "extraction_time"}
+OF_LATENTS = METRICS - (OF_IMAGES - {"redraws"}) - {"samples"} - TIMINGS
 
 
 @pytest.mark.parametrize(
     "field, value, metrics",
     [
         ("generated", 7, OF_IMAGES),
-        ("extractor", {"name": "inception", "version": 1, "weights": "1" * 64}, OF_IMAGES),
-        ("extractor", {"name": "digit-cnn", "version": 1, "weights": "1" * 64}, OF_IMAGES),
+        ("extractor", {"name": "inception", "version": 1, "weights": "1" * 64}, {*OF_IMAGES, "extraction_time"}),
+        ("extractor", {"name": "digit-cnn", "version": 1, "weights": "1" * 64}, {*OF_IMAGES, "extraction_time"}),
+        ("reference_split", "train", OF_IMAGES),
         ("rounding", "none", {*OF_IMAGES, "samples"}),
-        ("split", "val", METRICS - {"sampling_time"}),
+        ("split", "val", METRICS - TIMINGS),
         ("mmd_latents", 7, OF_LATENTS),
-        ("mmd_bandwidths", (1.0,), OF_MMD),
+        ("mmd_bandwidths", (1.0,), {*OF_MMD, "redraws"}),
         ("mmd_permutations", 7, OF_MMD),
         ("timing_batches", (7,), {"sampling_time"}),
-        ("timing_seconds", 7.0, {"sampling_time"}),
+        ("timing_seconds", 7.0, TIMINGS),
+        ("redraws", 7, {"redraws"}),
+        ("features", 7, set()),
         ("grid_columns", 7, {"samples"}),
     ],
 )
@@ -315,15 +319,52 @@ def test_a_measurement_id_changes_with_its_metric_and_the_version_of_it(monkeypa
 def test_only_timings_belong_to_a_machine():
     other = {"device": "b", "threads": 1, "dtype": "float32"}
     for metric in METRICS:
-        assert (measurement_id(metric, machine=other) != measurement_id(metric)) == (metric == "sampling_time")
+        assert (measurement_id(metric, machine=other) != measurement_id(metric)) == (metric in TIMINGS)
 
 
-@pytest.mark.parametrize("budget", ["quick", "full"])
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_protocol_draws_no_more_than_the_images_there_are(budget, split):
+def test_a_protocol_draws_no_more_than_the_posteriors_there_are(preset, split):
     counts = BUNDLE.card["posterior_counts"]
-    made = protocol_for(BUNDLE, budget, split, {}, "FD")
-    images, latents, _ = CAPS[budget]
-    assert made.generated == min(images, counts["train"], counts[split])
-    assert made.mmd_latents == min(latents, counts["train"], counts[split])
-    assert made.reference == counts[split]
+    made = protocol_for(BUNDLE, preset, split, DigitCNN(), features=64)
+    compared_with = "train" if preset.name == "nvae" else split
+    assert made.images == compared_with
+    assert made.generated == min(preset.generated, counts["train"], counts[compared_with])
+    assert made.mmd_latents == min(preset.mmd_latents, counts["train"], counts[split])
+    assert made.reference == counts[compared_with]
+    assert (made.preset, made.version, made.budget) == (preset.name, preset.version, preset.budget)
+
+
+def test_presets_say_what_their_papers_compare():
+    counts = {name: (preset.generated, preset.against_train, preset.budget) for name, preset in PRESETS.items()}
+    assert counts["rae"] == (10_000, False, "full") and counts["nvae"] == (50_000, True, "full")
+
+
+@pytest.mark.parametrize(
+    "name, budget, preset",
+    [
+        (None, None, "quick"),
+        (None, "quick", "quick"),
+        (None, "full", "rae"),
+        ("nvae", None, "nvae"),
+        ("nvae", "full", "nvae"),
+        ("quick", "quick", "quick"),
+    ],
+)
+def test_a_budget_has_a_usual_preset(name, budget, preset):
+    assert chosen_preset(name, budget) is PRESETS[preset]
+
+
+def test_a_preset_and_another_budget_are_refused_in_one_line():
+    with pytest.raises(UsageError, match="--protocol rae has the full budget: leave --budget quick out"):
+        chosen_preset("rae", "quick")
+
+
+def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
+    against_test, reads = protocol(), Registry().get("metric", "fd").reads
+    against_train = protocol(reference_split="train")
+    for one, other in ((against_test, against_train), (against_train, against_test)):
+        assert one.covers(one.part(reads)) and not other.covers(one.part(reads))
+    latents = Registry().get("metric", "mmd").reads
+    assert against_train.covers(against_test.part(latents))  # those are held-out whatever images are compared with
+    assert "reference_split" not in against_test.part(reads)  # so that records from before it was a field are found

@@ -1,5 +1,6 @@
 """What the leaderboard concludes: differences to the best, other backbone seeds, ranks over bundles, and pictures."""
 
+import json
 import random
 import re
 import subprocess
@@ -12,6 +13,8 @@ from boards import Results
 from PIL import Image
 from scipy import stats
 
+from backbones.hashing import write_sealed
+from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.report import across, pareto
 from benchmark.report.board import write_pictures
 from benchmark.report.tables import tables
@@ -89,7 +92,7 @@ def bundles(results, orders, **more):
 def test_average_ranks_over_bundles_by_hand(results):
     bundles(results, ["abc", "abc", "bacd"])  # d is not in all of them
     last = results.sections()[-1]
-    assert last.startswith("Across bundles") and "Quick budget, cpu, 3 bundles: set0 conv_vae seed 0" in last
+    assert last.startswith("Across bundles") and "Protocol quick, cpu, 3 bundles: set0 conv_vae seed 0" in last
     assert results.tables()[-1][2:] == [["a", "1.33"], ["b", "1.67"], ["c", "3.00"]]
     p = stats.friedmanchisquare([1, 1, 2], [2, 2, 1], [3, 3, 3]).pvalue
     assert f"Friedman's test of all priors ranking alike: p = {p:.3g}, were" in last
@@ -107,7 +110,7 @@ def test_one_bundle_val_tables_and_tables_that_do_not_rank_are_not_averaged(resu
     results.scores("b", around(8.0), bundle="e" * 16, protocol=results.new_protocol(split="val"))
     for label in "ab":
         results.scores(label, around(9.0)[:4], bundle="f" * 16)
-        results.scores(label, around(9.0), bundle="d" * 16, protocol=results.new_protocol(budget="full"))
+        results.scores(label, around(9.0), bundle="d" * 16, protocol=results.new_protocol(preset="rae", budget="full"))
         results.scores(label, around(9.0), bundle="c" * 16, device="cuda")
     assert "Across bundles" not in results.text
 
@@ -257,3 +260,82 @@ def test_every_point_is_named_within_the_picture(results):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
     assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
     assert axes.get_xscale() == "log" and re.search("front", axes.get_legend().get_texts()[0].get_text())
+
+
+# Spread, time, what is left out
+
+
+def test_the_spread_of_draws_stands_beside_that_of_seeds(results):
+    """Standard deviations by hand: seeds 9.5, 10, 10.5; one fit 9.5 (its first draw) and 9.4, 9.9."""
+    results.scores("evalp", [9.5, 10.0, 10.5])
+    assert results.further("Standard deviations") is None, "nothing was drawn again"
+    results.add("evalp", "redraws", {"fd_redraws": [9.4, 9.9], "mmd_imq_redraws": [0.001, 0.003]}, 0)
+    for seed, value in enumerate((0.002, 0.004, 0.009)):
+        results.add("evalp", "mmd", {"mmd_imq": value}, seed)
+    (cells,) = results.further("Standard deviations").values()
+    assert cells == {
+        "FD digit-cnn, over seeds": "0.500",
+        "FD digit-cnn, one fit": "0.265",
+        "MMD² imq ×10³, over seeds": "3.61",
+        "MMD² imq ×10³, one fit": "1.00",
+    }
+    assert not results.board()["metric"].str.contains("redraws").any(), "draws of one fit are no seeds"
+
+
+def test_times_and_memory_stand_apart_at_every_batch(results):
+    machine = {"device": "some", "threads": 1, "dtype": "float32"}
+    results.scores("evalp", [9.5])
+    values = {}
+    for batch, seconds in ((1, 0.001), (100, 0.002), (1000, 0.004)):
+        for what, times in (("prior", seconds), ("decode", 10 * seconds)):
+            values |= {f"{what}_seconds_{batch}": times, f"{what}_seconds_{batch}_quartiles": [times, times]}
+    values |= {"prior_peak_bytes_1000": 2_500_000, "decode_peak_bytes_1000": 81_000_000}
+    results.add("evalp", "sampling_time", values, machine=machine, reads=("timing_batches",))
+    (cells,) = results.further("Time and memory").values()
+    assert cells == {
+        "latents, ms / 1": "1 [1, 1]",
+        "latents, ms / 100": "2 [2, 2]",
+        "latents, ms / 1,000": "4 [4, 4]",
+        "decoding, ms / 1": "10 [10, 10]",
+        "decoding, ms / 100": "20 [20, 20]",
+        "decoding, ms / 1,000": "40 [40, 40]",
+        "latents, peak MB / 1,000": "2.50",
+        "decoding, peak MB / 1,000": "81.0",
+    }
+
+
+def test_extraction_is_a_fact_of_the_table(results):
+    machine = {"device": "some", "threads": 1, "dtype": "float32"}
+    results.references()
+    results.scores("reconstruction", [1.0, 1.1])
+    assert "features of" not in results.text
+    for seed, seconds in enumerate((0.5, 0.7)):
+        values = {"extraction_seconds": seconds, "extraction_images": 100}
+        results.add("reconstruction", "extraction_time", values, seed, machine=machine, reads=("extractor",))
+    assert "features of 100 images: 600 ms" in results.text
+
+
+def test_records_that_no_protocol_covers_are_counted_and_named(results):
+    results.references()
+    assert "Left out" not in results.text
+    for seed in range(3):
+        results.add("evalp", "fd", {"fd": 1.0}, seed, protocol=results.new_protocol(generated=7), reads=IMAGE_SETTINGS)
+    forgotten = results.folder / "protocols" / ("b" * 16) / f"{results.new_protocol(generated=7).hash[:16]}.json"
+    forgotten.unlink()
+    says = f"Left out: 3 records of digits conv_vae (bundle `{'b' * 16}`), measured under settings that no protocol"
+    assert f"{says} here has: fd 3" in results.text
+
+
+def test_a_protocol_of_another_version_is_left_out_in_one_line(results):
+    results.references()
+    path = next((results.folder / "protocols").glob("*/*.json"))
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("seal", "preset")}
+    write_sealed(path, content)
+    assert f"Left out: {path}: preset: field required; a new run writes it again\n" in results.text
+
+
+def test_a_protocol_that_a_bundle_cannot_fill_says_so(results):
+    results.references(protocol=results.new_protocol(generated=1500))
+    assert "(the protocol's 2,000 are more than this bundle has posteriors for)" in results.text
+    results.references(protocol=results.new_protocol(generated=2000), bundle="d" * 16)
+    assert results.text.count("more than this bundle") == 1

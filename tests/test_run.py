@@ -34,7 +34,7 @@ from benchmark.evaluation import Evaluation
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.plugins import Registry
-from benchmark.protocol import Protocol, protocol_for
+from benchmark.protocol import PRESETS, Protocol, protocol_for
 from benchmark.records import RecordStore
 from benchmark.reference import find_reference, make_reference
 from benchmark.report.board import write_pictures
@@ -47,7 +47,8 @@ CPU = torch.device("cpu")
 DIGITS = SHIPPED / "digits-conv_vae"
 METRICS = Registry().at_hand("metric")
 OF_VECTORS = set(METRICS) - {"mmd_pca64"}  # which is of spatial latents
-TIMED = r"fit_seconds|(prior|decode|images)_(seconds|repeats)_\d+"
+OF_PRIORS = OF_VECTORS - {"redraws", "extraction_time"}  # of full protocols, of a reference row
+TIMED = r"fit_seconds|(prior|decode|images)_(seconds|repeats)_\d+|extraction_(seconds|repeats)"
 
 
 def grids(results):
@@ -126,14 +127,16 @@ def test_metrics_asked_for_by_name_come_alone_and_the_others_later_without_a_new
     first = contents(tmp_path / "records")
     assert cli(*words).code == 0
     all_kinds = {path.name.split("-")[0] for path in record_files(tmp_path)}
-    assert all_kinds == {"fit", *OF_VECTORS}
+    assert all_kinds == {"fit", "extraction_time", *OF_PRIORS}
     assert first.items() <= contents(tmp_path / "records").items()
     assert cli(*words[:-1], tmp_path / "scores", "--metrics", "scores").code == 0
     assert cli(*words[:-1], tmp_path / "timings", "--metrics", "timings").code == 0
     scores, timings = (
         {path.name.split("-")[0] for path in record_files(tmp_path / name)} - {"fit"} for name in ("scores", "timings")
     )
-    assert timings == {"sampling_time"} and not scores & timings and {"fd", "mmd", "samples"} <= scores
+    assert (
+        timings == {"sampling_time", "extraction_time"} and not scores & timings and {"fd", "mmd", "samples"} <= scores
+    )
     refused = cli(*words, "--metrics", "fd,mdm")
     assert refused.code == 2 and "unknown metric 'mdm'; did you mean 'mmd'?" in refused.err
 
@@ -286,8 +289,8 @@ def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle)
     bundle, registry = open_bundle(small_bundle), Registry()
     metric = registry.get("metric", name)()
     extractor = DigitCNN()
-    protocol = protocol_for(bundle, "quick", "test", extractor.identity(), extractor.score).model_copy(
-        update={"timing_batches": (4,), "timing_seconds": 0.0}
+    protocol = protocol_for(bundle, PRESETS["quick"], "test", extractor, features=64).model_copy(
+        update={"timing_batches": (4,), "timing_seconds": 0.0, "redraws": 2}
     )
     prior = Gaussian(bundle.latent_shape, Gaussian.Config())
     evaluation = Evaluation(
@@ -445,7 +448,7 @@ def test_the_other_priors_of_the_grid_finish_beside_broken_ones(broken):
     records = [json.loads(content) for content in broken.first.files.values()]
     for label in ("gaussian", "evalp[steps=20]"):
         kinds = {r["kind"]: r["status"] for r in records if r["row"]["label"] == label}
-        assert kinds == dict.fromkeys(["fit", *OF_VECTORS], "ok")
+        assert kinds == dict.fromkeys(["fit", *OF_PRIORS], "ok")
     assert f"{len(OUTCOMES)} failed" in broken.first.output
 
 
@@ -463,7 +466,7 @@ def test_failures_are_tried_again_only_when_asked(broken):
 def test_a_retry_that_succeeds_replaces_the_failure(broken):
     records = [json.loads(content) for content in broken.retried.files.values()]
     assert {r["kind"]: r["status"] for r in records if r["row"]["prior"] == "mends"} == dict.fromkeys(
-        ["fit", *OF_VECTORS], "ok"
+        ["fit", *OF_PRIORS], "ok"
     )
     assert "Failed: mends" in broken.first.board and "Failed: mends" not in broken.retried.board
     ok = {path: content for path, content in broken.first.files.items() if json.loads(content)["status"] == "ok"}

@@ -130,6 +130,17 @@ def test_a_few_effective_proposals_are_saturation_whatever_their_share(factor, s
         assert len(signatures.saturation(table)) == says
 
 
+@pytest.mark.parametrize("of, says", [({"reference": 64}, 1), ({"generated": 64}, 1), ({"reference": 65}, 0)])
+def test_fewer_images_than_features_have_no_covariance_of_full_rank(of, says, tmp_path):
+    results = Results(tmp_path / "results", **of)
+    results.references()
+    ((table,), _) = tables(results.folder)
+    found = signatures.rank_deficient(table)
+    assert len(found) == says and all(
+        "64 " in sentence and "at most 63 of 64 dimensions" in sentence for sentence in found
+    )
+
+
 def test_one_seed_tells_of_no_missing_hole(tmp_path):
     results = Results(tmp_path / "results")
     results.references([3.0], [3.0])

@@ -10,11 +10,12 @@ import pluggy
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
     from benchmark.job import Workspace
+    from benchmark.plan import Job
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
 #: what decides the features of generated and of real images
-IMAGE_SETTINGS = ("split", "extractor", "generated", "rounding")
+IMAGE_SETTINGS = ("split", "reference_split", "extractor", "generated", "rounding")
 #: what decides the pairs of latents that two-sample metrics compare
 LATENT_SETTINGS = ("split", "mmd_latents")
 
@@ -34,8 +35,8 @@ class Metric(ABC):
     reference_rows: ClassVar[tuple[str, ...]] = ()
     machine_bound: ClassVar[bool] = False
 
-    def applies(self, work: Workspace) -> bool:
-        """Whether the run has what this metric needs; where not, nothing is recorded and a later run asks again."""
+    def applies(self, job: Job, work: Workspace) -> bool:
+        """Whether this job is to have it and can; where not, nothing is recorded and a later run asks again."""
         return True
 
     @abstractmethod

@@ -30,6 +30,7 @@ from benchmark.streams import stream
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
     from benchmark.job import Workspace
+    from benchmark.plan import Job
 
 TRAINING = 50_000
 BATCH = 2_000
@@ -64,7 +65,7 @@ class Memorisation(Metric):
     reads = IMAGE_SETTINGS
     reference_rows = ("aggregate_posterior", "reconstruction")
 
-    def applies(self, work: Workspace) -> bool:
+    def applies(self, job: Job, work: Workspace) -> bool:
         return work.train_reference is not None
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:

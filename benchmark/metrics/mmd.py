@@ -25,6 +25,7 @@ from benchmark.streams import stream
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
     from benchmark.job import Workspace
+    from benchmark.plan import Job
 
 KERNELS = ("imq", "rbf")
 
@@ -77,14 +78,25 @@ def permutation_test(kernel: Tensor, permutations: int, generator: torch.Generat
     return values[0].item(), (1 + exceeding) / (1 + permutations)
 
 
-def mmd_between(z: Tensor, real: Tensor) -> float:
-    """Unbiased MMD^2 with the imq kernel between two samples of equal size (n, d), bandwidths from `real`."""
-    bandwidths = [factor * median_squared_distance(real) for factor in Protocol.model_fields["mmd_bandwidths"].default]
+def mmd_between(z: Tensor, real: Tensor, kernel: str = KERNELS[0], bandwidths: list[float] | None = None) -> float:
+    """Unbiased MMD^2 between two samples of equal size (n, d); bandwidths are those of `real` where none are given."""
+    if bandwidths is None:
+        median = median_squared_distance(real)
+        bandwidths = [factor * median for factor in Protocol.model_fields["mmd_bandwidths"].default]
     pooled = torch.cat([z, real])
-    kernel = kernel_matrix(squared_distances(pooled, pooled), KERNELS[0], bandwidths)
-    first = torch.zeros(len(pooled), 1, dtype=kernel.dtype, device=kernel.device)
+    matrix = kernel_matrix(squared_distances(pooled, pooled), kernel, bandwidths)
+    first = torch.zeros(len(pooled), 1, dtype=matrix.dtype, device=matrix.device)
     first[: len(z)] = 1
-    return mmd_squared(kernel, first).item()
+    return mmd_squared(matrix, first).item()
+
+
+def shared_bandwidths(evaluation: Evaluation, axes: Tensor | None = None) -> list[float]:
+    """Those of all rows and seeds of a table: from a fixed draw of held-out q_agg, or its coordinates on `axes`."""
+    protocol = evaluation.protocol
+    generator = stream(evaluation.device, "mmd bandwidth")
+    fixed = evaluation.held_out.one_each(protocol.mmd_latents, generator).flatten(1)
+    median = median_squared_distance(fixed if axes is None else fixed @ axes)
+    return [factor * median for factor in protocol.mmd_bandwidths]
 
 
 class MMD(Metric):
@@ -97,17 +109,14 @@ class MMD(Metric):
 
     def compared(self, evaluation: Evaluation, suffix: str, drawn: Tensor, real: Tensor) -> dict[str, float]:
         """Value and p-value of each kernel for one of the `latent_pairs`."""
-        protocol, n = evaluation.protocol, len(real)
-        fixed = evaluation.held_out.one_each(n, stream(evaluation.device, "mmd bandwidth")).flatten(1)
-        median = median_squared_distance(fixed @ evaluation.principal_axes if suffix else fixed)
-        bandwidths = [factor * median for factor in protocol.mmd_bandwidths]
+        bandwidths = shared_bandwidths(evaluation, evaluation.principal_axes if suffix else None)
         pooled = torch.cat([drawn, real])
         distances = squared_distances(pooled, pooled)
         values = {}
         for kernel in KERNELS:
             matrix = kernel_matrix(distances, kernel, bandwidths)
             generator = evaluation.stream("mmd permutations")
-            value, p = permutation_test(matrix, protocol.mmd_permutations, generator)
+            value, p = permutation_test(matrix, evaluation.protocol.mmd_permutations, generator)
             values |= {f"mmd_{kernel}{suffix}": value, f"mmd_{kernel}{suffix}_p": p}
         return values
 
@@ -118,7 +127,7 @@ class ProjectedMMD(MMD):
 
     name = "mmd_pca64"
 
-    def applies(self, work: Workspace) -> bool:
+    def applies(self, job: Job, work: Workspace) -> bool:
         return len(work.bundle.latent_shape) == 3
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Sampling time: the prior alone, the decoder alone, and their sum, with what explains it beside it.
 
-Each warmed up, synchronised with the device, repeated until the protocol's count or its seconds, at least 3 times. The
-two are timed apart: taken in turns, the decoder leaves the prior a cold cache, half as slow again on a CPU.
+Each warmed up (the call whose peak memory is taken), synchronised with the device, repeated until the protocol's count
+or its seconds, at least 3 times. The two are timed apart: taken in turns, the decoder leaves the prior a cold cache,
+half as slow again on a CPU.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmark.metrics.api import Metric, hookimpl
+from benchmark.metrics.peak_memory import peak_memory
 
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
@@ -22,7 +24,7 @@ LEAST_REPEATS = 3
 
 
 def durations(run: Callable[[], Any], device: torch.device, repeats: int, seconds: float) -> list[float]:
-    """Seconds of each call of `run` after one that is not counted; on a GPU those of CUDA events."""
+    """Seconds of each call of `run`, which the caller has warmed up; on a GPU those of CUDA events."""
 
     def timed_on_cpu() -> float:
         start = time.perf_counter()
@@ -39,7 +41,6 @@ def durations(run: Callable[[], Any], device: torch.device, repeats: int, second
         return start.elapsed_time(end) / 1_000
 
     timed = timed_on_gpu if device.type == "cuda" else timed_on_cpu
-    timed()
     taken: list[float] = []
     while len(taken) < LEAST_REPEATS or (len(taken) < repeats and sum(taken) < seconds):
         taken.append(timed())
@@ -48,7 +49,7 @@ def durations(run: Callable[[], Any], device: torch.device, repeats: int, second
 
 class SamplingTime(Metric):
     name = "sampling_time"
-    version = 2
+    version = 3
     reads = ("timing_batches", "timing_repeats", "timing_seconds")
     machine_bound = True
 
@@ -62,6 +63,7 @@ class SamplingTime(Metric):
             runs = {"prior": lambda: source.sample(batch, generator), "decode": lambda: decode(z, generator)}
             quartiles = {}
             for what, run in runs.items():
+                values[f"{what}_peak_bytes_{batch}"] = peak_memory(run, evaluation.device)
                 taken = durations(run, evaluation.device, protocol.timing_repeats, protocol.timing_seconds)
                 quartiles[what] = statistics.quantiles(taken, n=4, method="inclusive")
                 values[f"{what}_repeats_{batch}"] = len(taken)

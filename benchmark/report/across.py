@@ -22,9 +22,9 @@ DIAGRAM_FROM = 8  # tables: below, hardly any two mean ranks can be told apart
 
 @dataclass(frozen=True)
 class Group:
-    """Ranking test-split tables, one a bundle, of one budget and device, and the priors that all of them have."""
+    """Ranking test-split tables, one a bundle, of one protocol and device, and the priors that all of them have."""
 
-    budget: str
+    preset: str
     device: str
     tables: list[Table]
 
@@ -50,7 +50,7 @@ class Group:
     @property
     def file(self) -> str:
         """Where the diagram lies in a results folder."""
-        return f"ranks/{self.budget}-{self.device}.png"
+        return f"ranks/{self.preset}-{self.device}.png"
 
 
 def across_bundles(made: list[Table]) -> list[Group]:
@@ -61,7 +61,7 @@ def across_bundles(made: list[Table]) -> list[Group]:
     found: dict[tuple[str, str], dict[str, Table]] = defaultdict(dict)
     for table in sorted(made, key=lambda table: (table.records[-1]["provenance"]["time"], table.name)):
         if table.fd and not table.few and table.protocol.split == "test":
-            found[table.protocol.budget, table.device][table.bundle] = table
+            found[table.protocol.preset, table.device][table.bundle] = table
     groups = [
         Group(*key, sorted(by_bundle.values(), key=lambda table: table.name))
         for key, by_bundle in sorted(found.items())
@@ -77,7 +77,7 @@ def across_markdown(groups: list[Group]) -> list[str]:
     lines = ["## Across bundles", "", explained, ""]
     for group in groups:
         named = ", ".join(f"{t.dataset} {t.backbone} seed {t.backbone_seed} ({t.protocol.score})" for t in group.tables)
-        lines += [f"{group.budget.capitalize()} budget, {group.device}, {len(group.tables)} bundles: {named}.", ""]
+        lines += [f"Protocol {group.preset}, {group.device}, {len(group.tables)} bundles: {named}.", ""]
         body = [[label, f"{rank:.2f}"] for label, rank in group.ranks.items()]
         grid = tabulate(body, ["prior", "mean rank ↓"], "pipe", disable_numparse=True, colalign=("left", "right"))
         lines += [grid, ""]
@@ -88,7 +88,7 @@ def across_markdown(groups: list[Group]) -> list[str]:
         if group.has_diagram:
             distance = critical_difference(len(group.labels), len(group.tables))
             lines += [f"Mean ranks within {distance:.2f} of each other are not told apart (Nemenyi, 5 %).", ""]
-            lines += [f"![critical differences, {group.budget} budget, {group.device}]({group.file})", ""]
+            lines += [f"![critical differences, {group.preset} protocol, {group.device}]({group.file})", ""]
     return ["\n".join(lines)]
 
 

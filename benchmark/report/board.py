@@ -15,7 +15,7 @@ from benchmark.report.across import across_bundles, across_markdown, draw_critic
 from benchmark.report.grids import draw_grid
 from benchmark.report.markdown import table_markdown
 from benchmark.report.pareto import draw_pareto
-from benchmark.report.tables import Table, tables
+from benchmark.report.tables import Table, in_no_table, tables
 from benchmark.statistics import mean_interval
 
 COLUMNS = [
@@ -42,7 +42,7 @@ def write_tables(results: Path) -> list[str]:
     with FileLock(lock_path(f"results-{folder}")):  # two processes: the later one sees the records of both
         made, damaged = tables(results)
         sections = [table_markdown(table, made) for table in made] + across_markdown(across_bundles(made))
-        text = "\n".join([TITLE, *sections, *(f"Left out: {sentence}\n" for sentence in damaged)])
+        text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_no_table(results)])])
         write_atomic(results / "leaderboard.md", text.encode())
         tidy = pd.DataFrame([line for table in made for line in _tidy(table)], columns=COLUMNS)
         write_atomic(results / "leaderboard.csv", tidy.to_csv(index=False, float_format="%.8g").encode())

@@ -64,6 +64,64 @@ class Column:
         return number([self.scale * value for value in row.over_seeds(self.metric)], self.least_digits)
 
 
+@dataclass(frozen=True)
+class TimeColumn:
+    """A median time with quartiles, in milliseconds."""
+
+    header: str
+    metric: str
+
+    def cell(self, row: TableRow) -> str:
+        return timing(row, self.metric)
+
+
+@dataclass(frozen=True)
+class SpreadColumn:
+    """Standard deviation of a score times `scale`: over seeds, or over the draws of one fit."""
+
+    header: str
+    score: str
+    scale: float
+    of_one_fit: bool
+
+    @property
+    def metric(self) -> str:
+        return f"{self.score}_redraws"
+
+    def cell(self, row: TableRow) -> str:
+        values = row.over_seeds(self.score)
+        if self.of_one_fit:
+            values = [value for seed in row.values.get(self.metric, {}) for value in self._drawn(row, seed)]
+        if len(values) < 2:
+            return ""
+        deviation = self.scale * statistics.stdev(values)
+        return f"{deviation:.{decimals(deviation)}f}"
+
+    def _drawn(self, row: TableRow, seed: int) -> list[float]:
+        """The score of a fit's first draw, and of its further ones."""
+        return [row.values[self.score][seed], *row.values[self.metric][seed]]
+
+
+def spread_columns(score: str) -> list[SpreadColumn]:
+    """Where the spread of a score comes from: what fit and draw make together, and what the draw makes alone."""
+    shown = ((score, "fd", 1), ("MMD² imq ×10³", "mmd_imq", 1000), ("MMD² rbf ×10³", "mmd_rbf", 1000))
+    return [
+        SpreadColumn(f"{header}, {over}", metric, scale, of_one_fit)
+        for header, metric, scale in shown
+        for over, of_one_fit in (("over seeds", False), ("one fit", True))
+    ]
+
+
+def time_columns(batches: tuple[int, ...]) -> list[TimeColumn | Column]:
+    """The prior and the decoder apart at every batch size, and the memory of the larger of them at the largest."""
+    of = [("latents", "prior"), ("decoding", "decode")]
+    times = [TimeColumn(f"{name}, ms / {n:,}", f"{what}_seconds_{n}") for name, what in of for n in batches]
+    megabytes = [
+        Column(f"{name}, peak MB / {batches[-1]:,}", f"{what}_peak_bytes_{batches[-1]}", 1e-6) for name, what in of
+    ]
+    return [*times, *megabytes]
+
+
 def image_columns(score: str) -> list[Column]:
     """Images beside the Fréchet distance, which the extractor names."""
     return [

@@ -10,7 +10,21 @@ from tabulate import tabulate
 
 from benchmark.evaluation import PAIR
 from benchmark.metrics.neighbours import K
-from benchmark.report.columns import Column, count, decimals, image_columns, interval, latent_columns, number, timing
+from benchmark.protocol import PRESETS, Protocol
+from benchmark.report.columns import (
+    Column,
+    SpreadColumn,
+    TimeColumn,
+    count,
+    decimals,
+    image_columns,
+    interval,
+    latent_columns,
+    number,
+    spread_columns,
+    time_columns,
+    timing,
+)
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import pareto_file, points
 from benchmark.report.signatures import signatures
@@ -23,14 +37,14 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     p, priors = table.protocol, table.priors
     references = [row for label in (CEILING, ZERO_LINE, RECONSTRUCTION) if (row := table.rows.get(label))]
     backbone = f"{table.backbone} seed {table.backbone_seed}"
-    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.budget} budget", ""]
+    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
     lines += [_grid(table, priors, not_worse_than_best(table.fd)), ""] if priors else []
     lines += ["Reference rows, apart from the ranking (see README):", "", _grid(table, references, set()), ""]
     lines += _above_best(table)
     pair = min(PAIR, p.generated, p.reference)
     lines += _beside(
-        f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.split} images (at ∞: all), k = {K}:",
+        f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), k = {K}:",
         [*priors, *references],
         image_columns(p.score),
     )
@@ -39,6 +53,12 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
         [*priors, *references],
         latent_columns(),
     )
+    lines += _beside(
+        f"Standard deviations over seeds, and over the {p.redraws + 1} draws of one fit (seed 0), which are sampling noise:",
+        [*priors, *references],
+        spread_columns(p.score),
+    )
+    lines += _beside("Time and memory, apart:", [*priors, *references], time_columns(p.timing_batches))
     lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
     lines += [f"![samples of {table.name}]({grid_file(table)})", ""]
     if points(table):
@@ -106,17 +126,33 @@ def _facts(table: Table) -> list[str]:
     code = sorted({_code(record["provenance"]["code"]) for record in table.records})
     bandwidths = ", ".join(f"{factor:g}" for factor in p.mmd_bandwidths)
     return [
-        f"bundle `{table.bundle}`; protocol `{p.hash[:16]}`, version {p.version}",
-        f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.split} images, {p.rounding} rounding; "
+        f"bundle `{table.bundle}`; protocol {p.preset}, version {p.version}, {p.budget} budget, `{p.hash[:16]}`",
+        f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.images} images{_capped(p)}, {p.rounding} rounding; "
         f"images: {p.preparation}",
         f"MMD: unbiased MMD² of {p.mmd_latents:,} latents against as many held-out draws, bandwidths {bandwidths} "
         f"x median squared distance, {p.mmd_permutations} permutations",
         f"time: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
-        f"at batch {p.timing_batches[-1]:,}",
+        f"at batch {p.timing_batches[-1]:,}" + _extraction(table),
         f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
         *(f"command: `{command}`" for command in sorted({origin["command"] for origin in origins})),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",
     ]
+
+
+def _extraction(table: Table) -> str:
+    row = table.rows.get(RECONSTRUCTION)
+    times = row.over_seeds("extraction_seconds") if row else []
+    if not times:
+        return ""
+    images = row.over_seeds("extraction_images")[0]
+    return f"; features of {images} images: {1000 * statistics.fmean(times):,.0f} ms"
+
+
+def _capped(p: Protocol) -> str:
+    preset = PRESETS.get(p.preset)
+    if preset is None or preset.version != p.version or p.generated >= preset.generated:
+        return ""
+    return f" (the protocol's {preset.generated:,} are more than this bundle has posteriors for)"
 
 
 def _code(code: dict[str, Any]) -> str:
@@ -149,7 +185,7 @@ def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
     return _pipes(header, body)
 
 
-def _beside(caption: str, rows: list[TableRow], columns: list[Column]) -> list[str]:
+def _beside(caption: str, rows: list[TableRow], columns: list[Column | SpreadColumn | TimeColumn]) -> list[str]:
     """A further table, reference rows in italics, of the rows and columns that have a value; nothing where none has."""
     columns = [column for column in columns if any(row.over_seeds(column.metric) for row in rows)]
     if not columns:

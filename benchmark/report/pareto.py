@@ -89,7 +89,7 @@ def draw_pareto(table: Table, results: Path) -> None:
     if not shown:
         return
     closes, title = _closes(table), f"{table.dataset}, {table.backbone} seed {table.backbone_seed}, {table.device}"
-    facts = f"{title}; {table.protocol.split} split, {table.protocol.budget} budget"
+    facts = f"{title}; {table.protocol.split} split, {table.protocol.preset} protocol"
     score, batch = table.protocol.score, table.protocol.timing_batches[-1]
     labels = [f"ms / {batch:,} latents", f"gap closed in {score}, %" if closes else score]
     drawn_from = content_hash([VERSION, facts, labels, [asdict(point) for point in shown]])

@@ -26,8 +26,20 @@ REPLAY_TOLD = 0.6
 
 def signatures(table: Table) -> list[str]:
     """All that a table shows: first what concerns the whole of it, then what concerns rows."""
-    found = (weak_backbone, no_hole, mode_collapse, runaway, blow_up, saturation, memorisation)
+    found = (rank_deficient, weak_backbone, no_hole, mode_collapse, runaway, blow_up, saturation, memorisation)
     return [sentence for signature in found for sentence in signature(table)]
+
+
+def rank_deficient(table: Table) -> list[str]:
+    """So few images that a covariance of their features has no full rank: n span n - 1 directions at most."""
+    p = table.protocol
+    counts = {"generated": p.generated, p.images: p.reference}
+    return [
+        f"rank-deficient covariance: {count:,} {of} images span at most {count - 1:,} of {p.features:,} dimensions, so "
+        f"{p.score} tells more of their number than of the images; KID has no such bias"
+        for of, count in counts.items()
+        if count <= p.features
+    ]
 
 
 def weak_backbone(table: Table) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,25 @@ def tables(results: Path) -> tuple[list[Table], list[str]]:
     """Every table of a results folder, in a fixed order, and what was left out for being damaged."""
     records, damaged = RecordStore(results / "records").all()
     protocols, damaged_protocols = saved_protocols(results)
+    return _made(records, protocols), damaged + damaged_protocols
+
+
+def in_no_table(results: Path) -> list[str]:
+    """For each bundle with good records that no protocol of the folder covers, the sentence that counts them."""
+    records, protocols = RecordStore(results / "records").all()[0], saved_protocols(results)[0]
+    counts: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    for record in records:
+        row = record["row"]
+        if not any(row["bundle"] == bundle and _belongs(record, protocol) for bundle, protocol in protocols):
+            counts[row["dataset"], row["backbone"], row["bundle"]][record["kind"]] += 1
+    return [
+        f"{sum(kinds.values())} records of {dataset} {backbone} (bundle `{bundle}`), measured under settings that no "
+        f"protocol here has: {', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))}"
+        for (dataset, backbone, bundle), kinds in sorted(counts.items())
+    ]
+
+
+def _made(records: list[dict[str, Any]], protocols: list[tuple[str, Protocol]]) -> list[Table]:
     made = []
     for bundle, protocol in protocols:
         groups = defaultdict(list)
@@ -110,16 +129,15 @@ def tables(results: Path) -> tuple[list[Table], list[str]]:
         # fits and timings of another protocol's run alone make no table
         made += [table for table in shared if any(record["kind"] != "fit" for record in table.records)]
     made.sort(
-        key=lambda t: (t.dataset, t.backbone, t.backbone_seed, t.bundle, t.protocol.split, t.protocol.budget, t.name)
+        key=lambda t: (t.dataset, t.backbone, t.backbone_seed, t.bundle, t.protocol.split, t.protocol.preset, t.name)
     )
-    return made, damaged + damaged_protocols
+    return made
 
 
 def _belongs(record: dict[str, Any], protocol: Protocol) -> bool:
     if record["row"]["budget"] not in (None, protocol.budget):
         return False
-    settings = record["identity"].get("settings", {})
-    return protocol.part(tuple(settings)) == settings
+    return protocol.covers(record["identity"].get("settings", {}))
 
 
 def _table(

@@ -1,0 +1,55 @@
+"""Extraction time: what the protocol's extractor takes for images of this bundle. It belongs to no prior.
+
+It is measured once a seed, with the reconstruction row, and stands above the table.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmark.metrics.api import Metric, hookimpl
+from benchmark.metrics.sampling_time import durations
+
+if TYPE_CHECKING:
+    from benchmark.evaluation import Evaluation
+    from benchmark.job import Workspace
+    from benchmark.plan import Job
+
+IMAGES = 100
+
+
+class ExtractionTime(Metric):
+    name = "extraction_time"
+    reads = ("extractor", "timing_repeats", "timing_seconds")
+    reference_rows = ("reconstruction",)
+    machine_bound = True
+
+    def applies(self, job: Job, work: Workspace) -> bool:
+        return job.row.prior is None
+
+    @torch.no_grad()
+    def measure(self, evaluation: Evaluation) -> dict[str, Any]:
+        protocol = evaluation.protocol
+        images = evaluation.decoded(evaluation.held_out.sample(IMAGES, evaluation.stream("timing")), "timing")
+        evaluation.features_of(images)  # warmed up
+        taken = durations(
+            lambda: evaluation.features_of(images),
+            evaluation.device,
+            protocol.timing_repeats,
+            protocol.timing_seconds,
+        )
+        low, median, high = statistics.quantiles(taken, n=4, method="inclusive")
+        return {
+            "extraction_images": IMAGES,
+            "extraction_seconds": median,
+            "extraction_seconds_quartiles": [low, high],
+            "extraction_repeats": len(taken),
+        }
+
+
+@hookimpl
+def register_metrics() -> list[type[Metric]]:
+    return [ExtractionTime]
