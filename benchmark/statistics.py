@@ -22,6 +22,11 @@ def mean_interval(values: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def paired_difference(first: list[float], second: list[float]) -> tuple[float, float, float]:
+    """Mean of first - second over paired seeds, with its 95 % t-interval."""
+    return mean_interval([one - other for one, other in zip(first, second, strict=True)])
+
+
 def gap_closed(gaussian: list[float], prior: list[float], ceiling: list[float]) -> tuple[float, float, float] | None:
     """(gaussian - prior) / (gaussian - ceiling), a ratio of means over paired seeds, with a 95 % interval.
 

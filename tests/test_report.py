@@ -16,6 +16,7 @@ from scipy import stats
 from backbones.hashing import write_sealed
 from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.report import across, pareto
+from benchmark.report.published import CLAIMS, FIGURES
 from benchmark.report.board import write_pictures
 from benchmark.report.tables import tables
 
@@ -339,3 +340,90 @@ def test_a_protocol_that_a_bundle_cannot_fill_says_so(results):
     assert "(the protocol's 2,000 are more than this bundle has posteriors for)" in results.text
     results.references(protocol=results.new_protocol(generated=2000), bundle="d" * 16)
     assert results.text.count("more than this bundle") == 1
+
+
+# Parity with published numbers
+
+
+def parity(results):
+    """The page's tables: a list of rows, each of them header -> cell."""
+    results.board()
+    text = (results.folder / "parity.md").read_text()
+    groups = [group.splitlines() for group in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    cells = [[[cell.strip() for cell in line.strip("|").split("|")] for line in group] for group in groups]
+    return [[dict(zip(table[0], row, strict=True)) for row in table[2:]] for table in cells]
+
+
+def on_mnist(results, **more):
+    """Five seeds, ncp the best, evalp no better than the Gaussian, of which its MMD is not told apart."""
+    shared = dict(dataset="mnist", protocol=results.new_protocol(preset="rae")) | more
+    results.references(**shared)
+    results.scores("ncp", around(3.0), **shared)
+    results.scores("evalp", around(9.0, 1), **shared)
+    results.scores("latent_flow", around(9.5, 2), **shared)
+    for label, of in (("evalp", around(0.3)), ("gaussian", around(0.3, 1))):
+        for seed, value in enumerate(of):
+            results.add(label, "mmd", {"mmd_imq": value}, seed, **shared)
+
+
+def test_no_published_figure_is_left_out_of_the_parity_page(results):
+    on_mnist(results)
+    figures, claims = parity(results)
+    shown = [(row["data set"], row["method"], row["published"]) for row in figures]
+    assert shown == [(figure.dataset, figure.method, figure.value) for figure in FIGURES]
+    for row, figure in zip(figures, FIGURES):
+        assert row["its protocol"] and row["its backbone"] and figure.source in row["source (read in)"]
+        if figure.prior is None:
+            assert row["here"] == "no such prior here"
+        elif figure.dataset == "mnist":
+            assert (
+                row["here"].startswith("FD digit-cnn 11.0 ± ")
+                and "500 images against 500 of test" in row["what differs"]
+            )
+        else:
+            assert row["here"] == "not measured"
+    assert len(claims) == sum(len(claim.datasets) for claim in CLAIMS)
+
+
+def test_claims_are_held_against_paired_differences(results):
+    on_mnist(results)
+    rows = {(row["claim"], row["table"]): row for row in parity(results)[1]}
+    held = {claim: row for (claim, table), row in rows.items() if table == "mnist, conv_vae seed 0, cpu"}
+    assert held["`evalp` lower than `ncp` in FD"]["here"] == "fails"
+    assert held["`evalp` lower than `latent_flow` in FD"]["here"] == "holds"
+    assert held["`evalp` lower than `gaussian` in MMD² imq"]["here"] == "not told apart"
+    assert held["`evalp` lower than `mcmc_ebm` in time of 1,000 latents"]["here"] == "not measured"
+    low, high = stats.ttest_rel(around(9.0, 1), around(3.0)).confidence_interval(0.95)
+    assert held["`evalp` lower than `ncp` in FD"]["first above second"] == f"6 [{low:.3g}, {high:.3g}]"
+
+
+def test_a_claim_of_likeness_fails_where_rows_are_told_apart(results):
+    on_mnist(results)
+    for shift, verdict in ((0.0, "not told apart"), (1.0, "fails")):
+        label = "evalp[kl_weight=1]"
+        results.scores(
+            label, around(9.0 + shift, 3), dataset="mnist", protocol=results.new_protocol(preset="rae"), code=verdict
+        )
+        found = [row for row in parity(results)[1] if "about as" in row["claim"] and row["table"].startswith("mnist,")]
+        assert [row["here"] for row in found] == [verdict]
+
+
+def test_few_seeds_tell_no_claim(results):
+    shared = dict(dataset="cifar10", protocol=results.new_protocol(preset="rae"))
+    results.references(**shared)
+    results.scores("evalp", [3.0, 3.1], **shared)
+    results.scores("ncp", [4.0, 4.3], **shared)
+    found = [row["here"] for row in parity(results)[1] if row["claim"] == "`evalp` lower than `ncp` in FD"]
+    assert found == ["not measured", "lower, in 2 seeds alone", "not measured"]
+
+
+def test_the_preview_stands_in_for_celeba_and_says_so_and_other_data_has_no_page(results):
+    results.references()
+    results.scores("evalp", around(3.0))
+    results.board()
+    assert not (results.folder / "parity.md").exists()
+    on_mnist(results, dataset="celeba64-preview", bundle="e" * 16)
+    of_celeba = [
+        row["here"] for row in parity(results)[0] if row["data set"] == "celeba64" and row["method"] == "NCP-VAE"
+    ]
+    assert len(of_celeba) == 1 and "(celeba64-preview, conv_vae seed 0, cpu)" in of_celeba[0]

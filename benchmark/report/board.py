@@ -1,4 +1,4 @@
-"""Writes what a results folder shows: leaderboard.md, leaderboard.csv and the pictures that they name."""
+"""Writes what a results folder shows: leaderboard.md, leaderboard.csv, parity.md and the pictures that they name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmark.report.across import across_bundles, across_markdown, draw_critic
 from benchmark.report.grids import draw_grid
 from benchmark.report.markdown import table_markdown
 from benchmark.report.pareto import draw_pareto
+from benchmark.report.parity import parity_markdown
 from benchmark.report.tables import Table, in_no_table, tables
 from benchmark.statistics import mean_interval
 
@@ -37,13 +38,16 @@ TITLE = "# Leaderboard\n\nMade from the records in `records/` by `python -m benc
 
 
 def write_tables(results: Path) -> list[str]:
-    """Rewrite leaderboard.md and leaderboard.csv from the records. Returns what is damaged, a sentence each."""
+    """Rewrite leaderboard.md, leaderboard.csv and parity.md from the records. Returns what is damaged, a sentence each."""
     folder = content_hash(str(results.resolve()))[:16]
     with FileLock(lock_path(f"results-{folder}")):  # two processes: the later one sees the records of both
         made, damaged = tables(results)
         sections = [table_markdown(table, made) for table in made] + across_markdown(across_bundles(made))
         text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_no_table(results)])])
         write_atomic(results / "leaderboard.md", text.encode())
+        parity = parity_markdown(made)
+        if parity is not None:
+            write_atomic(results / "parity.md", parity.encode())
         tidy = pd.DataFrame([line for table in made for line in _tidy(table)], columns=COLUMNS)
         write_atomic(results / "leaderboard.csv", tidy.to_csv(index=False, float_format="%.8g").encode())
     return damaged

@@ -1,0 +1,123 @@
+"""parity.md: what papers report beside what came out here, and what can be concluded from it.
+
+No published figure is of this suite's backbones, so a figure places a row and never ranks it; each line names what
+differs. Claims of an order within one paper can be asked of a table here, and are.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tabulate import tabulate
+
+from benchmark.report.columns import interval, number
+from benchmark.report.published import CLAIMS, FIGURES, Claim, Figure
+from benchmark.report.tables import Table
+from benchmark.statistics import RANKED_FROM, paired_difference
+
+WORDS = {"fd": "FD", "mmd_imq": "MMD² imq", "prior_seconds_1000": "time of 1,000 latents"}
+STANDING_IN = {"celeba64": ("celeba64", "celeba64-preview")}
+TITLE = """# Parity with published numbers
+
+Made by `python -m benchmark leaderboard`: figures and claims as their papers have them (`benchmark/report/published.py`),
+beside the test tables of [leaderboard.md](leaderboard.md) under the rae protocol.
+
+**What cannot be concluded.** No line compares like with like: the published scores are FID of other, larger and often
+jointly trained VAEs by the 2048 Inception features, ours are FD of the extractor that is named, on small frozen backbones.
+The two columns are on different scales, and a lower number in one of them means nothing.
+
+**What can.** Within one of our tables everything but the prior is the same, so an order that a paper claims can be held
+against the order here; that is the second table: differences within seeds with their 95 % t-intervals, each of one claim
+alone. It is about this suite's backbones, and a claim that fails on them may hold on its paper's.
+"""
+
+
+def parity_markdown(made: list[Table]) -> str | None:
+    """The page, or None where no data set of a published figure has a table."""
+    shown = [table for table in made if table.protocol.split == "test" and table.protocol.preset == "rae" and table.fd]
+    if not any(_tables_of(figure.dataset, shown) for figure in FIGURES):
+        return None
+    return "\n".join([TITLE, "## Figures", "", _figures(shown), "", "## Claims", "", _claims(shown), ""])
+
+
+def _tables_of(dataset: str, shown: list[Table]) -> list[Table]:
+    return [table for table in shown if table.dataset in STANDING_IN.get(dataset, (dataset,))]
+
+
+def _named(table: Table) -> str:
+    return f"{table.dataset}, {table.backbone} seed {table.backbone_seed}, {table.device}"
+
+
+def _figures(shown: list[Table]) -> str:
+    header = [
+        "data set",
+        "method",
+        "published",
+        "its protocol",
+        "its backbone",
+        "source (read in)",
+        "here",
+        "what differs",
+    ]
+    body = []
+    for figure in FIGURES:
+        shared = [figure.dataset, figure.method, figure.value, figure.protocol, figure.backbone]
+        shared.append(f"{figure.source} ({figure.read})")
+        body += [[*shared, *_obtained(figure, table)] for table in _tables_of(figure.dataset, shown) or [None]]
+    return tabulate(body, header, "pipe", disable_numparse=True)
+
+
+def _obtained(figure: Figure, table: Table | None) -> tuple[str, str]:
+    """What came out here for a published figure, and in what it differs."""
+    if figure.prior is None:
+        return "no such prior here", ""
+    if table is None or not (row := table.rows.get(figure.prior)) or not row.over_seeds("fd"):
+        return "not measured", ""
+    gap, _ = table.gap_closed(row)
+    closed = "" if gap is None or row.is_reference else f", gap closed {interval(*(100 * of for of in gap), 1, ' %')}"
+    p = table.protocol
+    here = f"{p.score} {number(row.over_seeds('fd'))}{closed} ({_named(table)})"
+    differs = (
+        f"{p.generated:,} images against {p.reference:,} of {p.images}, {p.score}; frozen backbone; {p.preparation}"
+    )
+    return here, differs
+
+
+def _claims(shown: list[Table]) -> str:
+    header = ["claim", "source", "table", "first", "second", "first above second", "here"]
+    body = []
+    for claim in CLAIMS:
+        relation = "about as" if claim.alike else "lower than"
+        said = f"`{claim.first}` {relation} `{claim.second}` in {WORDS[claim.metric]}"
+        for dataset in claim.datasets:
+            for table in _tables_of(dataset, shown):
+                body.append([said, claim.source, _named(table), *_held(claim, table)])
+            if not _tables_of(dataset, shown):
+                body.append([said, claim.source, dataset, "", "", "", "not measured"])
+    return tabulate(body, header, "pipe", disable_numparse=True)
+
+
+def _held(claim: Claim, table: Table) -> list[str]:
+    """Both values, their difference with its interval, and what that says of the claim."""
+    rows = [table.rows.get(label) for label in (claim.first, claim.second)]
+    values = [row.values.get(claim.metric, {}) if row else {} for row in rows]
+    scale = {"mmd_imq": 1000, "prior_seconds_1000": 1000}.get(claim.metric, 1)
+    unit = {"mmd_imq": " × 10⁻³", "prior_seconds_1000": " ms"}.get(claim.metric, "")
+    shown = [f"{number([scale * value for value in of.values()])}{unit}" if of else "" for of in values]
+    seeds = sorted(set(values[0]) & set(values[1]))
+    if not seeds:
+        return [*shown, "", "not measured"]
+    mean, low, high = (scale * part for part in paired_difference(*([of[seed] for seed in seeds] for of in values)))
+    difference = f"{mean:.3g}" + ("" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]") + unit
+    return [*shown, difference, _verdict(claim, mean, low, high, len(seeds))]
+
+
+def _verdict(claim: Claim, mean: float, low: float, high: float, seeds: int) -> str:
+    if seeds < RANKED_FROM:
+        return f"{'lower' if mean < 0 else 'not lower'}, in {seeds} seed{'s' if seeds > 1 else ''} alone"
+    told_apart = low > 0 or high < 0
+    if claim.alike:
+        return "fails" if told_apart else "not told apart"
+    if not told_apart:
+        return "not told apart"
+    return "holds" if mean < 0 else "fails"
