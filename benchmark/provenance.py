@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -38,6 +39,18 @@ def device_name(device: torch.device) -> str:
 
 
 @functools.cache
+def _driver(device: torch.device) -> dict[str, str | None] | None:
+    """Versions of CUDA and of the GPU's driver (Linux); None on a CPU."""
+    if device.type != "cuda":
+        return None
+    try:
+        found = re.search(r"\d+(\.\d+)+", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        found = None
+    return {"cuda": torch.version.cuda, "version": found and found[0]}
+
+
+@functools.cache
 def _code() -> dict[str, Any]:
     root = Path(benchmark.__file__).resolve().parent.parent
 
@@ -66,6 +79,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "code": _code(),
         "packages": _packages(),
         "device": device_name(device),
+        "driver": _driver(device),
         "instructions": torch.backends.cpu.get_cpu_capability(),  # one name of a processor may stand for several
         "threads": torch.get_num_threads(),
         "command": command_line(),
