@@ -231,14 +231,13 @@ def run(
     from benchmark.protocol import chosen_preset
     from benchmark.run import choose_extractor, run
 
-    preset = chosen_preset(protocol and protocol.value, budget and budget.value)
+    preset = chosen_preset(protocol and protocol.value, budget and budget.value, split.value)
     registry = Registry(list(plugin or []))
     where = _device(device)
     opened = _bundle(registry, dataset, backbone, bundle)
     images = _dataset_of(registry, dataset, opened)
-    compared_with = "train" if preset.against_train else split.value
     chosen, reference = choose_extractor(
-        registry, opened, images, extractor, inception_weights, compared_with, where, data_roots(data_root)
+        registry, opened, images, extractor, inception_weights, preset.images(split.value), where, data_roots(data_root)
     )
     _warn_of_broken(registry)
     classes = _metrics(registry, metrics)

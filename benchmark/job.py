@@ -111,7 +111,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
         unrecorded_fit, missing = _missing(job, metrics, work, outcome)  # again: the other process may be done
         if not (unrecorded_fit or missing):
             return outcome
-        split = None if job.row.prior else REFERENCE_ROWS[job.row.name] or work.protocol.images
+        split = None if job.row.prior else REFERENCE_ROWS[job.row.name] or work.protocol.split
         try:
             source = fitted(job, work) if split is None else ReferenceRow(work.split(split))
         except Failed as failure:

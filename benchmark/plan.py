@@ -116,8 +116,13 @@ def reference_row(name: str) -> Row:
     return Row(name, name, {"name": name, "version": REFERENCE_VERSION})
 
 
-def rows(registry: Registry, priors: str | None, bundle: Bundle, budget: str) -> list[Row]:
-    """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins')."""
+def rows(
+    registry: Registry, priors: str | None, bundle: Bundle, budget: str, reference_split: str | None = None
+) -> list[Row]:
+    """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins').
+
+    Where images are compared with training images, the aggregate posterior is their reconstruction: no second row.
+    """
     asked = parse_named(priors, "--priors") if priors else [(name, [{}]) for name in registry.at_hand("prior")]
     wanted = [("gaussian", {})]
     for name, choices in asked:
@@ -127,7 +132,8 @@ def rows(registry: Registry, priors: str | None, bundle: Bundle, budget: str) ->
             wanted.append((name, settings))
             if not settings:
                 wanted += [(name, companion) for companion in registry.get("prior", name).companions]
-    made = [reference_row(name) for name in REFERENCE_ROWS]
+    references = [name for name, split in REFERENCE_ROWS.items() if split or reference_split is None]
+    made = [reference_row(name) for name in references]
     made += [prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
     return list({row.label: row for row in made}.values())
 

@@ -21,26 +21,30 @@ Split = Literal["val", "test"]
 class Preset:
     """A protocol before it meets a bundle, which may hold fewer posteriors than `generated` or `mmd_latents` ask for.
 
-    `version` is raised with any change. `against_train`: generated images are compared with training images instead
-    of the reported split's. `redraws`: further draws of one fit, for the sampling noise of a score.
+    `version` is raised with any change. `reference_split`: the images that generated ones are compared with, None for
+    those of the reported split. `redraws`: further draws of one fit, for the sampling noise of a score.
     """
 
     name: str
     version: int
     budget: Budget
     generated: int
-    against_train: bool
+    reference_split: Literal["train"] | None
     mmd_latents: int
     redraws: int
     timing_seconds: float
+
+    def images(self, split: str) -> str:
+        """The split whose images generated ones are compared with, where `split` is reported."""
+        return self.reference_split or split
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("quick", 2, "quick", 2_000, False, 1_000, 0, 0.5),
-        Preset("rae", 2, "full", 10_000, False, 2_000, 4, 10.0),  # Ghosh et al. 2020: 10k images against test
-        Preset("nvae", 2, "full", 50_000, True, 2_000, 0, 10.0),  # Vahdat and Kautz 2020: 50k against train
+        Preset("quick", 2, "quick", 2_000, None, 1_000, 0, 0.5),
+        Preset("rae", 2, "full", 10_000, None, 2_000, 4, 10.0),  # Ghosh et al. 2020: 10k images against test
+        Preset("nvae", 2, "full", 50_000, "train", 2_000, 0, 10.0),  # Vahdat and Kautz 2020: 50k against train
     )
 }
 #: the preset of a budget where none is named
@@ -99,7 +103,7 @@ class Protocol(BaseModel):
 
     def covers(self, settings: dict[str, Any]) -> bool:
         """Whether a measurement made with these settings is one of this protocol."""
-        return self.part(tuple({*settings, *(["reference_split"] if "extractor" in settings else [])})) == settings
+        return self.part(tuple({*settings, *(["reference_split"] if "generated" in settings else [])})) == settings
 
 
 def saved_protocols(results: Path) -> tuple[list[tuple[str, Protocol]], list[str]]:
@@ -119,21 +123,23 @@ def _why(path: Path, error: Damaged | ValidationError) -> str:
     if isinstance(error, Damaged):
         return str(error)
     problem = error.errors()[0]
-    return f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}; a new run writes it again"
+    return f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()} (of another version of the suite? then it can be deleted)"
 
 
-def chosen_preset(name: str | None, budget: str | None) -> Preset:
-    """The preset that is named, or the usual one of a budget (default: quick). Raises `UsageError` where they differ."""
+def chosen_preset(name: str | None, budget: str | None, split: str) -> Preset:
+    """The preset that is named, or the usual one of a budget (default: quick). Raises `UsageError` where they disagree."""
     preset = PRESETS[name or USUAL[budget or "quick"]]
     if budget not in (None, preset.budget):
         raise UsageError(f"--protocol {name} has the {preset.budget} budget: leave --budget {budget} out")
+    if preset.reference_split and split == "val":
+        raise UsageError(f"--protocol {name} compares with training images, not with val's: choose settings with rae's")
     return preset
 
 
 def protocol_for(bundle: Bundle, preset: Preset, split: Split, extractor: Extractor, features: int) -> Protocol:
     """The preset on a bundle: counts are capped by its posteriors, so that every row can have equally many."""
     counts, dataset = bundle.card["posterior_counts"], bundle.card["dataset"]
-    images = "train" if preset.against_train else split
+    images = preset.images(split)
     return Protocol(
         preset=preset.name,
         version=preset.version,
@@ -144,7 +150,7 @@ def protocol_for(bundle: Bundle, preset: Preset, split: Split, extractor: Extrac
         features=features,
         generated=min(preset.generated, counts["train"], counts[images]),
         reference=dataset["counts"][images],
-        reference_split="train" if preset.against_train else None,
+        reference_split=preset.reference_split,
         preparation=dataset["preparation"],
         mmd_latents=min(preset.mmd_latents, counts["train"], counts[split]),
         redraws=preset.redraws,

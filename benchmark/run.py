@@ -97,7 +97,7 @@ def run(
     started = time.perf_counter()
     features = len(reference.statistics(device).mean)
     protocol = protocol_for(bundle, preset, split, extractor, features)
-    made = rows(registry, priors, bundle, preset.budget)
+    made = rows(registry, priors, bundle, preset.budget, preset.reference_split)
     for note in dict.fromkeys(row.note for row in made if row.note):
         say(note)
     store = RecordStore(results / "records")

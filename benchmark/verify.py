@@ -284,6 +284,9 @@ def agreement(name: str, recorded: Any, here: Any, same: bool, others: list[Any]
         return "equal", ""
     if name == "png":
         return "DISAGREES" if same else "unknown", f"{differing_pixels(recorded, here):.2%} of the pixels differ"
+    if isinstance(recorded, list) and isinstance(here, list) and len(recorded) == len(here):
+        verdicts = [agreement(name, *pair, same, []) for pair in zip(recorded, here)]
+        return max(verdicts, key=lambda found: list(VERDICTS).index(found[0]), default=("equal", ""))
     said = f"{name} {recorded} recorded, {here} here"
     numbers = [value for value in (recorded, here, *others) if isinstance(value, (int, float))]
     if len(numbers) == 2 + len(others):

@@ -437,4 +437,4 @@ def test_no_records_here_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_an_empty_results_folder_has_an_empty_leaderboard(results):
     assert results.board().empty and results.damaged == []
-    assert tables(results.folder) == ([], [])
+    assert tables(results.folder) == ([], [], [])

@@ -235,7 +235,7 @@ def test_durations_take_three_repeats_even_over_the_limit():
 
 def test_the_first_draw_of_each_batch_is_a_warm_up_and_not_counted(held_out):
     class Slow(Gaussian):
-        waits = iter([0.4, 0, 0, 0, 0] * 2)
+        waits = iter([0.4, 0, 0, 0, 0, 0] * 2)
 
         def sample(self, n, generator):
             time.sleep(next(self.waits))
@@ -243,7 +243,7 @@ def test_the_first_draw_of_each_batch_is_a_warm_up_and_not_counted(held_out):
 
     asked = evaluation(Slow((2, 3), PriorConfig()), held_out, timing_batches=(3, 50), timing_repeats=4)
     values = SamplingTime().measure(asked)
-    assert all(values[f"prior_seconds_{batch}_quartiles"][1] < 0.2 for batch in (3, 50))
+    assert all(values[f"prior_seconds_{batch}_quartiles"][1] < 0.05 for batch in (3, 50))
 
 
 def test_durations_stop_at_the_repeats():
@@ -277,7 +277,7 @@ def test_sampling_time_reports_each_batch_with_what_explains_it(held_out):
         assert values[f"prior_repeats_{batch}"] == values[f"decode_repeats_{batch}"] == 5
         assert values[f"prior_peak_bytes_{batch}"] == batch * 6 * 4
         assert values[f"decode_peak_bytes_{batch}"] == batch * 6 * 4
-    assert len(asked) == 2 * 6, "what is decoded to be timed is not asked of a prior that may be slow"
+    assert len(asked) == 2 * 7, "what is decoded to be timed is not asked of a prior that may be slow"
     assert values["network_evaluations"] == 0 and values["parameters"] == 0
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from backbones.bundle import Bundle, open_bundle
 from benchmark.bundles import SHIPPED
+from benchmark.cli import ProtocolName
 from benchmark.errors import UsageError
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.plan import Job, jobs, prior_row, rows
@@ -336,8 +337,8 @@ def test_a_protocol_draws_no_more_than_the_posteriors_there_are(preset, split):
 
 
 def test_presets_say_what_their_papers_compare():
-    counts = {name: (preset.generated, preset.against_train, preset.budget) for name, preset in PRESETS.items()}
-    assert counts["rae"] == (10_000, False, "full") and counts["nvae"] == (50_000, True, "full")
+    counts = {name: (preset.generated, preset.reference_split, preset.budget) for name, preset in PRESETS.items()}
+    assert counts["rae"] == (10_000, None, "full") and counts["nvae"] == (50_000, "train", "full")
 
 
 @pytest.mark.parametrize(
@@ -352,12 +353,21 @@ def test_presets_say_what_their_papers_compare():
     ],
 )
 def test_a_budget_has_a_usual_preset(name, budget, preset):
-    assert chosen_preset(name, budget) is PRESETS[preset]
+    assert chosen_preset(name, budget, "test") is PRESETS[preset]
 
 
 def test_a_preset_and_another_budget_are_refused_in_one_line():
     with pytest.raises(UsageError, match="--protocol rae has the full budget: leave --budget quick out"):
-        chosen_preset("rae", "quick")
+        chosen_preset("rae", "quick", "test")
+
+
+def test_nothing_is_chosen_by_a_protocol_that_sees_no_split_but_train():
+    with pytest.raises(UsageError, match="--protocol nvae compares with training images"):
+        chosen_preset("nvae", None, "val")
+
+
+def test_the_command_line_names_the_presets_there_are():
+    assert {name.value for name in ProtocolName} == set(PRESETS)
 
 
 def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
@@ -365,6 +375,7 @@ def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
     against_train = protocol(reference_split="train")
     for one, other in ((against_test, against_train), (against_train, against_test)):
         assert one.covers(one.part(reads)) and not other.covers(one.part(reads))
-    latents = Registry().get("metric", "mmd").reads
+    latents, machine = (Registry().get("metric", name).reads for name in ("mmd", "extraction_time"))
+    assert against_train.covers(against_test.part(machine))
     assert against_train.covers(against_test.part(latents))  # those are held-out whatever images are compared with
     assert "reference_split" not in against_test.part(reads)  # so that records from before it was a field are found

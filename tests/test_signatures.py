@@ -44,7 +44,7 @@ def table_of(tmp_path, changes=(), config=None):
                 if value is not None:
                     shown = value if isinstance(value, str) else value * (1 + NOISE[seed])
                     results.add(label, metric, {metric: shown}, seed, config=config or {"proposals": 5_000})
-    ((table,), _) = tables(results.folder)
+    ((table,), *_) = tables(results.folder)
     return table
 
 
@@ -55,11 +55,11 @@ def test_a_healthy_table_has_no_note(tmp_path):
 def test_values_that_were_not_measured_give_no_note(tmp_path):
     results = Results(tmp_path / "results")
     results.scores("ncp", [3.0, 3.1])
-    ((table,), _) = tables(results.folder)
+    ((table,), *_) = tables(results.folder)
     assert signatures.signatures(table) == []
     results.add("aggregate_posterior", "latent_coverage", {"latent_coverage": 0.9})
     results.add("gaussian", "mmd", {"mmd_imq_p": 0.9})
-    ((table,), _) = tables(results.folder)
+    ((table,), *_) = tables(results.folder)
     assert signatures.signatures(table) == []
 
 
@@ -134,7 +134,7 @@ def test_a_few_effective_proposals_are_saturation_whatever_their_share(factor, s
 def test_fewer_images_than_features_have_no_covariance_of_full_rank(of, says, tmp_path):
     results = Results(tmp_path / "results", **of)
     results.references()
-    ((table,), _) = tables(results.folder)
+    ((table,), *_) = tables(results.folder)
     found = signatures.rank_deficient(table)
     assert len(found) == says and all(
         "64 " in sentence and "at most 63 of 64 dimensions" in sentence for sentence in found
@@ -145,7 +145,7 @@ def test_one_seed_tells_of_no_missing_hole(tmp_path):
     results = Results(tmp_path / "results")
     results.references([3.0], [3.0])
     results.add("gaussian", "mmd", {"mmd_imq_p": 0.9, "c2st_auc": 0.5})
-    ((table,), _) = tables(results.folder)
+    ((table,), *_) = tables(results.folder)
     assert signatures.no_hole(table) == []
 
 
@@ -157,7 +157,7 @@ def test_a_fit_that_diverged_is_a_blow_up_and_one_that_failed_is_not(tmp_path):
         results.add("mcmc_ebm", "fit", {"status": "diverged", "reason": "energies parted"}, seed)
     results.add("evalp", "fit", {"status": "diverged", "reason": "energies parted"}, 1)
     results.add("ncp", "fit", {"status": "failed", "reason": "ValueError: no"})
-    ((table,), _) = tables(results.folder)
+    ((table,), *_) = tables(results.folder)
     assert signatures.blow_up(table) == [
         "blow-up of evalp: its fit diverged with seed 1",
         "blow-up of mcmc_ebm: its fit diverged with seeds 2, 3, its numbers are of the others",

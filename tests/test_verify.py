@@ -22,6 +22,7 @@ from benchmark.kept import _sha256
 from benchmark.metrics.frechet import Frechet
 from benchmark.metrics.samples import as_png
 from benchmark.places import cache_root, fresh_cache
+from benchmark.report.tables import tables
 from benchmark.verify import agreement, by_fit, difference_limit, differing_pixels, drawn
 from priors.latent_flow import LatentFlow
 
@@ -355,3 +356,29 @@ def test_where_there_is_nothing_to_verify_it_says_so(tmp_path, cli):
     done = cli("verify", "--results", tmp_path)
     assert done.code == 2 and "no scores here to verify" in done.err
     assert cli("verify", "--share", 1.5, "--results", tmp_path).code == 2
+
+
+def test_scores_against_train_and_against_test_are_told_apart_and_come_out_again(small_bundle, tmp_path, cli):
+    shutil.copytree(small_bundle, cache_root() / "bundles" / "small")
+    words = ["run", "--bundle", "small", "--priors", "gaussian", "--seeds", 1, "--metrics", "scores"]
+    for protocol in ("nvae", "rae"):
+        done = cli(*words, "--protocol", protocol, "--results", tmp_path)
+        assert done.code == 0, done.err
+    made = {table.protocol.preset: table.rows for table in tables(tmp_path)[0]}
+    for label in ("gaussian", "aggregate_posterior"):
+        against_train, against_test = (made[preset][label].values for preset in ("nvae", "rae"))
+        assert against_train["fd"] != against_test["fd"] and against_train["c2st_auc"] == against_test["c2st_auc"]
+        assert "memorisation" in against_test and "memorisation" not in against_train
+    assert made["rae"]["reconstruction"].values["fd"] and "fd" not in made["nvae"]["reconstruction"].values
+    assert len(made["rae"]["gaussian"].values["fd_redraws"][0]) == 4
+    verified = cli("verify", "--results", tmp_path, "--share", 1)
+    equal, *others = summary(verified)
+    assert verified.code == 0 and equal == 39 and others == [0, 0, 0], verified.out
+
+
+@pytest.mark.parametrize(
+    "here, verdict",
+    [([1.0, 2.0], "equal"), ([1.0, 2 + 1e-9], "within"), ([1.0, 2.1], "DISAGREES"), ([1.0], "DISAGREES")],
+)
+def test_lists_agree_as_their_values_do(here, verdict):
+    assert agreement("redraws", [1.0, 2.0], here, True, [])[0] == verdict

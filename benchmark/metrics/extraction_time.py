@@ -1,6 +1,6 @@
 """Extraction time: what the protocol's extractor takes for images of this bundle. It belongs to no prior.
 
-It is measured once a seed, with the reconstruction row, and stands above the table.
+It is measured once a seed, with the aggregate posterior, and stands above the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGES = 100
 class ExtractionTime(Metric):
     name = "extraction_time"
     reads = ("extractor", "timing_repeats", "timing_seconds")
-    reference_rows = ("reconstruction",)
+    reference_rows = ("aggregate_posterior",)
     machine_bound = True
 
     def applies(self, job: Job, work: Workspace) -> bool:

@@ -66,7 +66,8 @@ class Memorisation(Metric):
     reference_rows = ("aggregate_posterior", "reconstruction")
 
     def applies(self, job: Job, work: Workspace) -> bool:
-        return work.train_reference is not None
+        against_test = work.protocol.reference_split is None  # else there are no new images to be as near as
+        return against_test and work.train_reference is not None
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         training = evaluation.train_reference.subsample(evaluation.device)

@@ -1,6 +1,6 @@
 """Sampling time: the prior alone, the decoder alone, and their sum, with what explains it beside it.
 
-Each warmed up (the call whose peak memory is taken), synchronised with the device, repeated until the protocol's count
+Each warmed up, its peak memory taken, synchronised with the device, repeated until the protocol's count
 or its seconds, at least 3 times. The two are timed apart: taken in turns, the decoder leaves the prior a cold cache,
 half as slow again on a CPU.
 """
@@ -63,6 +63,7 @@ class SamplingTime(Metric):
             runs = {"prior": lambda: source.sample(batch, generator), "decode": lambda: decode(z, generator)}
             quartiles = {}
             for what, run in runs.items():
+                run()  # warmed up before the peak is taken: what libraries allocate once is not the draw's
                 values[f"{what}_peak_bytes_{batch}"] = peak_memory(run, evaluation.device)
                 taken = durations(run, evaluation.device, protocol.timing_repeats, protocol.timing_seconds)
                 quartiles[what] = statistics.quantiles(taken, n=4, method="inclusive")

@@ -25,6 +25,7 @@ class Group:
     """Ranking test-split tables, one a bundle, of one protocol and device, and the priors that all of them have."""
 
     preset: str
+    version: int
     device: str
     tables: list[Table]
 
@@ -50,7 +51,7 @@ class Group:
     @property
     def file(self) -> str:
         """Where the diagram lies in a results folder."""
-        return f"ranks/{self.preset}-{self.device}.png"
+        return f"ranks/{self.preset}-{self.version}-{self.device}.png"
 
 
 def across_bundles(made: list[Table]) -> list[Group]:
@@ -58,10 +59,10 @@ def across_bundles(made: list[Table]) -> list[Group]:
 
     Of a bundle's tables (one an extractor) the one measured last stands for it, so that no bundle counts twice.
     """
-    found: dict[tuple[str, str], dict[str, Table]] = defaultdict(dict)
+    found: dict[tuple[str, int, str], dict[str, Table]] = defaultdict(dict)
     for table in sorted(made, key=lambda table: (table.records[-1]["provenance"]["time"], table.name)):
         if table.fd and not table.few and table.protocol.split == "test":
-            found[table.protocol.preset, table.device][table.bundle] = table
+            found[table.protocol.preset, table.protocol.version, table.device][table.bundle] = table
     groups = [
         Group(*key, sorted(by_bundle.values(), key=lambda table: table.name))
         for key, by_bundle in sorted(found.items())
@@ -77,7 +78,10 @@ def across_markdown(groups: list[Group]) -> list[str]:
     lines = ["## Across bundles", "", explained, ""]
     for group in groups:
         named = ", ".join(f"{t.dataset} {t.backbone} seed {t.backbone_seed} ({t.protocol.score})" for t in group.tables)
-        lines += [f"Protocol {group.preset}, {group.device}, {len(group.tables)} bundles: {named}.", ""]
+        lines += [
+            f"Protocol {group.preset}, version {group.version}, {group.device}, {len(group.tables)} bundles: {named}.",
+            "",
+        ]
         body = [[label, f"{rank:.2f}"] for label, rank in group.ranks.items()]
         grid = tabulate(body, ["prior", "mean rank ↓"], "pipe", disable_numparse=True, colalign=("left", "right"))
         lines += [grid, ""]

@@ -16,7 +16,7 @@ from benchmark.report.grids import draw_grid
 from benchmark.report.markdown import table_markdown
 from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
-from benchmark.report.tables import Table, in_no_table, tables
+from benchmark.report.tables import Table, tables
 from benchmark.statistics import mean_interval
 
 COLUMNS = [
@@ -41,9 +41,9 @@ def write_tables(results: Path) -> list[str]:
     """Rewrite leaderboard.md, leaderboard.csv and parity.md from the records. Returns what is damaged, a sentence each."""
     folder = content_hash(str(results.resolve()))[:16]
     with FileLock(lock_path(f"results-{folder}")):  # two processes: the later one sees the records of both
-        made, damaged = tables(results)
+        made, damaged, in_none = tables(results)
         sections = [table_markdown(table, made) for table in made] + across_markdown(across_bundles(made))
-        text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_no_table(results)])])
+        text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
         write_atomic(results / "leaderboard.md", text.encode())
         parity = parity_markdown(made)
         if parity is not None:

@@ -39,10 +39,10 @@ def timing(row: TableRow, metric: str) -> str:
         return ""
     low, high = (1000 * statistics.fmean(pair[end] for pair in quartiles) for end in (0, 1))
     middle = 1000 * statistics.fmean(medians)
-    return f"{_short(middle)} [{_short(low)}, {_short(high)}]"
+    return f"{short(middle)} [{short(low)}, {short(high)}]"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -91,15 +91,17 @@ class SpreadColumn:
     def cell(self, row: TableRow) -> str:
         values = row.over_seeds(self.score)
         if self.of_one_fit:
-            values = [value for seed in row.values.get(self.metric, {}) for value in self._drawn(row, seed)]
+            redrawn = row.values.get(self.metric, {})
+            values = [value for seed, further in redrawn.items() for value in self._drawn(row, seed, further)]
         if len(values) < 2:
             return ""
         deviation = self.scale * statistics.stdev(values)
         return f"{deviation:.{decimals(deviation)}f}"
 
-    def _drawn(self, row: TableRow, seed: int) -> list[float]:
-        """The score of a fit's first draw, and of its further ones."""
-        return [row.values[self.score][seed], *row.values[self.metric][seed]]
+    def _drawn(self, row: TableRow, seed: int, further: list[float]) -> list[float]:
+        """The score of a fit's first draw, where that was measured, and of its further ones."""
+        first = row.values.get(self.score, {})
+        return [first[seed], *further] if seed in first else further
 
 
 def spread_columns(score: str) -> list[SpreadColumn]:
@@ -113,7 +115,7 @@ def spread_columns(score: str) -> list[SpreadColumn]:
 
 
 def time_columns(batches: tuple[int, ...]) -> list[TimeColumn | Column]:
-    """The prior and the decoder apart at every batch size, and the memory of the larger of them at the largest."""
+    """The prior and the decoder apart at every batch size, and the memory of each at the largest."""
     of = [("latents", "prior"), ("decoding", "decode")]
     times = [TimeColumn(f"{name}, ms / {n:,}", f"{what}_seconds_{n}") for name, what in of for n in batches]
     megabytes = [

@@ -21,6 +21,7 @@ from benchmark.report.columns import (
     interval,
     latent_columns,
     number,
+    short,
     spread_columns,
     time_columns,
     timing,
@@ -129,6 +130,11 @@ def _facts(table: Table) -> list[str]:
         f"bundle `{table.bundle}`; protocol {p.preset}, version {p.version}, {p.budget} budget, `{p.hash[:16]}`",
         f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.images} images{_capped(p)}, {p.rounding} rounding; "
         f"images: {p.preparation}",
+        *(
+            ["the aggregate posterior decodes the very images that it is compared with: a line that no prior reaches"]
+            if p.reference_split
+            else []
+        ),
         f"MMD: unbiased MMD² of {p.mmd_latents:,} latents against as many held-out draws, bandwidths {bandwidths} "
         f"x median squared distance, {p.mmd_permutations} permutations",
         f"time: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
@@ -140,12 +146,12 @@ def _facts(table: Table) -> list[str]:
 
 
 def _extraction(table: Table) -> str:
-    row = table.rows.get(RECONSTRUCTION)
+    row = table.rows.get(CEILING)
     times = row.over_seeds("extraction_seconds") if row else []
     if not times:
         return ""
     images = row.over_seeds("extraction_images")[0]
-    return f"; features of {images} images: {1000 * statistics.fmean(times):,.0f} ms"
+    return f"; features of {images} images: {short(1000 * statistics.fmean(times))} ms"
 
 
 def _capped(p: Protocol) -> str:

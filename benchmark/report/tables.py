@@ -94,16 +94,15 @@ class Table:
         return (gap_closed(*paired) if seeds else None), len(seeds)
 
 
-def tables(results: Path) -> tuple[list[Table], list[str]]:
-    """Every table of a results folder, in a fixed order, and what was left out for being damaged."""
+def tables(results: Path) -> tuple[list[Table], list[str], list[str]]:
+    """Every table of a results folder, in a fixed order; what is damaged; and which good records are in none."""
     records, damaged = RecordStore(results / "records").all()
     protocols, damaged_protocols = saved_protocols(results)
-    return _made(records, protocols), damaged + damaged_protocols
+    return _made(records, protocols), damaged + damaged_protocols, _in_no_table(records, protocols)
 
 
-def in_no_table(results: Path) -> list[str]:
-    """For each bundle with good records that no protocol of the folder covers, the sentence that counts them."""
-    records, protocols = RecordStore(results / "records").all()[0], saved_protocols(results)[0]
+def _in_no_table(records: list[dict[str, Any]], protocols: list[tuple[str, Protocol]]) -> list[str]:
+    """For each bundle with records that no protocol covers, the sentence that counts them."""
     counts: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for record in records:
         row = record["row"]
