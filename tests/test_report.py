@@ -93,7 +93,9 @@ def bundles(results, orders, **more):
 def test_average_ranks_over_bundles_by_hand(results):
     bundles(results, ["abc", "abc", "bacd"])  # d is not in all of them
     last = results.sections()[-1]
-    assert last.startswith("Across bundles") and "Protocol quick, version 2, cpu, 3 bundles: set0 conv_vae seed 0" in last
+    assert (
+        last.startswith("Across bundles") and "Protocol quick, version 2, cpu, 3 bundles: set0 conv_vae seed 0" in last
+    )
     assert results.tables()[-1][2:] == [["a", "1.33"], ["b", "1.67"], ["c", "3.00"]]
     p = stats.friedmanchisquare([1, 1, 2], [2, 2, 1], [3, 3, 3]).pvalue
     assert f"Friedman's test of all priors ranking alike: p = {p:.3g}, were" in last

@@ -141,6 +141,14 @@ def test_fewer_images_than_features_have_no_covariance_of_full_rank(of, says, tm
     )
 
 
+@pytest.mark.parametrize("of_q_agg, says", [(0.55, True), (0.54, False), (None, False)])
+def test_a_classifier_tells_no_hole_that_it_sees_in_draws_of_q_agg_too(of_q_agg, says, tmp_path):
+    """An AUC of 0.55 is above 1/2, and not above what the aggregate posterior itself has."""
+    areas = [("gaussian", "c2st_auc", 0.55), ("aggregate_posterior", "c2st_auc", of_q_agg)]
+    found = signatures.no_hole(table_of(tmp_path, [("gaussian", "mmd_imq_p", 0.4), *areas]))
+    assert any(sentence.startswith("no hole in latents") for sentence in found) is says
+
+
 def test_one_seed_tells_of_no_missing_hole(tmp_path):
     results = Results(tmp_path / "results")
     results.references([3.0], [3.0])
