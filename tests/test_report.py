@@ -314,6 +314,7 @@ def test_extraction_is_a_fact_of_the_table(results):
     for seed, seconds in enumerate((0.5, 0.7)):
         values = {"extraction_seconds": seconds, "extraction_images": 100}
         results.add("aggregate_posterior", "extraction_time", values, seed, machine=machine, reads=("extractor",))
+    assert "time (some, 1 threads, float32): " in results.text
     assert "features of 100 images: 600 ms" in results.text
 
 

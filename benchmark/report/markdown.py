@@ -137,12 +137,17 @@ def _facts(table: Table) -> list[str]:
         ),
         f"MMD: unbiased MMD² of {p.mmd_latents:,} latents against as many held-out draws, bandwidths {bandwidths} "
         f"x median squared distance, {p.mmd_permutations} permutations",
-        f"time: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
+        f"time{_timed_on(table)}: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
         f"at batch {p.timing_batches[-1]:,}" + _extraction(table),
         f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
         *(f"command: `{command}`" for command in sorted({origin["command"] for origin in origins})),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",
     ]
+
+
+def _timed_on(table: Table) -> str:
+    machines = [record["identity"]["machine"] for record in table.records if "machine" in record["identity"]]
+    return " ({device}, {threads} threads, {dtype})".format(**machines[-1]) if machines else ""
 
 
 def _extraction(table: Table) -> str:
