@@ -165,8 +165,8 @@ def by_shape(shape: tuple[int, ...]) -> list[list[Any]]:
         for n in (2 * LATENTS, POSTERIORS)
     )
     protocol = Protocol(
-        **{"budget": "full", "split": "test", "extractor": {}, "score": "", "generated": 1, "reference": 1},
-        **{"preparation": "", "mmd_latents": LATENTS, "timing_seconds": 0},
+        **{"preset": "rae", "version": 2, "budget": "full", "split": "test", "extractor": {}, "features": 0},
+        **{"score": "", "generated": 1, "reference": 1, "preparation": "", "mmd_latents": LATENTS, "timing_seconds": 0},
     )
     backbone = SimpleNamespace(latent_shape=shape)
     given = Evaluation(None, {}, backbone, held_out, None, None, protocol, 0, device, lambda: (train._mean, train._std))
