@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import re
 import subprocess
@@ -17,6 +18,8 @@ import torch
 import benchmark
 
 PACKAGES = ("torch", "torchvision", "nflows", "torch-fidelity", "numpy", "scipy", "scikit-learn")
+#: waiting threads that sleep instead of spinning double the time of a small draw
+OPENMP = ("OMP_", "GOMP_", "KMP_", "MKL_")
 CODE = ("benchmark", "priors", "backbones", "pyproject.toml", ":(exclude)backbones/pretrained")
 
 
@@ -82,6 +85,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "driver": _driver(device),
         "instructions": torch.backends.cpu.get_cpu_capability(),  # one name of a processor may stand for several
         "threads": torch.get_num_threads(),
+        "openmp": {name: value for name, value in os.environ.items() if name.startswith(OPENMP)},
         "command": command_line(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
