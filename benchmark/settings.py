@@ -26,6 +26,8 @@ def shown(value: Any) -> str:
     """A value as a user would type it: `parsed(shown(value)) == value`."""
     if isinstance(value, tuple):
         return "x".join(map(str, value))
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)
 
