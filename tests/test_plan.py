@@ -14,7 +14,7 @@ from benchmark.plan import Job, jobs, prior_row, rows
 from benchmark.plugins import Registry
 from benchmark.protocol import PRESETS, chosen_preset, protocol_for
 from benchmark.records import record_id
-from benchmark.settings import parse_named
+from benchmark.settings import parse_named, parsed, shown
 from priors.api import LatentPrior, PriorConfig, sampling_setting
 from priors.evalp import EVaLP
 
@@ -379,3 +379,8 @@ def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
     assert against_train.covers(against_test.part(machine))
     assert against_train.covers(against_test.part(latents))  # those are held-out whatever images are compared with
     assert "reference_split" not in against_test.part(reads)  # so that records from before it was a field are found
+
+
+@pytest.mark.parametrize("value", [None, True, False, 1, 0.5, 1e-8, "mlp", (2, 3)])
+def test_a_label_can_be_typed_again(value):
+    assert parsed(shown(value)) == value
