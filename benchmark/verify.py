@@ -182,7 +182,6 @@ def recipe(
     named = settings.get("extractor", {"name": bundle.card["dataset"]["extractor"]})
     extractor = registry.get("extractor", named["name"])()
     split = settings.get("split", "test")
-    images = settings.get("reference_split", split)
     preset = PRESETS[USUAL[row["budget"] or "quick"]]
     usual = protocol_for(bundle, preset, split, extractor, features=0)  # which decides no score
     given = {**usual.model_dump(), **settings, "extractor": extractor.identity()}
@@ -192,12 +191,12 @@ def recipe(
         known = fit is not None and identity["fit"] != job.fit_id
         recorded = {**identity, "fit": fit["identity"]} if known else identity
         raise Unverifiable(difference(recorded, {**here, "fit": job.fit_identity} if known else here))
-    reference = find_reference(bundle, extractor, images) if "extractor" in settings else None
+    reference = find_reference(bundle, extractor, protocol.images) if "extractor" in settings else None
     if reference is None and "extractor" in settings:
         raise Unverifiable(
-            f"no {extractor.name} reference of the {images} split beside the bundle; make it with: python -m benchmark "
+            f"no {extractor.name} reference of the {protocol.images} split beside the bundle; make it with: python -m benchmark "
             f"reference --dataset {bundle.dataset} --bundle {bundle.path} --extractor {extractor.name} "
-            f"--split {images} --out {bundle.path / 'reference'}"
+            f"--split {protocol.images} --out {bundle.path / 'reference'}"
         )
     return Recipe(record, job, metric, protocol, extractor, reference)
 

@@ -15,7 +15,12 @@ from benchmark.report.published import CLAIMS, FIFTY, FIGURES, OTHER_RECIPES, Cl
 from benchmark.report.tables import Table
 from benchmark.statistics import RANKED_FROM, paired_difference
 
-WORDS = {"fd": "FD", "mmd_imq": "MMD² imq", "prior_seconds_1000": "time of 1,000 latents"}
+#: metric -> what it is called, and the factor and unit in which it is shown
+SHOWN = {
+    "fd": ("FD", 1, ""),
+    "mmd_imq": ("MMD² imq", 1000, " × 10⁻³"),
+    "prior_seconds_1000": ("time of 1,000 latents", 1000, " ms"),
+}
 STANDING_IN = {"celeba64": ("celeba64", "celeba64-preview")}
 TITLE = """# Parity with published numbers
 
@@ -95,7 +100,7 @@ def _claims(shown: list[Table]) -> str:
     body = []
     for claim in CLAIMS:
         relation = "about as" if claim.alike else "lower than"
-        said = f"`{claim.first}` {relation} `{claim.second}` in {WORDS[claim.metric]}"
+        said = f"`{claim.first}` {relation} `{claim.second}` in {SHOWN[claim.metric][0]}"
         for dataset in claim.datasets:
             for table in _tables_of(dataset, shown):
                 body.append([said, claim.source, _named(table), *_held(claim, table)])
@@ -108,8 +113,7 @@ def _held(claim: Claim, table: Table) -> list[str]:
     """Both values, their difference with its interval, and what that says of the claim."""
     rows = [table.rows.get(label) for label in (claim.first, claim.second)]
     values = [row.values.get(claim.metric, {}) if row else {} for row in rows]
-    scale = {"mmd_imq": 1000, "prior_seconds_1000": 1000}.get(claim.metric, 1)
-    unit = {"mmd_imq": " × 10⁻³", "prior_seconds_1000": " ms"}.get(claim.metric, "")
+    _, scale, unit = SHOWN[claim.metric]
     shown = [f"{number([scale * value for value in of.values()])}{unit}" if of else "" for of in values]
     seeds = sorted(set(values[0]) & set(values[1]))
     if not seeds:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 
 from benchmark.report.tables import CEILING, ZERO_LINE, Table
-from benchmark.statistics import mean_interval
+from benchmark.statistics import mean_interval, paired_difference
 
 #: a row with under half of the coverage and recall of draws of q_agg has lost modes; both waver by hundredths
 COVERED = 0.5
@@ -64,7 +64,7 @@ def no_hole(table: Table) -> list[str]:
     seeds, (gaussian, ceiling) = table.paired_fd(ZERO_LINE, CEILING)
     found = []
     if len(seeds) > 1:
-        _, low, high = mean_interval([g - c for g, c in zip(gaussian, ceiling)])
+        _, low, high = paired_difference(gaussian, ceiling)
         if low <= 0:
             found.append(
                 f"no hole in {table.protocol.score}: the gap from N(0, I) to the aggregate posterior may be 0 "

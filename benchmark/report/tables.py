@@ -98,16 +98,21 @@ def tables(results: Path) -> tuple[list[Table], list[str], list[str]]:
     """Every table of a results folder, in a fixed order; what is damaged; and which good records are in none."""
     records, damaged = RecordStore(results / "records").all()
     protocols, damaged_protocols = saved_protocols(results)
-    return _made(records, protocols), damaged + damaged_protocols, _in_no_table(records, protocols)
+    covered = [
+        (protocol, [record for record in records if record["row"]["bundle"] == bundle and _belongs(record, protocol)])
+        for bundle, protocol in protocols
+    ]
+    placed = {record["id"] for _, of_protocol in covered for record in of_protocol}
+    in_none = _counted([record for record in records if record["id"] not in placed])
+    return _made(covered), damaged + damaged_protocols, in_none
 
 
-def _in_no_table(records: list[dict[str, Any]], protocols: list[tuple[str, Protocol]]) -> list[str]:
+def _counted(in_none: list[dict[str, Any]]) -> list[str]:
     """For each bundle with records that no protocol covers, the sentence that counts them."""
     counts: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
-    for record in records:
+    for record in in_none:
         row = record["row"]
-        if not any(row["bundle"] == bundle and _belongs(record, protocol) for bundle, protocol in protocols):
-            counts[row["dataset"], row["backbone"], row["bundle"]][record["kind"]] += 1
+        counts[row["dataset"], row["backbone"], row["bundle"]][record["kind"]] += 1
     return [
         f"{sum(kinds.values())} records of {dataset} {backbone} (bundle `{bundle}`), measured under settings that no "
         f"protocol here has: {', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))}"
@@ -115,15 +120,15 @@ def _in_no_table(records: list[dict[str, Any]], protocols: list[tuple[str, Proto
     ]
 
 
-def _made(records: list[dict[str, Any]], protocols: list[tuple[str, Protocol]]) -> list[Table]:
+def _made(covered: list[tuple[Protocol, list[dict[str, Any]]]]) -> list[Table]:
+    """The tables of each protocol with the records that it covers."""
     made = []
-    for bundle, protocol in protocols:
+    for protocol, records in covered:
         groups = defaultdict(list)
         for record in records:
             row = record["row"]
-            if row["bundle"] == bundle and _belongs(record, protocol):
-                seed = row.get("backbone_seed", 0)  # records of the first bundles do not name it
-                groups[row["dataset"], row["backbone"], seed, bundle, row["device"]].append(record)
+            seed = row.get("backbone_seed", 0)  # records of the first bundles do not name it
+            groups[row["dataset"], row["backbone"], seed, row["bundle"], row["device"]].append(record)
         shared = (_table(protocol, *key, group) for key, group in groups.items())
         # fits and timings of another protocol's run alone make no table
         made += [table for table in shared if any(record["kind"] != "fit" for record in table.records)]
