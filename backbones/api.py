@@ -84,6 +84,13 @@ class Backbone(nn.Module, ABC):
         `progress` is the share of training that is done, for what is warmed up; validation takes the end's.
         """
 
+    def reconstruct(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Images (n, C, H, W) of x with every latent group drawn from its posterior.
+
+        None where z is all that the model has: decoding a draw of `encode` does the same.
+        """
+        return None
+
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """log p(x, z) - log q(z | x) (n,) in nats at one z ~ q(z | x) of every latent the model has.
 

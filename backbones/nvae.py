@@ -241,8 +241,11 @@ class NVAE(Backbone):
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         features, _ = self._top_down(z, None, generator, temperature)
-        output = self.to_image(features)
-        return output.sigmoid() if self.log_scale is None else output.clamp(0, 1)
+        return self._image(features)
+
+    def reconstruct(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        features, _ = self._inferred(x, generator)
+        return self._image(features)
 
     def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         log_likelihood, costs = self.bound_terms(x, generator)
@@ -258,12 +261,8 @@ class NVAE(Backbone):
 
     def bound_terms(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
         """log p(x | z) (n,) in nats for one z ~ q(z | x), and the cost of each group, the top one first."""
-        rising = self._bottom_up(x)
-        mean, log_std = _mean_and_log_std(self.to_posterior(rising[-1]))
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        top = _cost(mean, log_std, torch.zeros_like(mean), noise)
-        features, costs = self._top_down(mean + log_std.exp() * noise, rising[-2::-1], generator, 1.0)
-        return self._log_likelihood(features, x), [top, *costs]
+        features, costs = self._inferred(x, generator)
+        return self._log_likelihood(features, x), costs
 
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if self.log_scale is None:
@@ -295,6 +294,15 @@ class NVAE(Backbone):
             norm.eval()
             norm.momentum = momentum
 
+    def _inferred(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
+        """Features before the image, every group drawn from its posterior, and the cost of each, the top one first."""
+        rising = self._bottom_up(x)
+        mean, log_std = _mean_and_log_std(self.to_posterior(rising[-1]))
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        top = _cost(mean, log_std, torch.zeros_like(mean), noise)
+        features, costs = self._top_down(mean + log_std.exp() * noise, rising[-2::-1], generator, 1.0)
+        return features, [top, *costs]
+
     def _bottom_up(self, x: Tensor) -> list[Tensor]:
         """Features for each group, the last group's first."""
         features = self.shrink(self.stem(2 * x.to(memory_format=torch.channels_last) - 1))
@@ -318,6 +326,11 @@ class NVAE(Backbone):
                 features, cost = group(features, bottom_up, generator, temperature)
                 costs.append(cost)
         return self.grow(features), costs
+
+    def _image(self, features: Tensor) -> Tensor:
+        """The likelihood's mean."""
+        output = self.to_image(features)
+        return output.sigmoid() if self.log_scale is None else output.clamp(0, 1)
 
     def _log_likelihood(self, features: Tensor, x: Tensor) -> Tensor:
         output = self.to_image(features)

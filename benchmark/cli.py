@@ -277,24 +277,31 @@ def reference(
     out: Annotated[Optional[Path], typer.Option(help="Folder to write to (default: in the cache).")] = None,
     plugin: PluginOption = None,
 ) -> None:
-    """Compute what an extractor sees in a bundle's real images, so that runs need not open them."""
+    """Compute what an extractor sees in a bundle's real images, so that runs need not open them.
+
+    Of a hierarchy also what it sees in their full reconstructions, every latent group drawn from its posterior.
+    """
     from benchmark.extractors.api import Unavailable
     from benchmark.progress import track
-    from benchmark.reference import make_reference
+    from benchmark.reference import make_reconstructions, make_reference
 
     registry = Registry(list(plugin or []))
     opened = _bundle(registry, dataset, backbone, bundle)
     source = _source(registry, dataset, opened)
     name = extractor or opened.card["dataset"]["extractor"]
     chosen = registry.get("extractor", name)(inception_weights)
-    images = source.load(data_roots(data_root))
+    images, where = source.load(data_roots(data_root)), _device(device)
+    model = opened.backbone(registry.get("backbone", opened.backbone_name), where)
     for part in split or list(ImagesName):
+        of = f"{opened.path.name}, {part.value} split"
         try:
-            with track(f"{name} reference of {opened.path.name}, {part.value} split") as progress:
-                made = make_reference(opened, images, chosen, part.value, _device(device), out, progress)
+            with track(f"{name} reference of {of}") as progress:
+                made = make_reference(opened, images, chosen, part.value, where, out, progress)
+            with track(f"{name} reconstructions of {of}") as progress:
+                path = make_reconstructions(opened, model, images, chosen, part.value, where, out, progress)
         except Unavailable as error:
             raise UsageError(str(error)) from error
-        say(f"reference written: {made.path}")
+        say(f"reference written: {made.path}" + (f", and full reconstructions: {path}" if path else ""))
 
 
 @app.command()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from backbones.api import Backbone
+from benchmark.decoding import decoded
 from benchmark.extractors.api import Features
 from benchmark.kept import kept
 from benchmark.protocol import Protocol
@@ -23,25 +24,13 @@ from benchmark.reference import Reference
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
-DECODE_BATCH = 250
 PAIR = 2_000  # images of each side that metrics quadratic in n compare
 PRINCIPAL_AXES = 64
 DRAWS_VERSION = 1  # of streams, decoding and extraction: what is kept under another is not found
 
 
-def as_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] -> uint8, rounded to the nearest of the 256 values."""
-    return (images * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-@torch.no_grad()
-def decoded(backbone: Backbone, z: Tensor, generator: torch.Generator) -> Tensor:
-    """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device; a batch at a time."""
-    return torch.cat([as_bytes(backbone.decode(part, generator)) for part in z.split(DECODE_BATCH)])
-
-
 class Source(Interface):
-    """Where latents come from: a fitted prior, or a reference row."""
+    """Where latents come from: a fitted prior, or posterior draws."""
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor: ...
 
@@ -60,8 +49,20 @@ class ReferenceRow:
         return self._draws.one_each(n, generator)
 
 
+class SeenBefore:
+    """Reconstructions with every group of a hierarchy from its posterior: features alone, taken with images at hand."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+
+
+FULL_RECONSTRUCTION = "full_reconstruction"
 #: reference row -> the split whose posteriors it decodes (None: the split that is reported)
-REFERENCE_ROWS: dict[str, str | None] = {"aggregate_posterior": "train", "reconstruction": None}
+REFERENCE_ROWS: dict[str, str | None] = {
+    "aggregate_posterior": "train",
+    "reconstruction": None,
+    FULL_RECONSTRUCTION: None,
+}
 
 
 @dataclass
@@ -117,6 +118,8 @@ class Evaluation:
     def features(self) -> Tensor:
         """Features (n, d) of the protocol's number of generated images."""
         protocol = self.protocol
+        if isinstance(self.source, SeenBefore):
+            return self.source.features[: protocol.generated]
         seen = {"images": protocol.generated, "extractor": protocol.extractor, "rounding": protocol.rounding}
         return kept("features", {**self.identity, **seen, "version": DRAWS_VERSION}, self.device, self._extracted)
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from backbones.api import Backbone
 from backbones.bundle import Bundle
 from backbones.hashing import Damaged, content_hash, file_hash, read_sealed, write_atomic, write_sealed
-from benchmark.evaluation import REFERENCE_ROWS, Evaluation, ReferenceRow
+from benchmark.evaluation import FULL_RECONSTRUCTION, REFERENCE_ROWS, Evaluation, ReferenceRow, SeenBefore, Source
 from benchmark.extractors.api import Extractor, Features
 from benchmark.metrics.api import Metric
 from benchmark.places import cache_root, lock_path
@@ -28,7 +29,7 @@ from benchmark.progress import say, track
 from benchmark.protocol import Protocol
 from benchmark.provenance import device_name, provenance
 from benchmark.records import RecordStore, record_id
-from benchmark.reference import Reference, find_reference
+from benchmark.reference import Reference, find_reconstructions, find_reference
 from benchmark.streams import seeded_globals, stream
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
 
@@ -75,6 +76,15 @@ class Workspace:
             return None
 
     @functools.cached_property
+    def reconstructions(self) -> Tensor | None:
+        """What the extractor sees in full reconstructions of a hierarchy, where somebody has looked."""
+        try:
+            return find_reconstructions(self.bundle, self.extractor, self.protocol.split, self.device)
+        except Damaged as error:
+            say(f"full reconstructions are damaged: {error}")
+            return None
+
+    @functools.cached_property
     def features_of(self) -> Features:
         return Features(self.extractor, self.device)
 
@@ -100,6 +110,8 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
     rows_metrics = [metric for metric in work.metrics if job.row.prior or job.row.name in metric.reference_rows]
     metrics = [metric for metric in rows_metrics if metric.applies(job, work)]
     outcome = Outcome()
+    if job.row.name == FULL_RECONSTRUCTION and work.reconstructions is None:
+        return outcome
     if not any(_missing(job, metrics, work, outcome)):
         return outcome
     try:
@@ -113,7 +125,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
             return outcome
         split = None if job.row.prior else REFERENCE_ROWS[job.row.name] or work.protocol.split
         try:
-            source = fitted(job, work) if split is None else ReferenceRow(work.split(split))
+            source = _source(job, work, split)
         except Failed as failure:
             outcome.failures.append(str(failure))
             return outcome
@@ -133,6 +145,12 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
         for metric in missing:
             _measure(job, metric, evaluation, work, outcome)
     return outcome
+
+
+def _source(job: Job, work: Workspace, split: str | None) -> Source | SeenBefore:
+    if split is None:
+        return fitted(job, work)
+    return SeenBefore(work.reconstructions) if job.row.name == FULL_RECONSTRUCTION else ReferenceRow(work.split(split))
 
 
 def fitted(job: Job, work: Workspace) -> LatentPrior:

@@ -8,7 +8,7 @@ from typing import Any
 from backbones.bundle import Bundle
 from backbones.hashing import content_hash
 from benchmark.errors import UsageError
-from benchmark.evaluation import REFERENCE_ROWS
+from benchmark.evaluation import FULL_RECONSTRUCTION, REFERENCE_ROWS
 from benchmark.plugins import Registry
 from benchmark.records import record_id
 from benchmark.settings import parse_named, shown, validated
@@ -117,11 +117,17 @@ def reference_row(name: str) -> Row:
 
 
 def rows(
-    registry: Registry, priors: str | None, bundle: Bundle, budget: str, reference_split: str | None = None
+    registry: Registry,
+    priors: str | None,
+    bundle: Bundle,
+    budget: str,
+    reference_split: str | None = None,
+    reconstructed: bool = False,
 ) -> list[Row]:
     """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins').
 
     Where images are compared with training images, the aggregate posterior is their reconstruction: no second row.
+    `reconstructed`: there are full reconstructions of a hierarchy.
     """
     asked = parse_named(priors, "--priors") if priors else [(name, [{}]) for name in registry.at_hand("prior")]
     wanted = [("gaussian", {})]
@@ -133,11 +139,18 @@ def rows(
             if not settings:
                 wanted += [(name, companion) for companion in registry.get("prior", name).companions]
     references = [name for name, split in REFERENCE_ROWS.items() if split or reference_split is None]
+    if not reconstructed:
+        references = [name for name in references if name != FULL_RECONSTRUCTION]
     made = [reference_row(name) for name in references]
     made += [prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
     return list({row.label: row for row in made}.values())
 
 
 def jobs(made: list[Row], bundle: Bundle, seeds: int, budget: str, device_type: str) -> list[Job]:
-    """Seed by seed, so that an interrupted run has every row."""
-    return [Job(row, bundle, seed, budget, device_type) for seed in range(seeds) for row in made]
+    """Seed by seed, so that an interrupted run has every row; full reconstructions were drawn once."""
+    return [
+        Job(row, bundle, seed, budget, device_type)
+        for seed in range(seeds)
+        for row in made
+        if seed == 0 or row.name != FULL_RECONSTRUCTION
+    ]

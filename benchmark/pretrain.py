@@ -12,9 +12,9 @@ from backbones.api import Backbone
 from backbones.bundle import SPLITS, Bundle, round_weights, write_bundle
 from backbones.hashing import content_hash
 from backbones.training import TrainingDiverged, posterior, train
-from benchmark.datasets.api import Dataset
+from benchmark.datasets.api import Dataset, Images
 from benchmark.errors import UsageError
-from benchmark.evaluation import decoded
+from benchmark.decoding import decoded
 from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.metrics.frechet import feature_statistics, frechet_distance
 from benchmark.metrics.mmd import mmd_between
@@ -22,6 +22,7 @@ from benchmark.places import cache_root
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
 from benchmark.provenance import provenance
+from benchmark.reference import make_reconstructions
 from benchmark.settings import shown, validated
 from benchmark.streams import stream
 from priors.api import PosteriorSplit
@@ -99,6 +100,7 @@ def pretrain(
     }
     bundle = write_bundle(path, card, backbone, parts)
     checkpoint.unlink()
+    _reconstruct(bundle, backbone, images, extractor, device)
     say(
         f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
         f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training"
@@ -116,6 +118,19 @@ def _hole(mean: Tensor, std: Tensor) -> dict[str, float]:
     z = PosteriorSplit(mean, std).one_each(n, generator).flatten(1)
     normal = torch.randn(z.shape, generator=generator, device=z.device)
     return {"kl": kl, "mmd_imq": mmd_between(normal, z), "latents": n}
+
+
+def _reconstruct(
+    bundle: Bundle, backbone: Backbone, images: Images, extractor: Extractor, device: torch.device
+) -> None:
+    """Full reconstructions of a hierarchy are seen now, while its images are at hand."""
+    for split in SPLITS[1:]:
+        try:
+            with track(f"{extractor.name} reconstructions, {split} split") as progress:
+                folder = bundle.path / "reference"
+                make_reconstructions(bundle, backbone, images, extractor, split, device, folder, progress)
+        except Unavailable as error:
+            say(f"no full reconstructions: {extractor.name} cannot be used: {error}")
 
 
 def _words(settings: dict[str, Any]) -> list[str]:

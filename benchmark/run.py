@@ -97,17 +97,18 @@ def run(
     started = time.perf_counter()
     features = len(reference.statistics(device).mean)
     protocol = protocol_for(bundle, preset, split, extractor, features)
-    made = rows(registry, priors, bundle, preset.budget, preset.reference_split)
-    for note in dict.fromkeys(row.note for row in made if row.note):
-        say(note)
     store = RecordStore(results / "records")
     measured = [metric() for metric in metrics]
     work = Workspace(bundle, registry, protocol, extractor, reference, measured, store, device, retry)
+    reconstructed = work.reconstructions is not None
+    made = rows(registry, priors, bundle, preset.budget, preset.reference_split, reconstructed)
+    for note in dict.fromkeys(row.note for row in made if row.note):
+        say(note)
     protocol.save(results, bundle.id[:16])
     provenance(device)  # the state of the code is read once, and belongs to the start of the run
     todo = jobs(made, bundle, seeds, preset.budget, device.type)
     say(
-        f"{len(todo)} jobs: {len(made)} rows x {seeds} seeds on {bundle.path.name}, {preset.name} protocol, {device.type}"
+        f"{len(todo)} jobs: {len(made)} rows, {seeds} seeds, on {bundle.path.name}, {preset.name} protocol, {device.type}"
     )
     failed = 0
     queue = collections.deque((number, job, False) for number, job in enumerate(todo, 1))

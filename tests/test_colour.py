@@ -38,7 +38,7 @@ from benchmark.datasets.celeba64 import CelebA64, CelebA64Preview
 from benchmark.datasets.cifar10 import CIFAR10
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
-from benchmark.evaluation import as_bytes
+from benchmark.decoding import as_bytes
 from benchmark.extractors import efficientnet_lite0
 from benchmark.extractors.api import Features, Unavailable
 from benchmark.extractors.digit_cnn import DigitCNN

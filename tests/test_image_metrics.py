@@ -21,7 +21,8 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 from backbones.bundle import open_bundle
 from backbones.conv_vae import ConvVAE
 from benchmark.datasets.digits import Digits
-from benchmark.evaluation import Evaluation, decoded
+from benchmark.decoding import decoded
+from benchmark.evaluation import Evaluation
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.metrics import fd_infinity, memorisation

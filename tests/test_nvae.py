@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -25,6 +26,9 @@ from backbones.nvae import (
     soft_bound,
 )
 from benchmark.bound import importance_weighted_bound
+from benchmark.extractors.digit_cnn import DigitCNN
+from benchmark.metrics.frechet import feature_statistics, frechet_distance
+from benchmark.reference import find_reconstructions, find_reference
 from benchmark.settings import shown
 
 CPU = torch.device("cpu")
@@ -169,6 +173,19 @@ def test_loss_is_the_bound_of_its_docstring():
     mean, std = model.encode(x)
     top = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).flatten(1).sum(1).mean()
     assert terms["kl_0"].item() == pytest.approx(top.item(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_a_full_reconstruction_is_the_mean_of_the_likelihood_that_the_bound_has():
+    model, x = tiny(), pictures(6)
+    log_likelihood, _ = model.bound_terms(x, seeded(3))
+    made = model.reconstruct(x, seeded(3))
+    assert torch.allclose(Bernoulli(probs=made).log_prob(x).flatten(1).sum(1), log_likelihood, rtol=1e-4)
+    mean, std = model.encode(x)
+    of_top_alone = model.decode(mean + std * torch.randn(mean.shape, generator=(noise := seeded(3))), noise)
+    assert (made - of_top_alone).abs().max() > 1e-3  # the lower groups saw the images as well
+    flat = ConvVAE((1, 16, 16), ConvVAEConfig(width=2, nz=3)).eval()
+    assert flat.reconstruct(x, seeded()) is None
 
 
 def test_a_weight_on_the_top_group_counts_there_alone():
@@ -366,5 +383,38 @@ def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(squa
     done = cli("run", *words, "--priors", priors, "--metrics", "fd,mmd,samples", "--results", tmp_path / "results")
     assert done.code == 0, done.err
     assert all(f"| {name}" in done.out for name in ("evalp", "latent_flow", "ncp", "mcmc_ebm", "gaussian"))
+    assert not list((tmp_path / "squares-nvae" / "reference").glob("*-train-*"))
+    seen = {split: _reconstructed(tmp_path / "squares-nvae", split) for split in ("val", "test")}
+    assert {split: len(features) for split, features in seen.items()} == {"val": 40, "test": 60}
+    (row,) = [line for line in done.out.splitlines() if "| full_reconstruction" in line]
+    reference = find_reference(open_bundle(tmp_path / "squares-nvae"), DigitCNN(), "test")
+    fd = frechet_distance(feature_statistics(seen["test"]), reference.statistics(CPU))
+    assert float(row.split("|")[2]) == pytest.approx(fd, rel=0.01) and row.rstrip(" |").endswith("1")
     bound = cli("bound", "--dataset", tmp_path / "squares.npz", "--bundle", tmp_path / "squares-nvae", "--samples", 5)
     assert bound.code == 0 and "L_5 = -" in bound.out and "L_1 = -" in bound.out and "60 test images" in bound.out
+
+
+def _reconstructed(bundle, split):
+    return find_reconstructions(open_bundle(bundle), DigitCNN(), split, CPU)
+
+
+def test_full_reconstructions_are_made_again_by_the_reference_command_alike(squares, tmp_path, cli):
+    squares("squares-nvae", epochs=1)
+    bundle, out = tmp_path / "squares-nvae", tmp_path / "again"
+    words = ["--dataset", tmp_path / "squares.npz", "--bundle", bundle, "--split", "test", "--out", out]
+    done = cli("reference", *words, "--device", "cpu")
+    assert done.code == 0 and "and full reconstructions" in done.err
+    (again,) = out.glob("digit-cnn-test-*.safetensors")
+    assert torch.equal(load_file(again)["features"].float(), _reconstructed(bundle, "test"))
+    assert read_sealed(again.with_suffix(".json"))["count"] == 60
+
+
+def test_damaged_full_reconstructions_are_named_and_leave_their_row_out(squares, tmp_path, cli):
+    squares("squares-nvae", epochs=1)
+    bundle = tmp_path / "squares-nvae"
+    (path,) = (bundle / "reference").glob("digit-cnn-test-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    words = ["--dataset", tmp_path / "squares.npz", "--bundle", bundle, "--seeds", 1, "--priors", "gaussian"]
+    done = cli("run", *words, "--metrics", "fd", "--results", tmp_path / "results")
+    assert done.code == 0 and "full reconstructions are damaged" in done.err and path.name in done.err
+    assert "| reconstruction" in done.out and "full_reconstruction" not in done.out

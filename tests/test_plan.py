@@ -186,6 +186,15 @@ def test_an_unknown_data_set_gets_the_recipe_of_the_nearest_latent_size_and_says
         assert "owls" in row.note and from_dataset in row.note
 
 
+def test_full_reconstructions_are_a_row_of_one_seed_where_there_are_any_and_none_against_training_images():
+    there = rows(Registry(), "gaussian", BUNDLE, "quick", reconstructed=True)
+    assert [row.label for row in there] == ["aggregate_posterior", "reconstruction", "full_reconstruction", "gaussian"]
+    todo = jobs(there, BUNDLE, 2, "quick", "cpu")
+    assert [job.seed for job in todo if job.row.label == "full_reconstruction"] == [0] and len(todo) == 7
+    against_train = rows(Registry(), "gaussian", BUNDLE, "full", "train", reconstructed=True)
+    assert [row.label for row in against_train] == ["aggregate_posterior", "gaussian"]
+
+
 def test_jobs_go_seed_by_seed_over_all_rows():
     todo = jobs(made("evalp"), BUNDLE, 3, "quick", "cpu")
     assert [job.seed for job in todo] == [0] * 5 + [1] * 5 + [2] * 5

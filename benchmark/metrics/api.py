@@ -16,6 +16,8 @@ hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
 #: what decides the features of generated and of real images
 IMAGE_SETTINGS = ("split", "reference_split", "extractor", "generated", "rounding")
+#: the reference rows that have images
+IMAGE_ROWS = ("aggregate_posterior", "reconstruction", "full_reconstruction")
 #: what decides the pairs of latents that two-sample metrics compare
 LATENT_SETTINGS = ("split", "mmd_latents")
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_SETTINGS, Metric, hookimpl
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Metric, hookimpl
 from benchmark.metrics.frechet import Statistics, frechet_distance
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def frechet_at_infinity(features: Tensor, reference: Statistics, generator: torc
 class FrechetAtInfinity(Metric):
     name = "fd_infinity"
     reads = IMAGE_SETTINGS
-    reference_rows = ("aggregate_posterior", "reconstruction")
+    reference_rows = IMAGE_ROWS
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         reference = evaluation.reference.statistics(evaluation.device)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_SETTINGS, Metric, hookimpl
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Metric, hookimpl
 
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
@@ -52,7 +52,7 @@ def frechet_distance(generated: Statistics, reference: Statistics) -> float:
 class Frechet(Metric):
     name = "fd"
     reads = IMAGE_SETTINGS
-    reference_rows = ("aggregate_posterior", "reconstruction")
+    reference_rows = IMAGE_ROWS
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         reference = evaluation.reference.statistics(evaluation.device)

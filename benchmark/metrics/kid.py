@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_SETTINGS, Metric, hookimpl
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Metric, hookimpl
 
 if TYPE_CHECKING:
     from benchmark.evaluation import Evaluation
@@ -36,7 +36,7 @@ def kernel_distance(generated: Tensor, real: Tensor) -> float:
 class KID(Metric):
     name = "kid"
     reads = IMAGE_SETTINGS
-    reference_rows = ("aggregate_posterior", "reconstruction")
+    reference_rows = IMAGE_ROWS
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         return {"kid": kernel_distance(*evaluation.feature_pair)}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_SETTINGS, LATENT_SETTINGS, Metric, hookimpl
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, LATENT_SETTINGS, Metric, hookimpl
 from benchmark.metrics.mmd import squared_distances
 from benchmark.metrics.ranks import superiority
 from benchmark.streams import stream
@@ -63,7 +63,7 @@ def best_log_posterior(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 class Memorisation(Metric):
     name = "memorisation"
     reads = IMAGE_SETTINGS
-    reference_rows = ("aggregate_posterior", "reconstruction")
+    reference_rows = IMAGE_ROWS
 
     def applies(self, job: Job, work: Workspace) -> bool:
         against_test = work.protocol.reference_split is None  # else there are no new images to be as near as

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_SETTINGS, LATENT_SETTINGS, Metric, hookimpl
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, LATENT_SETTINGS, Metric, hookimpl
 from benchmark.metrics.mmd import squared_distances
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def neighbourhood_scores(generated: Tensor, real: Tensor, k: int = K) -> dict[st
 class ImageNeighbours(Metric):
     name = "neighbours"
     reads = IMAGE_SETTINGS
-    reference_rows = ("aggregate_posterior", "reconstruction")
+    reference_rows = IMAGE_ROWS
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         return neighbourhood_scores(*evaluation.feature_pair)

@@ -8,7 +8,7 @@ from typing import Any
 from scipy import stats
 from tabulate import tabulate
 
-from benchmark.evaluation import PAIR
+from benchmark.evaluation import FULL_RECONSTRUCTION, PAIR
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import (
@@ -36,7 +36,9 @@ from benchmark.statistics import RANKED_FROM, above_best, not_worse_than_best, s
 def table_markdown(table: Table, all_tables: list[Table]) -> str:
     """A section of leaderboard.md. `all_tables` are where other seeds of the backbone are looked for."""
     p, priors = table.protocol, table.priors
-    references = [row for label in (CEILING, ZERO_LINE, RECONSTRUCTION) if (row := table.rows.get(label))]
+    references = [
+        row for label in (CEILING, ZERO_LINE, RECONSTRUCTION, FULL_RECONSTRUCTION) if (row := table.rows.get(label))
+    ]
     backbone = f"{table.backbone} seed {table.backbone_seed}"
     lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
