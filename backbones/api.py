@@ -91,6 +91,9 @@ class Backbone(nn.Module, ABC):
         """
         return None
 
+    def finish(self, z: Tensor, generator: torch.Generator) -> None:
+        """Called once after training, with draws of the aggregate posterior (n, *latent_shape): nothing, usually."""
+
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """log p(x, z) - log q(z | x) (n,) in nats at one z ~ q(z | x) of every latent the model has.
 

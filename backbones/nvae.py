@@ -13,14 +13,16 @@ kept in 5 tanh(. / 5). `encode` gives q(z_0 | x); `decode` draws the other group
 
     loss = -log p(x | z) + beta (kl_weight_top KL_0 + sum_l balance_l KL_l) + spectral_weight sum of singular values
 
-beta rises from 0 to 1 over the first `warmup` of training; while it does, the groups are balanced by their size and by
-the KL they have, so that none dies early (the paper's equation 10). The decoder is Bernoulli for grey images and, for
+beta rises from 0 to 1 over the first `warmup` of training; while it does, groups are weighted by the KL that they have
+per latent, so that none dies early: the paper's balancing, whose release also divides by the groups of a scale. The
+spectral term is of convolutions; batch norm's scales are left free. The decoder is Bernoulli for grey images and, for
 colour, Gaussian with one learned standard deviation. Rewritten from the paper; sizes are settings.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,6 +34,7 @@ from backbones.api import Backbone, BackboneConfig, hookimpl, require_binary
 
 BOUND = 5.0
 BRANCH = 0.1  # a cell adds this share of its branch
+READJUSTING_BATCH = 500
 
 
 class NVAEConfig(BackboneConfig):
@@ -39,6 +42,9 @@ class NVAEConfig(BackboneConfig):
 
     `top_side`: side of the coarsest scale. `width`: channels of the finest latent scale (a coarser one has twice as
     many, up to `max_width`). `z_channels`: channels of a group. `cells`: residual cells per group and per change of side.
+
+    Of decoding alone: `temperature` scales the standard deviations of the lower groups' conditionals, and with
+    `readjust_batch_norm` the norms that samples pass have the statistics of samples (the paper's section 3.4).
     """
 
     learning_rate: float = Field(1e-2, gt=0)
@@ -52,6 +58,8 @@ class NVAEConfig(BackboneConfig):
     warmup: float = Field(0.3, ge=0, le=1)
     kl_weight_top: float = Field(1.0, ge=0)
     spectral_weight: float = Field(1e-2, ge=0)
+    temperature: float = Field(1.0, ge=0)
+    readjust_batch_norm: bool = False
 
 
 def soft_bound(x: Tensor) -> Tensor:
@@ -239,8 +247,10 @@ class NVAE(Backbone):
         mean, log_std = _mean_and_log_std(self.to_posterior(self._bottom_up(x)[-1]))
         return mean, log_std.exp()
 
-    def decode(self, z: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
-        features, _ = self._top_down(z, None, generator, temperature)
+    def decode(self, z: Tensor, generator: torch.Generator | None = None, temperature: float | None = None) -> Tensor:
+        """The other groups are drawn at `temperature` (None: the setting's)."""
+        chosen = self.config.temperature if temperature is None else temperature
+        features, _ = self._top_down(z, None, generator, chosen)
         return self._image(features)
 
     def reconstruct(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -270,9 +280,15 @@ class NVAE(Backbone):
         log_likelihood, costs = self.bound_terms(x, generator)
         return log_likelihood - sum(log_q_over_p for _, log_q_over_p in costs)
 
+    def finish(self, z: Tensor, generator: torch.Generator) -> None:
+        if self.config.readjust_batch_norm:
+            self.readjust_batch_norm(z.split(READJUSTING_BATCH), generator)
+
     @torch.no_grad()
-    def readjust_batch_norm(self, z: Tensor, generator: torch.Generator, temperature: float = 1.0) -> None:
-        """Running statistics of the norms that decoding passes, taken anew from images of z (batches, n, C, H, W).
+    def readjust_batch_norm(
+        self, z: Iterable[Tensor], generator: torch.Generator, temperature: float | None = None
+    ) -> None:
+        """Running statistics of the norms that decoding passes, taken anew from images of batches of z, (n, C, H, W).
 
         Sampling sees other features than training did, the more so at other temperatures (the paper's section 3.4).
         """

@@ -83,7 +83,8 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total, config.final_learning_rate)
     log, best = TrainingLog(), None
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        # to the CPU: loading moves what belongs on the device, and step counts there would be waited for at each step
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         backbone.load_state_dict(state["backbone"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])

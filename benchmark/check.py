@@ -63,7 +63,7 @@ def check(
         yield Finding("fits at all", False, f"{type(error).__name__}: {error}")
         return
     for name, examine in CONTRACT.items():
-        yield _finding(name, lambda: examine(fitted))
+        yield _finding(name, lambda: examine(fitted, device))
     yield _finding("every parameter is trained", lambda: _all_trained(build((2,)), fitted))
     yield _finding("a second fit gives the same bits", lambda: _same_state(fitted, fit(TARGETS["ring"]())))
     yield _finding("a block of latents (2, 4, 4)", lambda: _block(build((2, 4, 4)), device))
@@ -88,39 +88,36 @@ def _finding(name: str, examine: Callable[[], str | None]) -> Finding:
     return Finding(name, None, "does not apply") if detail is None else Finding(name, True, detail)
 
 
-def _draw(prior: LatentPrior, n: int, seed: int = 0) -> Tensor:
-    device = next(iter([*prior.parameters(), *prior.buffers()]), torch.zeros(0)).device
+def _draw(prior: LatentPrior, n: int, device: torch.device, seed: int = 0) -> Tensor:
     with seeded_globals(device, "check sample", seed), torch.no_grad():
         return prior.sample(n, stream(device, "check sample", seed))
 
 
-def _shapes(prior: LatentPrior) -> str:
+def _shapes(prior: LatentPrior, device: torch.device) -> str:
     for n in (1, 7, 1000):
-        z = _draw(prior, n)
+        z = _draw(prior, n, device)
         if tuple(z.shape) != (n, *prior.latent_shape) or z.dtype != torch.float32 or not z.isfinite().all():
             raise Broken(f"sample({n}) gave {tuple(z.shape)} {z.dtype}, finite: {bool(z.isfinite().all())}")
     return "1, 7 and 1,000 latents, float32, finite"
 
 
-def _generator_decides(prior: LatentPrior) -> str:
-    first = _draw(prior, 50)
+def _generator_decides(prior: LatentPrior, device: torch.device) -> str:
+    first = _draw(prior, 50, device)
     torch.manual_seed(1234)  # a prior that leans on the global generator alone is not decided by its own
-    device = first.device
     with torch.no_grad():
         again = prior.sample(50, stream(device, "check sample", 0))
     if not torch.equal(first, again):
         raise Broken("the same generator gave other latents once the global one had moved")
-    if torch.equal(first, _draw(prior, 50, seed=1)):
+    if torch.equal(first, _draw(prior, 50, device, seed=1)):
         raise Broken("another seed gave the same latents")
     return "same seed, same bits; another seed, another draw"
 
 
-def _saves(prior: LatentPrior) -> str:
+def _saves(prior: LatentPrior, device: torch.device) -> str:
     state = {name: value.cpu().contiguous() for name, value in prior.state_dict().items()}
     copy = type(prior)(prior.latent_shape, prior.config)
     copy.load_state_dict(load(save(state)))
-    device = _draw(prior, 1).device
-    if not torch.equal(_draw(prior, 50), _draw(copy.to(device).eval(), 50)):
+    if not torch.equal(_draw(prior, 50, device), _draw(copy.to(device).eval(), 50, device)):
         raise Broken("a copy made from the saved state draws other latents")
     return f"{len(state)} tensors; the copy draws the same bits"
 
@@ -131,8 +128,8 @@ def _grid(device: torch.device, reach: float = 8.0) -> tuple[Tensor, float]:
 
 
 @torch.no_grad()
-def _normalised(prior: LatentPrior) -> str | None:
-    points, area = _grid(_draw(prior, 1).device)
+def _normalised(prior: LatentPrior, device: torch.device) -> str | None:
+    points, area = _grid(device)
     density = prior.log_prob(points)
     if density is None:
         return None
@@ -143,12 +140,12 @@ def _normalised(prior: LatentPrior) -> str | None:
 
 
 @torch.no_grad()
-def _describes_samples(prior: LatentPrior) -> str | None:
+def _describes_samples(prior: LatentPrior, device: torch.device) -> str | None:
     """E[log p(z)] over samples against the integral of p log p: equal if the samples have that density."""
-    points, area = _grid(_draw(prior, 1).device)
+    points, area = _grid(device)
     if prior.log_prob(points[:1]) is None:
         return None
-    drawn = prior.log_prob(_draw(prior, 20_000))
+    drawn = prior.log_prob(_draw(prior, 20_000, device))
     density = prior.log_prob(points).double()
     expected = (density.exp() * density.clamp_min(-1e3)).sum().item() * area
     error = drawn.std().item() / math.sqrt(len(drawn))
@@ -157,14 +154,14 @@ def _describes_samples(prior: LatentPrior) -> str | None:
     return f"mean log-density of samples {drawn.mean():.3f}, of the density itself {expected:.3f}"
 
 
-def _flows_invert(prior: LatentPrior) -> str | None:
+def _flows_invert(prior: LatentPrior, device: torch.device) -> str | None:
     flows = [module for module in prior.modules() if isinstance(module, Flow)]
     if not flows:
         return None
     worst_inverse = worst_det = 0.0
     for flow in flows:
         noise = torch.randn(20, flow.features, generator=torch.Generator().manual_seed(0))
-        noise = noise.to(next(flow.parameters()).device)
+        noise = noise.to(device)
         with torch.no_grad():
             z, log_det = flow.push(noise)
             worst_inverse = max(worst_inverse, (flow.to_noise(z)[0] - noise).abs().max().item())
@@ -177,9 +174,9 @@ def _flows_invert(prior: LatentPrior) -> str | None:
 
 
 @torch.no_grad()
-def _energy_matches_density(prior: LatentPrior) -> str | None:
+def _energy_matches_density(prior: LatentPrior, device: torch.device) -> str | None:
     """An energy has one number per latent, finite."""
-    energy = prior.energy(_draw(prior, 100))
+    energy = prior.energy(_draw(prior, 100, device))
     if energy is None:
         return None
     if tuple(energy.shape) != (100,) or not energy.isfinite().all():
@@ -187,7 +184,7 @@ def _energy_matches_density(prior: LatentPrior) -> str | None:
     return "one finite number a latent"
 
 
-CONTRACT: dict[str, Callable[[LatentPrior], str | None]] = {
+CONTRACT: dict[str, Callable[[LatentPrior, torch.device], str | None]] = {
     "shape and dtype of samples": _shapes,
     "the generator alone decides the draw": _generator_decides,
     "saved and loaded": _saves,
@@ -217,7 +214,7 @@ def _same_state(first: LatentPrior, second: LatentPrior) -> str:
 
 
 def _block(prior: LatentPrior, device: torch.device) -> str:
-    z = _draw(prior.eval(), 3)
+    z = _draw(prior.eval(), 3, device)
     if tuple(z.shape) != (3, 2, 4, 4):
         raise Broken(f"sample(3) gave {tuple(z.shape)}")
     return "samples have that shape"
@@ -245,7 +242,7 @@ def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Findi
     """How near a fitted prior came to a target, with the Gaussian's figures beside it."""
     real = target.draw(DRAWS, stream(device, "check real"))
     gaussian = torch.randn(DRAWS, *target.shape, generator=stream(device, "check sample", 0), device=device)
-    z = _draw(fitted, DRAWS)
+    z = _draw(fitted, DRAWS, device)
     own, unfitted = (mmd_between(of.flatten(1), real.flatten(1)) for of in (z, gaussian))
     facts = [f"MMD² {own:.4f} (Gaussian {unfitted:.4f})"]
     density = fitted.log_prob(real)

@@ -13,6 +13,7 @@ import typer
 
 from backbones.bundle import Bundle
 from benchmark.allocator import keep_freed_memory
+from benchmark.arithmetic import float32_alone
 from benchmark.bundles import all_bundles, find_bundle
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.path import PathDataset
@@ -82,8 +83,12 @@ def options() -> None:
 
 def _device(choice: Device) -> torch.device:
     if choice is Device.cuda and not torch.cuda.is_available():
-        raise UsageError("--device cuda: no CUDA device is available here; use --device cpu")
-    return torch.device("cuda" if choice is not Device.cpu and torch.cuda.is_available() else "cpu")
+        built = f" (this PyTorch asks for a driver of CUDA {torch.version.cuda})" if torch.version.cuda else ""
+        raise UsageError(f"--device cuda: no CUDA device is available here{built}; use --device cpu")
+    if choice is Device.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    float32_alone()
+    return torch.device("cuda")
 
 
 def _is_path(dataset: str) -> bool:

@@ -36,8 +36,12 @@ from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
 LOG_POINTS = 60
 
 
+#: faults of the machine, as of a GPU that several processes share: not of the row, so they are not recorded
+OF_THE_MACHINE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+
+
 class Failed(Exception):
-    """A job that cannot go on; the reason is recorded already."""
+    """A job that cannot go on; the reason is recorded already, where it is the row's."""
 
 
 @dataclass(eq=False)
@@ -168,13 +172,13 @@ def fitted(job: Job, work: Workspace) -> LatentPrior:
 
 def _fit(job: Job, work: Workspace) -> dict[str, Any]:
     """Fit from scratch; a fit that succeeds is put into the cache. Returns the content of its record."""
-    log = FitLog()
+    log, posterior = FitLog(), work.posterior  # which is read before the clock starts
     start = time.perf_counter()
     try:
         with seeded_globals(work.device, "fit", job.seed), track(f"{job.row.label} seed {job.seed}") as show:
             prior = _constructed(job, work).to(work.device).train()
             log.show = show
-            facts = prior.fit(work.posterior, stream(work.device, "fit", job.seed), log)
+            facts = prior.fit(posterior, stream(work.device, "fit", job.seed), log)
         if work.device.type == "cuda":
             torch.cuda.synchronize(work.device)
         facts = _checked_facts(facts)
@@ -182,6 +186,8 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
         bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
         if bad:
             raise Diverged(f"{bad[0]} is not finite after the fit")
+    except OF_THE_MACHINE as error:
+        raise Failed(f"fit: {_reason(error)}; not recorded, so the next run tries again") from error
     except (Exception, SystemExit) as error:
         status = "diverged" if isinstance(error, Diverged) else "failed"
         return {"status": status, "reason": _reason(error), "log": log.points, "provenance": provenance(work.device)}
@@ -223,6 +229,9 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
             raise ValueError(f"{', '.join(bad)} not finite")
         content_hash(values)  # raises where JSON cannot hold them: tensors, NaN within a list
         content = {"status": "ok", "values": values}
+    except OF_THE_MACHINE as error:
+        outcome.failures.append(f"{metric.name}: {_reason(error)}; not recorded, so the next run tries again")
+        return
     except (Exception, SystemExit) as error:
         content = {"status": "failed", "reason": _reason(error)}
         outcome.failures.append(f"{metric.name}: {content['reason']}")

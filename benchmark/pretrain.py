@@ -29,6 +29,7 @@ from priors.api import PosteriorSplit
 
 COLLAPSED = 0.1  # nats that a group of latents carries at least, on the mean over validation images
 HOLE_LATENTS = 2_000
+FINISHING_LATENTS = 10_000
 
 
 def pretrain(
@@ -83,6 +84,9 @@ def pretrain(
     for number, split in enumerate(SPLITS):
         kept = _kept(getattr(images, split), keep[number] if keep else None, split)
         parts[split] = posterior(backbone, kept.to(device))
+    draws = PosteriorSplit(*parts["train"])
+    noise = stream(device, "finish")
+    backbone.finish(draws.one_each(min(len(draws), FINISHING_LATENTS), noise), noise)
     card = {
         "dataset": {
             "name": dataset.name,

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import benchmark
+from benchmark import arithmetic
 
 PACKAGES = ("torch", "torchvision", "nflows", "torch-fidelity", "numpy", "scipy", "scikit-learn")
 #: waiting threads that sleep instead of spinning double the time of a small draw
@@ -42,15 +43,15 @@ def device_name(device: torch.device) -> str:
 
 
 @functools.cache
-def _driver(device: torch.device) -> dict[str, str | None] | None:
-    """Versions of CUDA and of the GPU's driver (Linux); None on a CPU."""
+def _driver(device: torch.device) -> dict[str, Any] | None:
+    """Versions of CUDA and of the GPU's driver (Linux), and how it may round; None on a CPU."""
     if device.type != "cuda":
         return None
     try:
         found = re.search(r"\d+(\.\d+)+", Path("/proc/driver/nvidia/version").read_text())
     except OSError:
         found = None
-    return {"cuda": torch.version.cuda, "version": found and found[0]}
+    return {"cuda": torch.version.cuda, "version": found and found[0], **arithmetic.stated()}
 
 
 @functools.cache

@@ -130,7 +130,8 @@ def make_reference(
         progress(sum(map(len, parts)), len(of_split))
     features = torch.cat(parts)
     statistics = feature_statistics(features)
-    chosen = torch.randperm(len(features), generator=stream(device, "reference", split), device=device)
+    # on the CPU wherever features are taken, so that all machines keep the same images'
+    chosen = torch.randperm(len(features), generator=stream(torch.device("cpu"), "reference", split)).to(device)
     tensors = {
         "mean": statistics.mean.cpu(),
         "covariance": statistics.covariance.cpu(),

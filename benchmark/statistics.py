@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -49,8 +50,9 @@ def gap_closed(gaussian: list[float], prior: list[float], ceiling: list[float]) 
 class Difference:
     """How far a row's mean lies above the best row's, both tested and estimated once.
 
-    `p` is two-sided and adjusted by Holm's correction over the rows of the table. `low` and `high` are the t-interval
-    at the level that the correction asks of this row, at least 95 %, so that it excludes 0 exactly where p < 0.05.
+    `p` is two-sided and adjusted by Holm's correction over all pairs of the table's rows. `low` and `high` are the
+    t-interval at the level that the correction asks of this pair, at least 95 %, so that it excludes 0 exactly where
+    p < 0.05.
     """
 
     mean: float
@@ -71,23 +73,29 @@ def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
     Welch's test would not be valid, and the t-test of differences within seeds is, whatever the correlation. Where
     seeds differ, Welch's. Empty where any row has fewer than `RANKED_FROM` seeds: then nothing is ranked.
 
-    The interval of Holm's step i of m is at level 1 - 0.05 / (m - i); where the steps stop, the rows left share
+    Which row is best is read off the same values. The correction is over all pairs, so that the chance of calling any
+    of equal rows worse stays below 5 % whichever comes out best; over the rows alone it would be 9 % of six.
+
+    The interval of Holm's step i of m is at level 1 - 0.05 / (m - i); where the steps stop, the pairs left share
     the level of that step.
     """
     if not groups or any(len(by_seed) < RANKED_FROM for by_seed in groups.values()):
         return {}
     best = min(groups, key=lambda label: statistics.fmean(groups[label].values()))
     compare = _paired if share_seeds(groups) else _welch
-    found = {label: compare(by_seed, groups[best]) for label, by_seed in groups.items() if label != best}
-    raw = {label: _two_sided(*each) for label, each in found.items()}
+    pairs = itertools.combinations([*(label for label in groups if label != best), best], 2)
+    found = {pair: compare(*(groups[label] for label in pair)) for pair in pairs}
+    raw = {pair: _two_sided(*each) for pair, each in found.items()}
     adjusted = dict(zip(raw, holm(list(raw.values()))))
     stop = sum(p <= 1 - CONFIDENCE for p in adjusted.values())
     differences: dict[str, Difference] = {}
-    for step, label in enumerate(sorted(raw, key=raw.get)):  # stable, as `holm` is
-        mean, error, freedom = found[label]
+    for step, pair in enumerate(sorted(raw, key=raw.get)):  # stable, as `holm` is
+        if pair[1] != best:
+            continue
+        mean, error, freedom = found[pair]
         level = (1 - CONFIDENCE) / (len(raw) - min(step, stop))
         half = float(stats.t.isf(level / 2, freedom)) * error if error else 0.0
-        differences[label] = Difference(mean, mean - half, mean + half, adjusted[label])
+        differences[pair[0]] = Difference(mean, mean - half, mean + half, adjusted[pair])
     return dict(sorted(differences.items(), key=lambda item: item[1].mean))
 
 
@@ -107,16 +115,16 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _paired(row: dict[int, float], best: dict[int, float]) -> tuple[float, float, float]:
+def _paired(row: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
     """Mean difference, its standard error, degrees of freedom."""
-    differences = [row[seed] - best[seed] for seed in best]
+    differences = [row[seed] - other[seed] for seed in other]
     n = len(differences)
     return statistics.fmean(differences), float(np.std(differences, ddof=1)) / math.sqrt(n), n - 1
 
 
-def _welch(row: dict[int, float], best: dict[int, float]) -> tuple[float, float, float]:
+def _welch(row: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
     """Mean difference, its standard error, degrees of freedom after Welch and Satterthwaite."""
-    both = [list(by_seed.values()) for by_seed in (row, best)]
+    both = [list(by_seed.values()) for by_seed in (row, other)]
     variances = [float(np.var(values, ddof=1)) / len(values) for values in both]
     mean = statistics.fmean(both[0]) - statistics.fmean(both[1])
     parts = sum(variance**2 / (len(values) - 1) for variance, values in zip(variances, both))

@@ -27,7 +27,11 @@ class Energy(nn.Module):
     last: nn.Linear
 
     def forward(self, z: Tensor) -> Tensor:
-        return self._layers(z)[1]
+        z = self._shaped(z)
+        for layer in self.hidden:
+            # in place: one pass over memory less, a tenth of the time that SIR's many proposals take
+            z = F.leaky_relu_(layer(z), self.SLOPE)
+        return self._read(z)
 
     def value_and_input_gradient(self, z: Tensor, of_last: int | None = None) -> tuple[Tensor, Tensor]:
         """f(z) for all n rows, and df/dz for the last `of_last` rows (all), itself differentiable in the parameters.
@@ -35,7 +39,11 @@ class Energy(nn.Module):
         The chain rule is written out: LeakyReLU's second derivative is zero almost everywhere, so its slopes
         are constants, and a gradient penalty costs one plain backward pass instead of a double one.
         """
-        after, value = self._layers(z)
+        after, features = [], self._shaped(z)
+        for layer in self.hidden:
+            features = F.leaky_relu_(layer(features), self.SLOPE)
+            after.append(features)
+        value = self._read(features)
         rows = len(z) if of_last is None else of_last
         gradient = self._gradient_of_readout(rows, after[-1])
         for layer, outputs in zip(reversed(self.hidden), reversed(after)):
@@ -44,13 +52,8 @@ class Energy(nn.Module):
             gradient = self._pulled_back(layer, slope_applied)
         return value, gradient.flatten(1)
 
-    def _layers(self, z: Tensor) -> tuple[list[Tensor], Tensor]:
-        after, z = [], self._shaped(z)
-        for layer in self.hidden:
-            # in place: one pass over memory less, a tenth of the time that SIR's many proposals take
-            z = F.leaky_relu_(layer(z), self.SLOPE)
-            after.append(z)
-        return after, self.last(self._pooled(z)).squeeze(1)
+    def _read(self, features: Tensor) -> Tensor:
+        return self.last(self._pooled(features)).squeeze(1)
 
     def _shaped(self, z: Tensor) -> Tensor:
         return z

@@ -1,6 +1,8 @@
 """What tests share: a cache of their own, a small real bundle, the command line in this process."""
 
+import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +20,9 @@ from benchmark.protocol import protocol_for
 from benchmark.reference import make_reference
 
 CPU = torch.device("cpu")
+#: what is proved here are the CPU's bits, so `--device auto` is to find no GPU; test_cuda.py gives it back to commands
+AS_IT_WAS = dict(os.environ)
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +30,14 @@ def own_cache(tmp_path, monkeypatch):
     """Every test has a cache of its own and finds no image data but the embedded digits."""
     monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LATENT_PRIOR_DATA", raising=False)
+
+
+@pytest.fixture
+def with_gpu(own_cache):
+    """The environment of a command that is to see the GPU; the test is skipped where there is none."""
+    if AS_IT_WAS.get("CUDA_VISIBLE_DEVICES") == "" or not Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("no CUDA device here")
+    return AS_IT_WAS | {"LATENT_PRIOR_CACHE": os.environ["LATENT_PRIOR_CACHE"]}
 
 
 @pytest.fixture

@@ -341,6 +341,15 @@ def test_further_tables_are_shown_where_some_row_has_what_they_show(results):
     assert images["*gaussian*"]["KID ×10³ ↓"] == "" and images["*reconstruction*"]["memorisation (½)"] == "0.500"
     assert "FD digit-cnn at ∞ ↓" not in images["evalp"], "a column that nobody has is not shown"
 
+    assert "gap closed in KID ↑" not in images["evalp"], "there is no gap without both of its ends"
+    for seed in range(2):
+        results.add("gaussian", "kid", {"kid": 0.02 + 0.001 * seed}, seed)
+        results.add("aggregate_posterior", "kid", {"kid": 0.004 + 0.001 * seed}, seed)
+    images = results.further("Images beside FD digit-cnn")
+    gained, gap = 0.0205 - 0.013, 0.016
+    assert images["evalp"]["gap closed in KID ↑"].split(" ± ")[0] == f"{100 * gained / gap:.1f}"
+    assert images["*gaussian*"]["gap closed in KID ↑"].startswith("0.0")
+
     results.add("evalp", "fd_infinity", {"fd_infinity": 0.25})
     results.add("evalp", "latent_neighbours", LATENT_VALUES)
     results.add("evalp", "cross_entropy", {"cross_entropy": 1234.5678})

@@ -265,6 +265,27 @@ def test_batch_norm_is_readjusted_to_what_decoding_passes_and_encoding_is_left_a
     assert norm.momentum == 0.05
 
 
+@torch.no_grad()
+def test_the_setting_of_the_temperature_decides_where_none_is_given():
+    warm, cold = tiny(), tiny(temperature=0.3)
+    cold.load_state_dict(warm.state_dict())
+    z = torch.randn(4, *warm.latent_shape, generator=seeded())
+    assert torch.equal(cold.decode(z, seeded(1)), warm.decode(z, seeded(1), temperature=0.3))
+    assert not torch.equal(cold.decode(z, seeded(1)), warm.decode(z, seeded(1)))
+
+
+def test_a_bundle_is_readjusted_where_that_is_asked_for_and_its_posteriors_are_the_same(squares, tmp_path):
+    squares("plain", epochs=1)
+    squares("adjusted", epochs=1, readjust_batch_norm=True)
+    bundles = [open_bundle(tmp_path / name) for name in ("plain", "adjusted")]
+    for one, other in zip(*(bundle.posterior("test", CPU) for bundle in bundles)):
+        assert torch.equal(one, other)
+    plain, adjusted = (bundle.backbone(NVAE, CPU) for bundle in bundles)
+    changed = {n for n, v in plain.state_dict().items() if not torch.equal(v, adjusted.state_dict()[n])}
+    assert changed and all("running_" in name or "num_batches" in name for name in changed)
+    assert not any(name.startswith(("bottom_up", "shrink")) or ".posterior." in name for name in changed)
+
+
 def test_the_papers_sizes_are_settings():
     mnist = NVAE((1, 32, 32), NVAEConfig(groups=(5, 10), top_side=4, z_channels=20, width=32))
     assert mnist.latent_shape == (20, 4, 4) and [len(groups) for groups in mnist.groups] == [4, 10]
@@ -379,7 +400,16 @@ def test_a_group_that_carries_nothing_is_named_and_the_hole_is_on_the_card(squar
 def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(squares, tmp_path, cli):
     squares("squares-nvae", epochs=2)
     priors = "gaussian,evalp[steps=20],latent_flow[steps=20],ncp[steps=20,proposals=5],mcmc_ebm[steps=5]"
-    words = ["--dataset", tmp_path / "squares.npz", "--bundle", tmp_path / "squares-nvae", "--seeds", 1]
+    words = [
+        "--dataset",
+        tmp_path / "squares.npz",
+        "--bundle",
+        tmp_path / "squares-nvae",
+        "--seeds",
+        1,
+        "--device",
+        "cpu",
+    ]
     done = cli("run", *words, "--priors", priors, "--metrics", "fd,mmd,samples", "--results", tmp_path / "results")
     assert done.code == 0, done.err
     assert all(f"| {name}" in done.out for name in ("evalp", "latent_flow", "ncp", "mcmc_ebm", "gaussian"))
@@ -390,7 +420,17 @@ def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(squa
     reference = find_reference(open_bundle(tmp_path / "squares-nvae"), DigitCNN(), "test")
     fd = frechet_distance(feature_statistics(seen["test"]), reference.statistics(CPU))
     assert float(row.split("|")[2]) == pytest.approx(fd, rel=0.01) and row.rstrip(" |").endswith("1")
-    bound = cli("bound", "--dataset", tmp_path / "squares.npz", "--bundle", tmp_path / "squares-nvae", "--samples", 5)
+    bound = cli(
+        "bound",
+        "--dataset",
+        tmp_path / "squares.npz",
+        "--bundle",
+        tmp_path / "squares-nvae",
+        "--samples",
+        5,
+        "--device",
+        "cpu",
+    )
     assert bound.code == 0 and "L_5 = -" in bound.out and "L_1 = -" in bound.out and "60 test images" in bound.out
 
 
@@ -415,6 +455,6 @@ def test_damaged_full_reconstructions_are_named_and_leave_their_row_out(squares,
     (path,) = (bundle / "reference").glob("digit-cnn-test-*.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
     words = ["--dataset", tmp_path / "squares.npz", "--bundle", bundle, "--seeds", 1, "--priors", "gaussian"]
-    done = cli("run", *words, "--metrics", "fd", "--results", tmp_path / "results")
+    done = cli("run", *words, "--device", "cpu", "--metrics", "fd", "--results", tmp_path / "results")
     assert done.code == 0 and "full reconstructions are damaged" in done.err and path.name in done.err
     assert "| reconstruction" in done.out and "full_reconstruction" not in done.out

@@ -112,6 +112,23 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(work, tmp_path):
     assert grids(results) == grids(work.results)
 
 
+@pytest.mark.parametrize("what", ["fit", "sample"])
+def test_a_fault_of_the_machine_is_said_and_not_recorded(what, small_bundle, tmp_path, cli, monkeypatch):
+    """A GPU that others have filled says nothing of a prior: the next run tries again."""
+    words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--seeds", 1, "--results", tmp_path]
+    words += ["--metrics", "fd", "--device", "cpu"]
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gaussian, what, full)
+        done = cli(*words)
+    assert done.code == 1 and re.search("gaussian seed 0: .*out of memory.*not recorded", done.err)
+    assert not [path for path in record_files(tmp_path) if json.loads(path.read_text())["status"] != "ok"]
+    assert cli(*words).code == 0 and "| gaussian" in (tmp_path / "leaderboard.md").read_text()
+
+
 def test_running_again_repeats_nothing(copied):
     before = contents(copied.results / "records"), contents(copied.cache / "fits")
     done = copied.again()

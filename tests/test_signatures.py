@@ -67,7 +67,7 @@ BELOW, ABOVE = 0.97, 1.03
 PLANTED = {
     "weak backbone": ([("aggregate_posterior", "fd", 10 * (1 - REPAIRABLE * BELOW))], "weak_backbone"),
     "no hole in FD digit-cnn": ([("aggregate_posterior", "fd", 10.0)], "no_hole"),
-    "no hole in latents": ([("gaussian", "mmd_imq_p", 0.4), ("gaussian", "c2st_auc", 0.5)], "no_hole"),
+    "no hole seen in latents": ([("gaussian", "mmd_imq_p", 0.4), ("gaussian", "c2st_auc", 0.5)], "no_hole"),
     "mode collapse of ncp: it covers 46% of held-out latents": (
         [("ncp", "latent_coverage", COVERED * 0.95 * BELOW), ("ncp", "latent_recall", COVERED * 0.8 * BELOW)],
         "mode_collapse",
@@ -146,7 +146,7 @@ def test_a_classifier_tells_no_hole_that_it_sees_in_draws_of_q_agg_too(of_q_agg,
     """An AUC of 0.55 is above 1/2, and not above what the aggregate posterior itself has."""
     areas = [("gaussian", "c2st_auc", 0.55), ("aggregate_posterior", "c2st_auc", of_q_agg)]
     found = signatures.no_hole(table_of(tmp_path, [("gaussian", "mmd_imq_p", 0.4), *areas]))
-    assert any(sentence.startswith("no hole in latents") for sentence in found) is says
+    assert any(sentence.startswith("no hole seen in latents") for sentence in found) is says
 
 
 def test_one_seed_tells_of_no_missing_hole(tmp_path):
@@ -171,3 +171,21 @@ def test_a_fit_that_diverged_is_a_blow_up_and_one_that_failed_is_not(tmp_path):
         "blow-up of mcmc_ebm: its fit diverged with seeds 2, 3, its numbers are of the others",
     ]
     assert "Note: blow-up of evalp: its fit diverged with seed 1\n" in results.text
+
+
+def test_a_hole_that_latents_do_not_show_is_said_with_the_gap_that_images_show(tmp_path):
+    (found,) = signatures.no_hole(table_of(tmp_path, [("gaussian", "mmd_imq_p", 0.4), ("gaussian", "c2st_auc", 0.5)]))
+    assert "images tells a gap of 8" in found
+    changes = [("gaussian", "mmd_imq_p", 0.4), ("gaussian", "c2st_auc", 0.5), ("aggregate_posterior", "fd", 10.0)]
+    assert len(found := signatures.no_hole(table_of(tmp_path / "none", changes))) == 2 and "tells a gap" not in found[1]
+
+
+def test_a_weak_hierarchy_is_not_its_decoder_alone(tmp_path):
+    weak = [("aggregate_posterior", "fd", 10 * (1 - REPAIRABLE * BELOW))]
+    (found,) = signatures.weak_backbone(table_of(tmp_path, weak))
+    assert "the decoder's" in found and "lower groups" not in found
+    results = Results(tmp_path / "results")
+    results.add("full_reconstruction", "fd", {"fd": 1.25}, 0)
+    ((table,), *_) = tables(results.folder)
+    (found,) = signatures.weak_backbone(table)
+    assert "the lower groups' and the decoder's (1.25 is left where every group is inferred)" in found

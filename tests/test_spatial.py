@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from benchmark.check import learning
+from benchmark.metrics.peak_memory import peak_memory
 from benchmark.plan import resolved
 from benchmark.plugins import Registry
 from benchmark.streams import stream
@@ -60,6 +61,15 @@ def test_the_penalty_of_a_conv_energy_trains_it_as_double_backward_does():
     assert torch.allclose(loss, expected, atol=1e-12) and torch.allclose(penalty, expected_penalty, atol=1e-12)
     for mine, theirs in zip(ours, torch.autograd.grad(expected, parameters)):
         assert torch.allclose(mine, theirs, atol=1e-10)
+
+
+def test_an_energy_keeps_two_layers_at_a_time_and_not_all_of_them():
+    """SIR passes many thousand proposals: their hidden layers together would be the run's memory."""
+    energy, z = ConvEnergy((2, 4, 4), (16,) * 6), torch.randn(1_000, 32, generator=seeded())
+    layer = 1_000 * 16 * 16 * 4  # bytes
+    with torch.no_grad():
+        assert peak_memory(lambda: energy(z), CPU) < 2.5 * layer
+        assert peak_memory(lambda: energy.value_and_input_gradient(z), CPU) > 6 * layer
 
 
 def test_a_conv_energy_sees_neighbours_and_not_the_order_of_channels_alone():

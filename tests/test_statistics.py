@@ -95,26 +95,19 @@ def seeded(*rows, first=0):
     return {chr(97 + n): dict(enumerate(map(float, values), first)) for n, values in enumerate(rows)}
 
 
-def welch_groups(**p_values: float) -> dict[str, dict[int, float]]:
-    """A best row, and rows whose two-sided Welch test against it has the given p-values.
-
-    All have the spread of `SPREAD` (variance 0.625) and 5 seeds, the best has others than the rest, so that
-    t = shift / sqrt(2 * 0.625 / 5) with 8 degrees of freedom.
-    """
-    shifts = {label: stats.t.isf(p / 2, 8) * math.sqrt(0.25) for label, p in p_values.items()}
-    rows = {label: dict(enumerate(SPREAD + shift)) for label, shift in shifts.items()}
-    return {"best": dict(enumerate(SPREAD, 5))} | rows
-
-
 def paired_groups(**p_values: float) -> dict[str, dict[int, float]]:
-    """The same of t-tests paired by seed: differences of variance 0.625, t = shift / sqrt(0.625 / 5), 4 degrees."""
+    """A best row, and rows whose two-sided t-test paired by seed against it has the given p-values.
+
+    Differences to the best have the variance of `SPREAD`, 0.625, so that t = shift / sqrt(0.625 / 5) with 4 degrees of
+    freedom. Those between the other rows are constant: their pairs are told apart for certain, and Holm's steps
+    pass them first.
+    """
     best = np.array([3.0, -20.0, 50.0, 7.0, 11.0])  # what a seed does to all rows alike takes no part
     shifts = {label: stats.t.isf(p / 2, 4) * math.sqrt(0.125) for label, p in p_values.items()}
     rows = {label: dict(enumerate(best + SPREAD + shift)) for label, shift in shifts.items()}
     return {"best": dict(enumerate(best))} | rows
 
 
-@pytest.mark.parametrize("groups_with", [welch_groups, paired_groups])
 @pytest.mark.parametrize(
     "p_values, marked",
     [
@@ -132,8 +125,27 @@ def paired_groups(**p_values: float) -> dict[str, dict[int, float]]:
         ({"a": 0.051}, {"best", "a"}),
     ],
 )
-def test_holm_correction_by_hand(groups_with, p_values, marked):
-    assert not_worse_than_best(groups_with(**p_values)) == marked
+def test_holm_correction_by_hand(p_values, marked):
+    assert not_worse_than_best(paired_groups(**p_values)) == marked
+
+
+def test_pairs_without_the_best_take_part_in_the_correction():
+    """`a` and `b` are alike, so three pairs are in play and not two: 0.03 is above 0.05/2, and 0.02 above 0.05/3."""
+    groups = paired_groups(a=0.02)
+    alike = np.array(list(groups["a"].values())) + 1e-3 * SPREAD[[2, 0, 4, 1, 3]]
+    assert not_worse_than_best(groups) == {"best"}
+    assert not_worse_than_best(groups | {"b": dict(enumerate(alike))}) == {"best", "a", "b"}
+
+
+@pytest.mark.parametrize("rows", [3, 6])
+def test_equal_rows_are_called_worse_than_whichever_is_best_in_one_of_twenty_tables_at_most(rows):
+    random = np.random.default_rng(rows)
+    tables = 600
+    wrong = 0
+    for values in random.normal(size=(tables, rows, 5)):
+        groups = {str(row): dict(enumerate(map(float, of_row))) for row, of_row in enumerate(values)}
+        wrong += len(not_worse_than_best(groups)) < rows
+    assert wrong <= stats.binom.isf(1e-3, tables, 0.05)
 
 
 @pytest.mark.parametrize("p, marked", [(0.06, {"calm", "noisy"}), (0.04, {"calm"})])
@@ -183,18 +195,25 @@ def test_differences_are_those_of_scipy_at_the_level_of_their_holm_step(unequal,
     assert share_seeds(groups) is not unequal
     best = min(groups, key=lambda label: np.mean(list(groups[label].values())))
     compare = (lambda a, b: stats.ttest_ind(a, b, equal_var=False)) if unequal else stats.ttest_rel
-    tests = {k: compare(list(v.values()), list(groups[best].values())) for k, v in groups.items() if k != best}
-    order = sorted(tests, key=lambda label: tests[label].pvalue)
+    values = {label: list(by_seed.values()) for label, by_seed in groups.items()}
+    pairs = [(one, other) for one in groups for other in groups if one < other]
+    tests = {pair: compare(*(values[label] for label in pair)) for pair in pairs}
+    order = sorted(tests, key=lambda pair: tests[pair].pvalue)
     found = above_best(groups)
-    assert list(found) == sorted(found, key=lambda label: found[label].mean) and set(found) == set(order)
-    running = 0.0
-    for step, label in enumerate(order):  # Holm, written out step by step
-        running = max(running, min((len(order) - step) * tests[label].pvalue, 1))
-        if step == 0 or found[order[step - 1]].p <= 0.05:  # later than the step that stops, its level stays
+    assert list(found) == sorted(found, key=lambda label: found[label].mean) and set(found) == set(groups) - {best}
+    running, stopped = 0.0, False
+    for step, pair in enumerate(order):  # Holm, written out step by step
+        running = max(running, min((len(order) - step) * tests[pair].pvalue, 1))
+        if not stopped:  # later than the step that stops, its level stays
             in_play = len(order) - step
-        interval = tests[label].confidence_interval(1 - 0.05 / in_play)
-        assert found[label].p == pytest.approx(running, rel=1e-9)
-        assert (found[label].low, found[label].high) == pytest.approx(tuple(interval), rel=1e-9, abs=1e-12)
+        stopped = stopped or running > 0.05
+        if best in pair:
+            (label,) = set(pair) - {best}
+            ends = sorted(
+                end if pair[1] == best else -end for end in tests[pair].confidence_interval(1 - 0.05 / in_play)
+            )
+            assert found[label].p == pytest.approx(running, rel=1e-9)
+            assert (found[label].low, found[label].high) == pytest.approx(tuple(ends), rel=1e-9, abs=1e-12)
 
 
 def test_an_interval_excludes_zero_exactly_where_the_row_is_not_marked():

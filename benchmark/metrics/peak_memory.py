@@ -1,6 +1,6 @@
 """Peak memory of tensors while a function runs, beyond what was held before; what libraries use inside is not seen.
 
-On a GPU the allocator is asked. On a CPU, whose allocator keeps no such count and gives freed memory back as it likes,
+On a GPU the allocator is asked, from which cuDNN takes its workspaces too. On a CPU, whose allocator keeps no such count and gives freed memory back as it likes,
 every operation's results are counted while they live; those made of numpy arrays or of Python's lists are not.
 """
 

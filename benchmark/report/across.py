@@ -86,7 +86,9 @@ def across_markdown(groups: list[Group]) -> list[str]:
         grid = tabulate(body, ["prior", "mean rank ↓"], "pipe", disable_numparse=True, colalign=("left", "right"))
         lines += [grid, ""]
         p = friedman(group.scores)
-        if p is not None:
+        if p is None:
+            lines += ["Too few bundles or priors for a test: an average of these tables, no more.", ""]
+        else:
             lines.append(f"Friedman's test of all priors ranking alike: p = {p:.3g}, were bundles independent;")
             lines += ["those of one data set are less so.", ""]
         if group.has_diagram:

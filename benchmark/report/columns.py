@@ -11,7 +11,7 @@ from benchmark.evaluation import PRINCIPAL_AXES
 from benchmark.statistics import mean_interval
 
 if TYPE_CHECKING:
-    from benchmark.report.tables import TableRow
+    from benchmark.report.tables import Table, TableRow
 
 
 def number(values: list[float], least_digits: int = 0) -> str:
@@ -30,6 +30,11 @@ def decimals(mean: float, least: int = 0) -> int:
 def interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
     half = "" if math.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
     return f"{mean:.{digits}f}{half}{unit}"
+
+
+def share(gap: tuple[float, float, float] | None) -> str:
+    """A gap closed, in per cent; blank where there is none to close."""
+    return "" if gap is None else interval(*(100 * part for part in gap), digits=1, unit=" %")
 
 
 def timing(row: TableRow, metric: str) -> str:
@@ -62,6 +67,18 @@ class Column:
 
     def cell(self, row: TableRow) -> str:
         return number([self.scale * value for value in row.over_seeds(self.metric)], self.least_digits)
+
+
+@dataclass(frozen=True)
+class GapColumn:
+    """The share of a score's gap that a row closes."""
+
+    header: str
+    metric: str
+    table: Table
+
+    def cell(self, row: TableRow) -> str:
+        return share(self.table.gap_closed(row, self.metric)[0])
 
 
 @dataclass(frozen=True)
@@ -124,11 +141,12 @@ def time_columns(batches: tuple[int, ...]) -> list[TimeColumn | Column]:
     return [*times, *megabytes]
 
 
-def image_columns(score: str) -> list[Column]:
+def image_columns(table: Table) -> list[Column | GapColumn]:
     """Images beside the Fréchet distance, which the extractor names."""
     return [
-        Column(f"{score} at ∞ ↓", "fd_infinity"),
+        Column(f"{table.protocol.score} at ∞ ↓", "fd_infinity"),
         Column("KID ×10³ ↓", "kid", 1000),
+        GapColumn("gap closed in KID ↑", "kid", table),
         Column("precision ↑", "precision"),
         Column("recall ↑", "recall"),
         Column("density ↑", "density"),

@@ -13,14 +13,15 @@ from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import (
     Column,
+    GapColumn,
     SpreadColumn,
     TimeColumn,
     count,
     decimals,
     image_columns,
-    interval,
     latent_columns,
     number,
+    share,
     short,
     spread_columns,
     time_columns,
@@ -49,7 +50,7 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     lines += _beside(
         f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), k = {K}:",
         [*priors, *references],
-        image_columns(p.score),
+        image_columns(table),
     )
     lines += _beside(
         f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}:",
@@ -74,7 +75,9 @@ def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
     if table.few:
         remarks.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
     elif table.fd:
-        remarks.append(f"**Bold**: not significantly worse than the best ({_test(table)}, Holm's correction, 5 %).")
+        remarks.append(
+            f"**Bold**: not significantly worse than the best ({_test(table)}, Holm's correction over all pairs, 5 %)."
+        )
     if table.fd:
         remarks.append(f"All of this holds for this one backbone (bundle `{table.bundle}`) and its decoder.")
         remarks += [_other_seed(table, other) for other in all_tables if _is_other_seed(table, other)]
@@ -185,9 +188,8 @@ def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
     ]
     body = []
     for row in rows:
-        gap, _ = table.gap_closed(row)
         line = [f"**{row.label}**" if row.label in best else row.label, number(row.over_seeds("fd"))]
-        line.append("" if gap is None else interval(*(100 * part for part in gap), digits=1, unit=" %"))
+        line.append(share(table.gap_closed(row)[0]))
         for kernel in ("imq", "rbf"):
             line.append(number([1000 * value for value in row.over_seeds(f"mmd_{kernel}")]))
             p_values = row.over_seeds(f"mmd_{kernel}_p")
@@ -198,9 +200,11 @@ def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
     return _pipes(header, body)
 
 
-def _beside(caption: str, rows: list[TableRow], columns: list[Column | SpreadColumn | TimeColumn]) -> list[str]:
+def _beside(
+    caption: str, rows: list[TableRow], columns: list[Column | GapColumn | SpreadColumn | TimeColumn]
+) -> list[str]:
     """A further table, reference rows in italics, of the rows and columns that have a value; nothing where none has."""
-    columns = [column for column in columns if any(row.over_seeds(column.metric) for row in rows)]
+    columns = [c for c in columns if any(row.over_seeds(c.metric) for row in rows) and any(map(c.cell, rows))]
     if not columns:
         return []
     body = [

@@ -79,18 +79,18 @@ class Table:
         """Rows that keep the table from ranking: they have too few seeds."""
         return [label for label, by_seed in self.fd.items() if len(by_seed) < RANKED_FROM]
 
-    def paired_fd(self, *labels: str) -> tuple[list[int], list[list[float]]]:
-        """The seeds that all these rows have, and each row's FD with them."""
-        found = [self.rows[label].values.get("fd", {}) if label in self.rows else {} for label in labels]
+    def paired(self, score: str, *labels: str) -> tuple[list[int], list[list[float]]]:
+        """The seeds with which all these rows have a score, and each row's values with them."""
+        found = [self.rows[label].values.get(score, {}) if label in self.rows else {} for label in labels]
         seeds = sorted(set.intersection(*map(set, found)))
         return seeds, [[by_seed[seed] for seed in seeds] for by_seed in found]
 
-    def gap_closed(self, row: TableRow) -> tuple[tuple[float, float, float] | None, int]:
-        """Share of the gap from Gaussian to aggregate posterior that a row closes, and over how many seeds.
+    def gap_closed(self, row: TableRow, score: str = "fd") -> tuple[tuple[float, float, float] | None, int]:
+        """Share of a score's gap from Gaussian to aggregate posterior that a row closes, and over how many seeds.
 
         The seeds are those that all three have.
         """
-        seeds, paired = self.paired_fd(ZERO_LINE, row.label, CEILING)
+        seeds, paired = self.paired(score, ZERO_LINE, row.label, CEILING)
         return (gap_closed(*paired) if seeds else None), len(seeds)
 
 

@@ -1,0 +1,53 @@
+"""Where there is a GPU: the commands run on it, keep float32 there, and agree with the CPU about one fit's scores."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmark import arithmetic
+from benchmark.report.tables import tables
+
+
+@pytest.fixture
+def command(with_gpu):
+    """`command("run", ...)` in a process of its own that sees the GPU."""
+
+    def call(*words):
+        words = [sys.executable, "-m", "benchmark", *map(str, words)]
+        done = subprocess.run(words, env=with_gpu, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return call
+
+
+def test_float32_alone_leaves_no_tf32_and_the_record_says_so():
+    before = [(of, of.allow_tf32) for of in (torch.backends.cuda.matmul, torch.backends.cudnn)]
+    deterministic = torch.backends.cudnn.deterministic
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        assert arithmetic.stated()["tf32"] is True
+        arithmetic.float32_alone()
+        assert arithmetic.stated() == {**arithmetic.stated(), "tf32": False, "deterministic": True}
+    finally:
+        for of, allowed in before:
+            of.allow_tf32 = allowed
+        torch.backends.cudnn.deterministic = deterministic
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "evalp", "latent_flow", "ncp", "mcmc_ebm"])
+def test_every_prior_keeps_its_contract_on_a_gpu(prior, command):
+    command("check", prior, "--device", "cuda")
+
+
+def test_reference_rows_score_alike_on_gpu_and_cpu_and_priors_run_on_both(command, tmp_path):
+    for device in ("cuda", "cpu"):
+        words = ["--priors", "gaussian,evalp[steps=100],ncp[steps=100,proposals=20]", "--seeds", 1]
+        command("run", "--dataset", "digits", *words, "--device", device, "--results", tmp_path)
+    made = {table.device: table for table in tables(tmp_path)[0]}
+    assert set(made) == {"cuda", "cpu"} and not made["cuda"].failures
+    on_gpu, on_cpu = (made[device].rows["aggregate_posterior"].mean("fd") for device in ("cuda", "cpu"))
+    assert on_gpu == pytest.approx(on_cpu, rel=0.2)  # other noise, the same distribution
+    record = made["cuda"].records[-1]["provenance"]
+    assert record["driver"]["tf32"] is False and record["driver"]["deterministic"] is True
