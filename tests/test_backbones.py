@@ -309,7 +309,7 @@ def test_shipped_bundles_are_whole_and_small():
     assert "digits-conv_vae" in {path.name for path in found}
     for path in found:
         bundle = open_bundle(path)
-        assert path.name.startswith(f"{bundle.dataset}-{bundle.backbone_name}")
+        assert path.name.startswith(f"{bundle.dataset}-") and f"-{bundle.backbone_name}" in path.name
         assert (
             sum(file.stat().st_size for file in path.iterdir() if file.is_file()) < 12e6
         )  # references stand beside it
