@@ -420,6 +420,7 @@ def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(squa
     reference = find_reference(open_bundle(tmp_path / "squares-nvae"), DigitCNN(), "test")
     fd = frechet_distance(feature_statistics(seen["test"]), reference.statistics(CPU))
     assert float(row.split("|")[2]) == pytest.approx(fd, rel=0.01) and row.rstrip(" |").endswith("1")
+    assert not row.split("|")[3].strip(), "no share of a gap that is the top group's"
     bound = cli(
         "bound",
         "--dataset",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.evaluation import REFERENCE_ROWS
+from benchmark.evaluation import FULL_RECONSTRUCTION, REFERENCE_ROWS
 from benchmark.protocol import Protocol, saved_protocols
 from benchmark.records import RecordStore
 from benchmark.statistics import RANKED_FROM, gap_closed
@@ -88,8 +88,10 @@ class Table:
     def gap_closed(self, row: TableRow, score: str = "fd") -> tuple[tuple[float, float, float] | None, int]:
         """Share of a score's gap from Gaussian to aggregate posterior that a row closes, and over how many seeds.
 
-        The seeds are those that all three have.
+        The seeds are those that all three have. None of full reconstructions, whose other groups are no prior's on z.
         """
+        if row.label == FULL_RECONSTRUCTION:
+            return None, 0
         seeds, paired = self.paired(score, ZERO_LINE, row.label, CEILING)
         return (gap_closed(*paired) if seeds else None), len(seeds)
 
