@@ -8,7 +8,8 @@ lie beside a bundle. Timings belong to a moment and are not verified.
 A value agrees where it is the same up to `EXACT`. Fit and score repeat bit for bit where packages, processor and
 threads are those of the records, and there anything else is a disagreement; so the threads are set to those of the
 record. Elsewhere, and on a GPU, whose sums have no fixed order and whose noise is another model's another, training
-amplifies the last digit, and at worst the same seed gives what another would. There a value agrees where it moved no further than two seeds of its row lie apart:
+amplifies the last digit, and at worst the same seed gives what another would. There a value agrees where it moved no
+further than two seeds of its row lie apart:
     |recorded - here| <= t sqrt(2) s,    s the standard deviation of the row's n other seeds,
 t the two-sided quantile at `CONFIDENCE` of Student's distribution with n - 1 degrees of freedom. (Three deviations
 would flag every eighth honest value of five seeds.) Where n < 2 or s = 0, and for pictures, nothing can be said.

@@ -5,6 +5,7 @@ An MLP for a vector, convolutions for a block C x H x W.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -27,11 +28,9 @@ class Energy(nn.Module):
     last: nn.Linear
 
     def forward(self, z: Tensor) -> Tensor:
-        z = self._shaped(z)
-        for layer in self.hidden:
-            # in place: one pass over memory less, a tenth of the time that SIR's many proposals take
-            z = F.leaky_relu_(layer(z), self.SLOPE)
-        return self._read(z)
+        for features in self._outputs(z):
+            pass  # none but the last is kept: those of SIR's many proposals together would be the run's memory
+        return self._read(features)
 
     def value_and_input_gradient(self, z: Tensor, of_last: int | None = None) -> tuple[Tensor, Tensor]:
         """f(z) for all n rows, and df/dz for the last `of_last` rows (all), itself differentiable in the parameters.
@@ -39,11 +38,8 @@ class Energy(nn.Module):
         The chain rule is written out: LeakyReLU's second derivative is zero almost everywhere, so its slopes
         are constants, and a gradient penalty costs one plain backward pass instead of a double one.
         """
-        after, features = [], self._shaped(z)
-        for layer in self.hidden:
-            features = F.leaky_relu_(layer(features), self.SLOPE)
-            after.append(features)
-        value = self._read(features)
+        after = list(self._outputs(z))
+        value = self._read(after[-1])
         rows = len(z) if of_last is None else of_last
         gradient = self._gradient_of_readout(rows, after[-1])
         for layer, outputs in zip(reversed(self.hidden), reversed(after)):
@@ -51,6 +47,14 @@ class Energy(nn.Module):
             slope_applied = torch.ops.aten.leaky_relu_backward(gradient, outputs[-rows:].detach(), self.SLOPE, True)
             gradient = self._pulled_back(layer, slope_applied)
         return value, gradient.flatten(1)
+
+    def _outputs(self, z: Tensor) -> Iterator[Tensor]:
+        """Of each hidden layer in turn."""
+        z = self._shaped(z)
+        for layer in self.hidden:
+            # in place: one pass over memory less, a tenth of the time that SIR's many proposals take
+            z = F.leaky_relu_(layer(z), self.SLOPE)
+            yield z
 
     def _read(self, features: Tensor) -> Tensor:
         return self.last(self._pooled(features)).squeeze(1)
