@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+
+#: what the system says of a disk that is full
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UsageError(Exception):

@@ -19,6 +19,7 @@ from torch import Tensor
 from backbones.api import Backbone
 from backbones.bundle import Bundle
 from backbones.hashing import Damaged, content_hash, file_hash, read_sealed, write_atomic, write_sealed
+from benchmark.errors import NO_SPACE
 from benchmark.evaluation import FULL_RECONSTRUCTION, REFERENCE_ROWS, Evaluation, ReferenceRow, SeenBefore, Source
 from benchmark.extractors.api import Extractor, Features
 from benchmark.metrics.api import Metric
@@ -36,8 +37,8 @@ from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
 LOG_POINTS = 60
 
 
-#: faults of the machine, as of a GPU that several processes share: not of the row, so they are not recorded
-OF_THE_MACHINE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+#: errors that say nothing of a row, as those of a GPU that several processes share
+_FAULTS = (MemoryError, torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 
 
 class Failed(Exception):
@@ -99,10 +100,9 @@ class Workspace:
 
 @dataclass
 class Outcome:
-    """What became of a job: metrics measured now, metrics found in records, reasons of failures."""
+    """What became of a job: metrics measured now, and reasons of failures."""
 
     measured: list[str] = field(default_factory=list)
-    recorded: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -159,12 +159,11 @@ def _source(job: Job, work: Workspace, split: str | None) -> Source | SeenBefore
 
 def fitted(job: Job, work: Workspace) -> LatentPrior:
     """The job's prior, fitted now or found in the cache; its fit is recorded either way. Raises `Failed`."""
-    record = _cached_fit(job)
-    if record is None:
-        record = _fit(job, work)
-    record = work.store.put(job.facts(), "fit", job.fit_identity, record)
-    if record["status"] != "ok":
-        raise Failed(f"fit {record['status']}: {record['reason']}")
+    made = _cached_fit(job) or _fit(job, work)
+    recorded = work.store.put(job.facts(), "fit", job.fit_identity, made)
+    if made["status"] != "ok":
+        here = " here, though it is recorded as fine" if recorded["status"] == "ok" else ""
+        raise Failed(f"fit {made['status']}{here}: {made['reason']}")
     prior = _constructed(job, work)
     prior.load_state_dict(load_file(_fit_path(job)))
     return prior.to(work.device).eval().requires_grad_(False)
@@ -181,26 +180,32 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
             facts = prior.fit(posterior, stream(work.device, "fit", job.seed), log)
         if work.device.type == "cuda":
             torch.cuda.synchronize(work.device)
+        seconds = time.perf_counter() - start
         facts = _checked_facts(facts)
-        state = {name: value.detach().cpu().contiguous() for name, value in prior.state_dict().items()}
+        # clones: weights that a prior ties share memory, which a file cannot
+        state = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in prior.state_dict().items()
+        }
         bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
         if bad:
             raise Diverged(f"{bad[0]} is not finite after the fit")
-    except OF_THE_MACHINE as error:
-        raise Failed(f"fit: {_reason(error)}; not recorded, so the next run tries again") from error
+        _constructed(job, work).load_state_dict(state)  # as whoever finds the fit in the cache will
+        path = _fit_path(job)
+        write_atomic(path, save(state))
     except (Exception, SystemExit) as error:
+        if _of_the_machine(error):
+            raise Failed(f"fit: {_reason(error)}; not recorded, so the next run tries again") from error
         status = "diverged" if isinstance(error, Diverged) else "failed"
         return {"status": status, "reason": _reason(error), "log": log.points, "provenance": provenance(work.device)}
     record = {
         "status": "ok",
-        "values": {"fit_seconds": time.perf_counter() - start, **facts},
+        "values": {"fit_seconds": seconds, **facts},
         "parameters": sum(parameter.numel() for parameter in prior.parameters()),
         "note": job.row.note,
         "log": log.points,
         "provenance": provenance(work.device),
     }
-    path = _fit_path(job)
-    write_atomic(path, save(state))
     write_sealed(path.with_suffix(".json"), {"state": file_hash(path), "record": record})
     return record
 
@@ -229,10 +234,10 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
             raise ValueError(f"{', '.join(bad)} not finite")
         content_hash(values)  # raises where JSON cannot hold them: tensors, NaN within a list
         content = {"status": "ok", "values": values}
-    except OF_THE_MACHINE as error:
-        outcome.failures.append(f"{metric.name}: {_reason(error)}; not recorded, so the next run tries again")
-        return
     except (Exception, SystemExit) as error:
+        if _of_the_machine(error):
+            outcome.failures.append(f"{metric.name}: {_reason(error)}; not recorded, so the next run tries again")
+            return
         content = {"status": "failed", "reason": _reason(error)}
         outcome.failures.append(f"{metric.name}: {content['reason']}")
     else:
@@ -244,7 +249,7 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
 def _missing(job: Job, metrics: list[Metric], work: Workspace, outcome: Outcome) -> tuple[bool, list[Metric]]:
     """Whether the fit has no record, and the metrics to measure.
 
-    What is recorded goes into `outcome`; recorded failures too, unless they are retried.
+    Recorded failures go into `outcome`, unless they are retried.
     """
     row, fit = job.facts(), None
     if job.row.prior:
@@ -257,9 +262,7 @@ def _missing(job: Job, metrics: list[Metric], work: Workspace, outcome: Outcome)
         record = _recorded(work, row, metric.name, _identity(job, metric, work))
         if record is None or (record["status"] != "ok" and work.retry):
             missing.append(metric)
-        elif record["status"] == "ok":
-            outcome.recorded.append(metric.name)
-        else:
+        elif record["status"] != "ok":
             outcome.failures.append(f"{metric.name} failed earlier: {record['reason']}")
     return job.row.prior is not None and fit is None, missing
 
@@ -290,12 +293,23 @@ def _fit_path(job: Job) -> Path:
 def _checked_facts(facts: Any) -> dict[str, Any]:
     if facts is None:
         return {}
-    if not isinstance(facts, dict) or not all(isinstance(value, (int, float, str)) for value in facts.values()):
+    if not isinstance(facts, dict):
         raise TypeError(f"fit returned {type(facts).__name__}; expected None or a dict of numbers and sentences")
+    facts = {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
+    for name, value in facts.items():
+        if not isinstance(value, (int, float, str)):
+            raise TypeError(f"fit returned {name} of type {type(value).__name__}; expected a number or a sentence")
     bad = [name for name, value in facts.items() if not isinstance(value, str) and not math.isfinite(value)]
     if bad:
         raise Diverged(f"fit returned {bad[0]}={facts[bad[0]]}")
     return facts
+
+
+def _of_the_machine(error: BaseException) -> bool:
+    """Whether an error is no word on the row, so that it is not recorded."""
+    full = isinstance(error, OSError) and error.errno in NO_SPACE
+    # the CPU's allocator raises a plain RuntimeError
+    return full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in str(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from backbones.hashing import content_hash
 
 
 def stream_seed(*name: str | int) -> int:
-    """A 63-bit seed from a stream's name, e.g. `stream_seed("sample", 0)`."""
+    """A 60-bit seed from a stream's name, e.g. `stream_seed("sample", 0)`."""
     return int(content_hash(list(name))[:15], 16)
 
 

@@ -33,6 +33,7 @@ from scipy import stats
 
 from backbones.bundle import Bundle
 from backbones.hashing import Damaged, content_hash
+from benchmark.arithmetic import float32_alone
 from benchmark.bundles import all_bundles
 from benchmark.errors import UsageError
 from benchmark.evaluation import REFERENCE_ROWS
@@ -93,6 +94,7 @@ class Recipe:
 
 def verify(registry: Registry, results: Path, share: float, seed: int) -> Iterator[Finding]:
     """Compute a share of the recorded scores again, in the order of the draw: what is interrupted is a share too."""
+    float32_alone()
     records, damaged = RecordStore(results / "records").all()
     for sentence in damaged:
         say(f"left out: {sentence}")
@@ -218,12 +220,19 @@ def _compared(
     values: dict[str, dict[int, dict[str, Any]]],
 ) -> Iterator[Finding]:
     """Fit once, measure all, and hold each record against what came out."""
-    job, same = recipes[0].job, True
+    job, same, fits_here = recipes[0].job, True, True
     with fresh_cache() as cache:
         store = RecordStore(cache / "records")
         if job.row.prior:
-            _compute(recipes[0], [], registry, store, threads=(fit or recipes[0].record)["provenance"]["threads"])
+            outcome = _compute(
+                recipes[0], [], registry, store, threads=(fit or recipes[0].record)["provenance"]["threads"]
+            )
             made = store.get(job.facts(), "fit", job.fit_id)
+            if made is None:  # a fault of this machine, which is no word on the record
+                said = "; ".join(outcome.failures)
+                yield from (Finding(each, "unknown", said) for each in [fit, *(r.record for r in recipes)] if each)
+                return
+            fits_here = made["status"] == "ok"
             same = fit is not None and _same_machine(fit, made)
             if fit is not None:
                 yield _judged(fit, made, same, values)
@@ -232,7 +241,9 @@ def _compared(
             outcome = _compute(each, [each.metric], registry, store, threads=record["provenance"]["threads"])
             made = store.get(each.job.facts(), each.metric.name, record["id"])
             if outcome.failures:
-                yield Finding(record, "DISAGREES", f"fails here: {'; '.join(outcome.failures)}")
+                fault = made is None and fits_here
+                verdict = "unknown" if fault else "DISAGREES"
+                yield Finding(record, verdict, f"fails here: {'; '.join(outcome.failures)}")
             elif made is None:
                 yield Finding(
                     record,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -39,7 +40,7 @@ from benchmark.records import RecordStore
 from benchmark.reference import find_reference, make_reference
 from benchmark.report.board import write_pictures
 from benchmark.run import choose_extractor
-from priors.api import PosteriorSplit
+from priors.api import Diverged, PosteriorSplit
 from priors.gaussian import Gaussian
 
 ROOT = Path(benchmark.__file__).resolve().parent.parent
@@ -113,20 +114,50 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(work, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["fit", "sample"])
-def test_a_fault_of_the_machine_is_said_and_not_recorded(what, small_bundle, tmp_path, cli, monkeypatch):
+@pytest.mark.parametrize(
+    "fault",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError("Unable to allocate 2.00 GiB"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_fault_of_the_machine_is_said_and_not_recorded(fault, what, small_bundle, tmp_path, cli, monkeypatch):
     """A GPU that others have filled says nothing of a prior: the next run tries again."""
     words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--seeds", 1, "--results", tmp_path]
     words += ["--metrics", "fd", "--device", "cpu"]
 
     def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise fault
 
     with monkeypatch.context() as patch:
         patch.setattr(Gaussian, what, full)
         done = cli(*words)
-    assert done.code == 1 and re.search("gaussian seed 0: .*out of memory.*not recorded", done.err)
+    assert done.code == 1 and re.search("gaussian seed 0: .*not recorded", done.err) and str(fault) in done.err
     assert not [path for path in record_files(tmp_path) if json.loads(path.read_text())["status"] != "ok"]
     assert cli(*words).code == 0 and "| gaussian" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_a_recorded_fit_that_fails_when_it_is_repeated_stays_as_it_is(small_bundle, tmp_path, cli, monkeypatch):
+    """The records came without their cache, as those in a clone do, and here the fit does not succeed."""
+    words = ["run", "--bundle", small_bundle, "--priors", "gaussian,evalp[steps=20]", "--seeds", 1]
+    words += ["--results", tmp_path / "r", "--device", "cpu"]
+    assert cli(*words, "--metrics", "fd").code == 0
+    before = contents(tmp_path / "r" / "records")
+    shutil.rmtree(tmp_path / "cache" / "fits")
+
+    def diverges(*_):
+        raise Diverged("the loss ran away")
+
+    monkeypatch.setattr(Gaussian, "fit", diverges)
+    done = cli(*words, "--metrics", "mmd")
+    assert done.code == 1, done.err
+    assert "gaussian seed 0: FAILED fit diverged here, though it is recorded as fine: the loss ran away" in done.err
+    after = contents(tmp_path / "r" / "records")
+    assert before.items() <= after.items()
+    assert {path.parent.name for path in set(after) - set(before)} == {"aggregate_posterior", "evalp"}
 
 
 def test_running_again_repeats_nothing(copied):
@@ -377,6 +408,24 @@ class NanFacts(Base):
         self.note("fit")
         return {"bound": float("nan")}
 
+class ListFacts(Base):
+    name = "list_facts"
+    def fit(self, posterior, generator, progress):
+        self.note("fit")
+        return {"losses": [1.0, 2.0]}
+
+class Grows(Base):
+    name = "grows"
+    def fit(self, posterior, generator, progress):
+        self.note("fit")
+        self.register_buffer("bank", posterior.train.sample(10, generator))
+
+class Tied(Base):
+    name = "tied"
+    def __init__(self, latent_shape, config):
+        super().__init__(latent_shape, config)
+        self.same = self.weight
+
 class RaisesInSample(Base):
     name = "raises_in_sample"
     def sample(self, n, generator):
@@ -416,6 +465,8 @@ OUTCOMES = {
     "diverges": ("fit", "diverged", "the loss ran away in step 7"),
     "nan_state": ("fit", "diverged", "weight is not finite"),
     "nan_facts": ("fit", "diverged", "bound"),
+    "list_facts": ("fit", "failed", "fit returned losses of type list; expected a number or a sentence"),
+    "grows": ("fit", "failed", 'Unexpected key(s) in state_dict: "bank"'),
     "raises_in_sample": ("fd", "failed", "RuntimeError: out of samples"),
     "nan_sample": ("fd", "failed", "1 of 60 samples are not finite"),
     "wrong_shape": ("fd", "failed", "returned shape (60, 3), expected (60, 4)"),
@@ -431,7 +482,7 @@ def broken(small_bundle, tmp_path_factory):
     plugin, results, calls = folder / "broken.py", folder / "results", folder / "broken.calls"
     plugin.write_text(BROKEN)
     words = ["run", "--bundle", small_bundle, "--plugin", plugin, "--seeds", 1, "--device", "cpu", "--results", results]
-    words += ["--priors", ",".join([*OUTCOMES, "evalp[steps=20]"])]
+    words += ["--priors", ",".join([*OUTCOMES, "tied", "evalp[steps=20]"])]
     made = {"results": results}
     for name, more in {"first": [], "second": [], "retried": ["--retry"]}.items():
         calls.write_text("")
@@ -463,7 +514,7 @@ def test_a_broken_prior_is_recorded_and_shown_with_its_reason(name, broken):
 def test_the_other_priors_of_the_grid_finish_beside_broken_ones(broken):
     assert broken.first.code == 1, broken.first.output
     records = [json.loads(content) for content in broken.first.files.values()]
-    for label in ("gaussian", "evalp[steps=20]"):
+    for label in ("gaussian", "tied", "evalp[steps=20]"):
         kinds = {r["kind"]: r["status"] for r in records if r["row"]["label"] == label}
         assert kinds == dict.fromkeys(["fit", *OF_PRIORS], "ok")
     assert f"{len(OUTCOMES)} failed" in broken.first.output
@@ -515,6 +566,7 @@ class Talkative(LatentPrior):
     def fit(self, posterior, generator, progress):
         progress(1, 2, loss=torch.tensor(0.5))
         progress(2, 2, loss=torch.tensor(0.25))
+        return {"best": torch.tensor(0.25)}
     def sample(self, n, generator):
         return torch.randn(n, *self.latent_shape, generator=generator)
 
@@ -539,6 +591,7 @@ def test_values_that_no_record_can_hold_are_failures_and_not_crashes(small_bundl
         assert records["fd"]["status"] == "ok" == records["fit"]["status"]
         if name == "talkative":
             assert [point["loss"] for point in records["fit"]["log"]] == [0.5, 0.25]
+            assert records["fit"]["values"]["best"] == 0.25
         for kind in ("tensors", "nans", "nothing"):
             assert records[kind]["status"] == "failed" and records[kind]["reason"]
 

@@ -206,6 +206,23 @@ def test_a_fit_that_fails_here_is_a_disagreement(results, cli, monkeypatch):
     assert re.search(r"fd, memorisation, mmd, samples: fails here: .*no such luck", done.out)
 
 
+@pytest.mark.parametrize("what, unknown", [("fit", 10), ("sample", 8)])
+def test_a_fault_of_this_machine_is_no_word_on_a_record(what, unknown, results, cli, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(LatentFlow, what, full)
+    done = cli("verify", "--share", 1, "--results", results)
+    assert done.code == 0 and summary(done) == [RECORDS - unknown, 0, unknown, 0]
+    assert re.search(rf"^unknown .*{re.escape(PRIOR)} seed 0: .*out of memory", done.out, re.MULTILINE)
+
+
+def test_a_gpu_computes_in_the_arithmetic_of_the_records(results, cli, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    cli("verify", "--share", 0, "--results", results)
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
 def test_a_plugins_records_want_the_plugin(small_bundle, tmp_path, cli):
     plugin = Path(__file__).with_name("plugin_example.py")
     shutil.copytree(small_bundle, cache_root() / "bundles" / "small")
