@@ -16,13 +16,19 @@ SHIPPED = Path(backbones.__file__).parent / "pretrained"
 
 
 def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
-    """Good bundles by name (their folder's), shipped ones first, and the reason of each damaged one."""
+    """Good bundles by name, shipped ones first, and the reason of each damaged one.
+
+    A name is that of the folder; of another bundle in a folder of the same name, with the start of its id behind it.
+    """
     bundles: dict[str, Bundle] = {}
     damaged: dict[str, str] = {}
     for root in (SHIPPED, cache_root() / "bundles"):
         for card in sorted(root.glob("[!.]*/bundle.json")):
             try:
-                bundles.setdefault(card.parent.name, open_bundle(card.parent))
+                bundle, name = open_bundle(card.parent), card.parent.name
+                if name in bundles and bundles[name].id != bundle.id:
+                    name = f"{name}-{bundle.id[:8]}"
+                bundles.setdefault(name, bundle)
             except Damaged as error:
                 damaged[card.parent.name] = str(error)
     return bundles, damaged

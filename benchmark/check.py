@@ -44,7 +44,7 @@ class Broken(Exception):
 def check(
     prior: type[LatentPrior], settings: dict[str, Any], targets: list[str], device: torch.device
 ) -> Iterator[Finding]:
-    """Every finding about a prior with the given settings, as they are made."""
+    """Every finding about a prior with the given settings, as they are made. Raises `UsageError` for bad settings."""
 
     def build(shape: tuple[int, ...]) -> LatentPrior:
         config, _, _ = resolved(prior, settings, "synthetic", shape, "quick")
@@ -57,6 +57,7 @@ def check(
             made.train().fit(target.posterior(device), stream(device, "check fit"), lambda *_, **__: None)
         return made.eval()
 
+    resolved(prior, settings, "synthetic", (2,), "quick")  # settings that were typed wrongly are no finding
     try:
         fitted = fit(TARGETS["ring"]())
     except Exception as error:
@@ -114,7 +115,9 @@ def _generator_decides(prior: LatentPrior, device: torch.device) -> str:
 
 
 def _saves(prior: LatentPrior, device: torch.device) -> str:
-    state = {name: value.cpu().contiguous() for name, value in prior.state_dict().items()}
+    state = {
+        name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in prior.state_dict().items()
+    }
     copy = type(prior)(prior.latent_shape, prior.config)
     copy.load_state_dict(load(save(state)))
     if not torch.equal(_draw(prior, 50, device), _draw(copy.to(device).eval(), 50, device)):
@@ -174,8 +177,7 @@ def _flows_invert(prior: LatentPrior, device: torch.device) -> str | None:
 
 
 @torch.no_grad()
-def _energy_matches_density(prior: LatentPrior, device: torch.device) -> str | None:
-    """An energy has one number per latent, finite."""
+def _energy_is_a_number_each(prior: LatentPrior, device: torch.device) -> str | None:
     energy = prior.energy(_draw(prior, 100, device))
     if energy is None:
         return None
@@ -191,7 +193,7 @@ CONTRACT: dict[str, Callable[[LatentPrior, torch.device], str | None]] = {
     "log_prob integrates to 1": _normalised,
     "log_prob describes the samples": _describes_samples,
     "flows invert, log-det is autograd's": _flows_invert,
-    "energy": _energy_matches_density,
+    "energy": _energy_is_a_number_each,
 }
 
 

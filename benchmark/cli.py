@@ -17,7 +17,7 @@ from benchmark.arithmetic import float32_alone
 from benchmark.bundles import all_bundles, find_bundle
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.path import PathDataset
-from benchmark.errors import UsageError, unknown
+from benchmark.errors import NO_SPACE, UsageError, unknown
 from benchmark.metrics.api import Metric
 from benchmark.places import data_roots
 from benchmark.plugins import KINDS, Registry
@@ -81,6 +81,15 @@ def options() -> None:
     """A benchmark of latent priors for frozen, pretrained VAEs."""
 
 
+def _registry(files: list[Path] | None) -> Registry:
+    """With those plugin files; one that is broken is named before anything is done without it."""
+    registry = Registry(list(files or []))
+    registry.at_hand("prior")  # which reads them
+    for origin, why in registry.broken.items():
+        say(f"broken plugin {origin}: {why}")
+    return registry
+
+
 def _device(choice: Device) -> torch.device:
     if choice is Device.cuda and not torch.cuda.is_available():
         built = f" (this PyTorch asks for a driver of CUDA {torch.version.cuda})" if torch.version.cuda else ""
@@ -103,7 +112,10 @@ def _dataset(registry: Registry, name: str) -> Dataset:
     if len(asked) != 1 or len(asked[0][1]) != 1:
         raise UsageError(f"--dataset {name}: expected one data set with one value for each setting")
     name, (settings,) = asked[0]
-    cls = registry.get("dataset", name)
+    try:
+        cls = registry.get("dataset", name)
+    except UsageError as error:
+        raise UsageError(f"{error}; the folder is ./{name}" if Path(name).is_dir() else str(error)) from error
     return cls(validated(cls.Config, settings, f"data set {name}"))
 
 
@@ -184,7 +196,7 @@ def pretrain(
     """Train a backbone on images and write its bundle (stage 1; minutes to hours, resumes after a kill)."""
     from benchmark.pretrain import pretrain
 
-    registry = Registry(list(plugin or []))
+    registry = _registry(plugin)
     pretrain(
         registry,
         _dataset(registry, dataset),
@@ -233,24 +245,25 @@ def run(
     plugin: PluginOption = None,
 ) -> None:
     """Fit and score priors on a bundle and write the leaderboard (stage 2; what is recorded is not done again)."""
+    from benchmark.plan import rows
     from benchmark.protocol import chosen_preset
     from benchmark.run import choose_extractor, run
 
     preset = chosen_preset(protocol and protocol.value, budget and budget.value, split.value)
-    registry = Registry(list(plugin or []))
+    registry = _registry(plugin)
     where = _device(device)
+    classes = _metrics(registry, metrics)
     opened = _bundle(registry, dataset, backbone, bundle)
+    asked = rows(registry, priors, opened, preset.budget, preset.reference_split)
     images = _dataset_of(registry, dataset, opened)
     chosen, reference = choose_extractor(
         registry, opened, images, extractor, inception_weights, preset.images(split.value), where, data_roots(data_root)
     )
-    _warn_of_broken(registry)
-    classes = _metrics(registry, metrics)
     try:
         failed = run(
             registry,
             opened,
-            priors,
+            asked,
             seeds,
             preset,
             split.value,
@@ -290,7 +303,7 @@ def reference(
     from benchmark.progress import track
     from benchmark.reference import make_reconstructions, make_reference
 
-    registry = Registry(list(plugin or []))
+    registry = _registry(plugin)
     opened = _bundle(registry, dataset, backbone, bundle)
     source = _source(registry, dataset, opened)
     name = extractor or opened.card["dataset"]["extractor"]
@@ -326,7 +339,7 @@ def bound(
     from benchmark.reference import require_images_of
     from benchmark.streams import stream
 
-    registry, where = Registry(list(plugin or [])), _device(device)
+    registry, where = _registry(plugin), _device(device)
     opened = _bundle(registry, dataset, backbone, bundle)
     found = _source(registry, dataset, opened).load(data_roots(data_root))
     require_images_of(opened, found)
@@ -389,6 +402,9 @@ def check(
         if wanted not in TARGETS:
             raise unknown("target", wanted, TARGETS)
     cls = registry.get("prior", name)
+    for path in map(str, plugin or []):
+        if path in registry.broken:  # else a built-in of the same name would be checked in its place
+            raise UsageError(f"broken plugin {path}: {registry.broken[path]}")
     failed = 0
     for finding in check(cls, settings, list(target or TARGETS), _device(device)):
         failed += finding.held is False
@@ -406,7 +422,7 @@ def new_prior(
     """Write a commented plugin file that passes `check` as it is."""
     from benchmark.new_prior import new_prior
 
-    path = new_prior(name, folder)
+    path = new_prior(name, folder, Registry().at_hand("prior"))
     print(f"written: {path}\nnext:")
     print(f"  python -m benchmark check {name} --plugin {path}")
     print(f"  python -m benchmark run --priors {name} --plugin {path}")
@@ -437,7 +453,7 @@ def verify(
     from benchmark.verify import VERDICTS, verify
 
     _require_records(results)
-    registry = Registry(list(plugin or []))
+    registry = _registry(plugin)
     counts, interrupted = dict.fromkeys(VERDICTS, 0), False
     try:
         findings = verify(registry, results, share, seed)
@@ -457,11 +473,6 @@ def _require_records(results: Path) -> None:
         raise UsageError(f"{results}: no records here (expected a folder 'records')")
 
 
-def _warn_of_broken(registry: Registry) -> None:
-    for origin, why in registry.broken.items():
-        say(f"broken plugin {origin}: {why}")
-
-
 def main() -> None:
     """Run a command; exit 0 when all went well, 1 when a job failed, 2 for wrong usage, 130 when interrupted."""
     keep_freed_memory()
@@ -472,4 +483,9 @@ def main() -> None:
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         say(f"error: cannot use {error.filename}: {error.strerror.lower()} (--results, --out and caches are folders)")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        say(f"error: {error.strerror.lower()}: {error.filename or 'the disk is full'}; what is recorded stays")
         sys.exit(2)

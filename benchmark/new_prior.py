@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
 
 from benchmark.errors import UsageError
@@ -59,12 +60,16 @@ def register_priors():
 '''
 
 
-def new_prior(name: str, folder: Path) -> Path:
-    """Write `<name>.py` into `folder`. Raises `UsageError` for a bad name or a file that exists."""
-    if not name.isidentifier() or name != name.lower():
+def new_prior(name: str, folder: Path, taken: list[str]) -> Path:
+    """Write `<name>.py` into `folder`. Raises `UsageError` for a bad or taken name, or a file that exists."""
+    cls = name.title().replace("_", "")
+    if not name.isidentifier() or name != name.lower() or keyword.iskeyword(cls) or not cls.isidentifier():
         raise UsageError(f"new-prior {name}: expected a lower-case Python name, e.g. my_prior")
+    if name in taken:
+        raise UsageError(f"new-prior {name}: there is a prior of that name already; choose another, e.g. my_{name}")
     path = folder / f"{name}.py"
     if path.exists():
         raise UsageError(f"{path} exists already: choose another name")
-    path.write_text(TEMPLATE.format(name=name, cls=name.title().replace("_", "")))
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(TEMPLATE.format(name=name, cls=cls))
     return path

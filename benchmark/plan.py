@@ -122,12 +122,10 @@ def rows(
     bundle: Bundle,
     budget: str,
     reference_split: str | None = None,
-    reconstructed: bool = False,
 ) -> list[Row]:
     """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins').
 
     Where images are compared with training images, the aggregate posterior is their reconstruction: no second row.
-    `reconstructed`: there are full reconstructions of a hierarchy.
     """
     asked = parse_named(priors, "--priors") if priors else [(name, [{}]) for name in registry.at_hand("prior")]
     wanted = [("gaussian", {})]
@@ -139,8 +137,6 @@ def rows(
             if not settings:
                 wanted += [(name, companion) for companion in registry.get("prior", name).companions]
     references = [name for name, split in REFERENCE_ROWS.items() if split or reference_split is None]
-    if not reconstructed:
-        references = [name for name in references if name != FULL_RECONSTRUCTION]
     made = [reference_row(name) for name in references]
     made += [prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
     return list({row.label: row for row in made}.values())

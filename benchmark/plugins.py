@@ -83,6 +83,7 @@ class Registry:
         self._classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
         self._origins: dict[type, str] = {}
         self._built_in: set[str] = set()
+        self._installed: set[str] = set()
         self._entry_points_read = False
         for path in self.files:
             if not path.is_file():
@@ -106,9 +107,9 @@ class Registry:
         return dict(sorted(self._classes[kind].items()))
 
     def at_hand(self, kind: str) -> list[str]:
-        """The names of built-ins and `--plugin` files; installed plugins are left asleep."""
+        """The names of built-ins and `--plugin` files: installed plugins are not part of a default."""
         self._read_built_in(kind)
-        return list(self._classes[kind])
+        return [name for name, cls in self._classes[kind].items() if self._origins[cls] not in self._installed]
 
     def origin(self, cls: type) -> str:
         """`built-in`, the plugin's file, or the entry point it came from."""
@@ -140,7 +141,9 @@ class Registry:
         for kind in KINDS:
             self._read_built_in(kind)
         for entry in metadata.entry_points(group=GROUP):
-            self._read(f"{entry.name} ({entry.value})", entry.load)
+            origin = f"{entry.name} ({entry.value})"
+            self._installed.add(origin)
+            self._read(origin, entry.load)
 
     def _read(self, origin: str, load: Any, of: str | None = None) -> None:
         """Import one plugin and take its classes. Whatever it raises is noted, and nothing else is harmed."""
@@ -182,6 +185,9 @@ def _check(cls: Any, base: type) -> None:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
         raise TypeError(f"{cls.__name__}.name is {name!r}; it must be a word of letters, digits, - and _")
+    for setting in {**cls.quick, **cls.block_quick} if issubclass(cls, LatentPrior) else {}:
+        if setting not in cls.Config.model_fields:
+            raise unknown(f"setting in {cls.__name__}.quick", setting, cls.Config.model_fields)
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -13,10 +13,12 @@ from backbones.bundle import Bundle
 from backbones.hashing import Damaged
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
+from benchmark.evaluation import FULL_RECONSTRUCTION
 from benchmark.extractors.api import Extractor, Unavailable
+from benchmark.in_force import note_in_force
 from benchmark.job import Outcome, Workspace, run_job
 from benchmark.metrics.api import Metric
-from benchmark.plan import jobs, rows
+from benchmark.plan import Row, jobs
 from benchmark.plugins import Registry
 from benchmark.progress import say, track
 from benchmark.protocol import Preset, Split, protocol_for
@@ -79,7 +81,7 @@ def choose_extractor(
 def run(
     registry: Registry,
     bundle: Bundle,
-    priors: str | None,
+    asked: list[Row],
     seeds: int,
     preset: Preset,
     split: Split,
@@ -92,6 +94,7 @@ def run(
 ) -> int:
     """Run every job that is not recorded, rewriting the tables after each, and print the run's own table.
 
+    `asked`: rows of `plan.rows`; that of full reconstructions is left out where there are none.
     Returns how many jobs failed.
     """
     started = time.perf_counter()
@@ -100,13 +103,13 @@ def run(
     store = RecordStore(results / "records")
     measured = [metric() for metric in metrics]
     work = Workspace(bundle, registry, protocol, extractor, reference, measured, store, device, retry)
-    reconstructed = work.reconstructions is not None
-    made = rows(registry, priors, bundle, preset.budget, preset.reference_split, reconstructed)
+    made = [row for row in asked if row.name != FULL_RECONSTRUCTION or work.reconstructions is not None]
     for note in dict.fromkeys(row.note for row in made if row.note):
         say(note)
     protocol.save(results, bundle.id[:16])
-    provenance(device)  # the state of the code is read once, and belongs to the start of the run
     todo = jobs(made, bundle, seeds, preset.budget, device.type)
+    note_in_force(results, todo)
+    provenance(device)  # the state of the code is read once, and belongs to the start of the run
     say(
         f"{len(todo)} jobs: {len(made)} rows, {seeds} seeds, on {bundle.path.name}, {preset.name} protocol, {device.type}"
     )

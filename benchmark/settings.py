@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -66,6 +66,9 @@ def validated(config: type[BaseModel], settings: dict[str, Any], of: str) -> Bas
     for name in settings:
         if name not in config.model_fields:
             raise unknown(f"setting of {of}", name, config.model_fields)
+    sizes = {name for name, field in config.model_fields.items() if get_origin(field.annotation) is tuple}
+    # one size is typed, and shown, as a number
+    settings = {name: (value,) if name in sizes and type(value) is int else value for name, value in settings.items()}
     try:
         return config(**settings)
     except ValidationError as error:

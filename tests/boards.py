@@ -11,7 +11,7 @@ from backbones.hashing import content_hash
 from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.protocol import Protocol
 from benchmark.provenance import provenance
-from benchmark.records import RecordStore
+from benchmark.records import RecordStore, record_id
 from benchmark.report.board import write_tables
 
 REFERENCES = ("aggregate_posterior", "reconstruction")
@@ -33,21 +33,24 @@ class Results:
         settings |= dict(reference=500, preparation="padded", mmd_latents=500, timing_seconds=2.0)
         return Protocol(**settings | change)
 
-    def add(self, label, kind, values, seed=0, machine=None, protocol=None, code="one", reads=("split",), **row):
+    def add(
+        self, label, kind, values, seed=0, machine=None, protocol=None, code="one", reads=("split",), threads=1, **row
+    ):
         """One record; `code` tells configurations apart, and each record is a second newer than the one before."""
         protocol, prior = protocol or self.protocol, label.partition("[")[0]
         is_reference = prior in REFERENCES
         facts = dict(dataset="digits", backbone="conv_vae", bundle="b" * 16, prior=prior, label=label, config={})
         facts |= dict(seed=seed, budget=None if is_reference else protocol.budget, device="cpu") | row
         protocol.save(self.folder, facts["bundle"])
-        fit = content_hash([facts["bundle"], facts["device"], label, code, seed, facts["budget"]])[:32]
+        fit = {"fit": content_hash([facts["bundle"], facts["device"], label, code, seed, facts["budget"]])}
         facts["config_hash"] = content_hash([facts["bundle"], facts["device"], label, code, facts["budget"]])[:16]
-        identity = {"fit": fit} if kind == "fit" else {"fit": fit, "metric": kind, "settings": protocol.part(reads)}
+        of_fit = {"fit": record_id(fit), "metric": kind, "settings": protocol.part(reads)}
+        identity = fit if kind == "fit" else of_fit
         identity |= {"machine": machine} if machine else {}
         self.written += 1
         origin = provenance(torch.device("cpu"))
         moment = f"2030-01-01T{self.written // 3600:02}:{self.written // 60 % 60:02}:{self.written % 60:02}Z"
-        origin = {**origin, "command": "python -m benchmark run", "time": moment}
+        origin = {**origin, "command": "python -m benchmark run", "time": moment, "threads": threads}
         origin["code"] = {"version": "0", "commit": "c" * 40, "dirty": False}
         content = values if "status" in values else {"status": "ok", "values": values}
         return self.store.put(facts, kind, identity, {**content, "provenance": origin})

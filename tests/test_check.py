@@ -9,6 +9,7 @@ from benchmark.plugins import Registry
 from benchmark.settings import parse_named
 from benchmark.synthetic import TARGETS
 from priors.api import LatentPrior
+from priors.flows import CouplingFlow
 
 CPU = torch.device("cpu")
 MEMBERS = [
@@ -28,7 +29,7 @@ def test_every_prior_holds_the_contract_and_learns_the_ring(member):
 
 
 def test_the_template_passes_as_it_is(tmp_path):
-    path = new_prior("my_prior", tmp_path)
+    path = new_prior("my_prior", tmp_path / "new", [])
     assert len(path.read_text().splitlines()) < 60
     findings = list(check(Registry([path]).get("prior", "my_prior"), {}, list(TARGETS), CPU))
     assert all(finding.held is not False for finding in findings)
@@ -104,6 +105,28 @@ class ForgivesNaN(Sound):
         self.mean.data.copy_(posterior.train.sample(500, generator).nan_to_num().mean(0) + 1e-3)
 
 
+class NumberlessEnergy(Sound):
+    def energy(self, z):
+        return z.flatten(1)
+
+
+class WrongLogDeterminant(Sound):
+    """It holds a flow whose second coupling is not told of."""
+
+    def __init__(self, latent_shape, config):
+        super().__init__(latent_shape, config)
+        self.flow = CouplingFlow(2, 2, 8)
+        push = self.flow.push
+        self.flow.push = lambda noise: (push(noise)[0], push(noise)[1] + 0.1)
+
+
+class Flat(Sound):
+    """It can draw vectors alone."""
+
+    def __init__(self, latent_shape, config):
+        super().__init__(latent_shape[:1], config)
+
+
 class PromisesTooMuch(Sound):
     learns = {"ring": 0.01}
 
@@ -120,6 +143,9 @@ class PromisesTooMuch(Sound):
         (NeverTrained, "every parameter is trained"),
         (UnseededFit, "a second fit gives the same bits"),
         (ForgivesNaN, "NaN latents are refused"),
+        (NumberlessEnergy, "energy"),
+        (WrongLogDeterminant, "flows invert, log-det is autograd's"),
+        (Flat, "a block of latents (2, 4, 4)"),
         (PromisesTooMuch, "learns ring"),
     ],
 )

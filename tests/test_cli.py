@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -173,6 +174,52 @@ def test_of_several_bundles_one_is_taken_and_the_others_are_named(small_bundle, 
     done = cli("run", "--dataset", tmp_path / "small.npz", *words)
     assert done.code == 0, done.err
     assert "using bundle a-first; there are also b-second (--bundle NAME)" in done.err
+
+
+def test_a_bundle_in_a_folder_named_as_a_shipped_one_has_a_name_of_its_own(small_bundle, tmp_path, cli):
+    made = tmp_path / "cache" / "bundles"
+    shutil.copytree(small_bundle, made / "digits-conv_vae")
+    shutil.copytree(SHIPPED / "digits-conv_vae", made / "mnist-conv_vae")
+    bundle = open_bundle(small_bundle)
+    name = f"digits-conv_vae-{bundle.id[:8]}"
+    listed = cli("list").out
+    assert f"\n  {name}  (small, conv_vae" in listed and "\n  digits-conv_vae  (digits, conv_vae" in listed
+    words = ["--priors", "gaussian", "--seeds", 1, "--metrics", "mmd", "--device", "cpu", "--results", tmp_path / "r"]
+    assert cli("run", "--bundle", name, *words).code == 0
+    assert set(pd.read_csv(tmp_path / "r" / "leaderboard.csv")["bundle"]) == {bundle.id[:16]}
+
+
+def test_a_wrong_word_is_told_before_any_image_is_looked_at(small_bundle, tmp_path, cli):
+    """The bundle has no reference: making one would come first, and takes long."""
+    shutil.copytree(small_bundle, tmp_path / "bare", ignore=shutil.ignore_patterns("reference"))
+    words = ["run", "--bundle", tmp_path / "bare", "--device", "cpu", "--results", tmp_path / "r"]
+    assert "did you mean 'mmd'" in only_line(cli(*words, "--metrics", "mdm"))
+    assert "did you mean 'evalp'" in only_line(cli(*words, "--priors", "evlap"))
+    assert "did you mean 'steps'" in only_line(cli("check", "evalp[stepz=1]", "--device", "cpu"))
+
+
+def test_a_folder_by_its_bare_name_is_told_how_to_type(tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faces").mkdir()
+    assert "the folder is ./faces" in only_line(cli("pretrain", "--dataset", "faces"))
+
+
+@pytest.mark.parametrize(
+    "name, part", [("none", "lower-case"), ("My", "lower-case"), ("evalp", "already"), ("a b", "my_")]
+)
+def test_a_name_that_no_new_prior_can_have_is_one_line(name, part, tmp_path, cli):
+    assert part in only_line(cli("new-prior", name, "--folder", tmp_path))
+    assert not list(tmp_path.glob("*.py"))
+
+
+def test_a_full_disk_is_one_line(small_bundle, tmp_path, cli, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "r"))
+
+    monkeypatch.setattr("benchmark.protocol.write_sealed", full)
+    words = ["--bundle", small_bundle, "--priors", "gaussian", "--device", "cpu", "--results", tmp_path / "r"]
+    line = only_line(cli("run", *words))
+    assert "no space left on device" in line and str(tmp_path / "r") in line
 
 
 def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):

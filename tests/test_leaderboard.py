@@ -208,6 +208,26 @@ def test_timings_of_two_machines_are_not_averaged(results):
     assert re.search("Left out: .*evalp's sampling_time on another machine", results.text)
 
 
+def test_times_to_fit_on_two_machines_are_not_averaged(results):
+    results.scores("evalp", [6.0, 7.0, 8.0])
+    for seed, (threads, seconds) in enumerate([(1, 90.0), (2, 30.0), (2, 40.0)]):
+        results.add("evalp", "fit", {"fit_seconds": seconds}, seed, threads=threads)
+    line = results.line("evalp", "fit_seconds")
+    assert line["mean"] == 35.0 and line["seeds"] == 2
+    assert results.line("evalp")["seeds"] == 3
+    assert re.search("Left out: .*evalp's time to fit on another machine", results.text)
+    assert re.search("time.*; fits on .*, 2 threads", results.text)
+
+
+def test_the_seeds_of_a_row_are_those_of_its_score(results):
+    results.references(GAUSSIAN[:2], CEILING[:2])
+    results.scores("evalp", [6.0, 7.0])
+    for seed in range(5):
+        results.add("evalp", "mmd", {"mmd_imq": 0.1}, seed)
+    ranked, _ = results.tables()[:2]
+    assert ranked[0][-1] == "seeds" and [row[-1] for row in ranked[2:]] == ["2"]
+
+
 def test_timings_of_the_same_seed_on_two_machines_keep_the_newest_machine(results):
     machines = [{"device": name, "threads": 1, "dtype": "float32"} for name in ("slow", "fast")]
     for machine, seconds in zip(machines, (8.0, 2.0)):

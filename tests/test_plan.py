@@ -19,7 +19,7 @@ from priors.api import LatentPrior, PriorConfig, sampling_setting
 from priors.evalp import EVaLP
 
 BUNDLE = open_bundle(SHIPPED / "digits-conv_vae")
-ALWAYS = ["aggregate_posterior", "reconstruction", "gaussian"]
+ALWAYS = ["aggregate_posterior", "reconstruction", "full_reconstruction", "gaussian"]
 
 
 def made(priors, budget="quick", bundle=BUNDLE):
@@ -107,21 +107,24 @@ def test_a_wrong_name_or_value_is_answered_with_what_is_right(text, parts):
 
 def test_labels_show_settings_that_are_not_the_default_and_no_others():
     assert labels("gaussian") == ALWAYS
-    assert labels("evalp[gp_weight=10]")[3:] == ["evalp"]
-    assert labels("evalp[gp_weight=1,10]")[3:] == ["evalp[gp_weight=1]", "evalp"]
-    assert labels("evalp[gp_weight=1.0,weights=exact]")[3:] == ["evalp[gp_weight=1]"]
-    assert labels("evalp[kl_weight=1,proposals=4]")[3:] == ["evalp[kl_weight=1,proposals=4]"]
-    assert labels("evalp[optimiser=rmsprop]")[3:] == ["evalp[optimiser=rmsprop]"]
+    assert labels("evalp[gp_weight=10]")[len(ALWAYS) :] == ["evalp"]
+    assert labels("evalp[gp_weight=1,10]")[len(ALWAYS) :] == ["evalp[gp_weight=1]", "evalp"]
+    assert labels("evalp[gp_weight=1.0,weights=exact]")[len(ALWAYS) :] == ["evalp[gp_weight=1]"]
+    assert labels("evalp[kl_weight=1,proposals=4]")[len(ALWAYS) :] == ["evalp[kl_weight=1,proposals=4]"]
+    assert labels("evalp[optimiser=rmsprop]")[len(ALWAYS) :] == ["evalp[optimiser=rmsprop]"]
 
 
 def test_a_label_is_the_same_in_whatever_order_its_settings_were_typed():
     assert labels("evalp[gp_weight=1,kl_weight=2]") == labels("evalp[kl_weight=2,gp_weight=1]")
-    assert len(labels("evalp[gp_weight=1,kl_weight=2],evalp[kl_weight=2,gp_weight=1]")) == 4
+    assert len(labels("evalp[gp_weight=1,kl_weight=2],evalp[kl_weight=2,gp_weight=1]")) == len(ALWAYS) + 1
 
 
 def test_different_settings_have_different_labels():
     values = [1, 1.0000001, 1.0000002, 1e-7, 1.0000001e-7]
-    configs = {row.label: row.config.gp_weight for row in made(f"evalp[gp_weight={','.join(map(repr, values))}]")[3:]}
+    configs = {
+        row.label: row.config.gp_weight
+        for row in made(f"evalp[gp_weight={','.join(map(repr, values))}]")[len(ALWAYS) :]
+    }
     assert list(configs.values()) == values
 
 
@@ -134,7 +137,7 @@ def test_evalp_by_its_bare_name_brings_the_objective_as_written():
 @pytest.mark.parametrize("priors", ["evalp[steps=20]", "gaussian", "gaussian,gaussian", None])
 def test_gaussian_and_the_reference_rows_are_always_there_and_once(priors):
     shown = labels(priors)
-    assert shown[:3] == ALWAYS and len(shown) == len(set(shown))
+    assert shown[: len(ALWAYS)] == ALWAYS and len(shown) == len(set(shown))
 
 
 def test_the_default_is_every_prior_at_hand():
@@ -153,8 +156,8 @@ def test_quick_caps_the_recipe_and_explicit_settings_override_the_cap():
     assert config("evalp[steps=20]", "quick").steps == 20
     assert config(f"evalp[steps={cap + 1}]", "quick").steps == cap + 1
     assert labels(f"evalp[steps={cap + 1}]", "quick")[-1] == f"evalp[steps={cap + 1}]"
-    assert labels(f"evalp[steps={cap}]", "quick")[3] == "evalp"
-    assert labels(f"evalp[steps={cap}]", "full")[3] == f"evalp[steps={cap}]"
+    assert labels(f"evalp[steps={cap}]", "quick")[len(ALWAYS)] == "evalp"
+    assert labels(f"evalp[steps={cap}]", "full")[len(ALWAYS)] == f"evalp[steps={cap}]"
 
 
 def prior_config(budget, bundle=BUNDLE, **settings):
@@ -186,19 +189,19 @@ def test_an_unknown_data_set_gets_the_recipe_of_the_nearest_latent_size_and_says
         assert "owls" in row.note and from_dataset in row.note
 
 
-def test_full_reconstructions_are_a_row_of_one_seed_where_there_are_any_and_none_against_training_images():
-    there = rows(Registry(), "gaussian", BUNDLE, "quick", reconstructed=True)
-    assert [row.label for row in there] == ["aggregate_posterior", "reconstruction", "full_reconstruction", "gaussian"]
+def test_full_reconstructions_are_a_row_of_one_seed_and_none_against_training_images():
+    there = rows(Registry(), "gaussian", BUNDLE, "quick")
+    assert [row.label for row in there] == ALWAYS
     todo = jobs(there, BUNDLE, 2, "quick", "cpu")
     assert [job.seed for job in todo if job.row.label == "full_reconstruction"] == [0] and len(todo) == 7
-    against_train = rows(Registry(), "gaussian", BUNDLE, "full", "train", reconstructed=True)
+    against_train = rows(Registry(), "gaussian", BUNDLE, "full", "train")
     assert [row.label for row in against_train] == ["aggregate_posterior", "gaussian"]
 
 
 def test_jobs_go_seed_by_seed_over_all_rows():
     todo = jobs(made("evalp"), BUNDLE, 3, "quick", "cpu")
-    assert [job.seed for job in todo] == [0] * 5 + [1] * 5 + [2] * 5
-    assert [job.row.label for job in todo[5:10]] == labels("evalp")
+    assert [job.seed for job in todo] == [0] * 6 + [1] * 5 + [2] * 5
+    assert [job.row.label for job in todo[:6]] == labels("evalp")
 
 
 def job(budget="quick", bundle=BUNDLE, seed=0, device="cpu", **settings):
@@ -391,5 +394,12 @@ def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
 
 
 @pytest.mark.parametrize("value", [None, True, False, 1, 0.5, 1e-8, "mlp", (2, 3)])
-def test_a_label_can_be_typed_again(value):
+def test_a_value_can_be_typed_again(value):
     assert parsed(shown(value)) == value
+
+
+@pytest.mark.parametrize("widths", ["64", "64x32"])
+def test_a_label_can_be_typed_again(widths):
+    label = f"ncp[conv_widths={widths}]"
+    assert labels(label)[-1] == label
+    assert made(label)[-1].config.conv_widths == tuple(map(int, widths.split("x")))

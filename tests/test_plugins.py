@@ -107,6 +107,9 @@ def test_without_names_an_installed_plugin_is_left_out_and_a_file_is_not(small_b
     assert "full_gaussian" not in [row.name for row in rows(Registry(), None, bundle, "quick")]
     assert "sleeper" not in sys.modules
     assert "full_gaussian" in [row.name for row in rows(Registry([EXAMPLE]), None, bundle, "quick")]
+    awake = Registry()
+    assert "full_gaussian" in awake.all("prior")
+    assert "full_gaussian" not in [row.name for row in rows(awake, None, bundle, "quick")]
 
 
 def test_an_edited_plugin_is_another_prior(small_bundle, tmp_path, cli):
@@ -166,6 +169,10 @@ BROKEN = {
         GOOD.format(name="reconstruction", hook="register_priors", returned="Good"),
         "reconstruction",
     ),
+    "caps no setting": (
+        GOOD.format(name='good"; quick = {"step": 3}; of = "', hook="register_priors", returned="Good"),
+        "unknown setting in Good.quick 'step'",
+    ),
     "raises in its hook": (
         GOOD.format(name="good", hook="register_priors", returned="1 / 0"),
         "ZeroDivisionError",
@@ -190,6 +197,33 @@ def test_a_broken_plugin_is_listed_with_why_and_harms_nothing(case, way, tmp_pat
     names = listed.out.partition("backbones:")[0].split()
     assert {"gaussian", "evalp", "full_gaussian"} <= set(names)
     assert names.count("evalp") == 1 and not {"good", "../good", "reconstruction"} & set(names)
+
+
+def test_a_plugin_put_back_as_it_was_shows_its_own_numbers_again(small_bundle, tmp_path, cli):
+    """A run that finds everything recorded leaves no newer record, and yet says which code is in force."""
+    plugin, shown = tmp_path / "mine.py", []
+    edited = EXAMPLE.read_text().replace("self.mean.copy_(z.mean(0))", "self.mean.copy_(z.mean(0) + 3)")
+    for source in (EXAMPLE.read_text(), edited, EXAMPLE.read_text()):
+        plugin.write_text(source)
+        done = cli(*words(small_bundle, tmp_path, "full_gaussian", "--plugin", plugin, "--metrics", "mmd"))
+        assert done.code == 0, done.err
+        board = pd.read_csv(tmp_path / "results" / "leaderboard.csv").set_index(["prior", "metric"])
+        shown.append(board.loc[("full_gaussian", "mmd_imq"), "mean"])
+    assert shown[0] == shown[2] != shown[1]
+    note = next((tmp_path / "results" / "in_force").glob("*/quick-cpu.json"))
+    note.write_text("{}")
+    done = cli("leaderboard", "--results", tmp_path / "results")
+    assert done.code == 1 and str(note) in done.err
+    assert cli(*words(small_bundle, tmp_path, "gaussian", "--metrics", "mmd")).code == 0
+    assert list(read_sealed(note)["labels"]) == ["aggregate_posterior", "reconstruction", "gaussian"]
+
+
+def test_a_plugin_under_a_built_ins_name_is_not_checked_as_the_built_in(tmp_path, cli):
+    plugin = tmp_path / "gaussian.py"
+    plugin.write_text(GOOD.format(name="gaussian", hook="register_priors", returned="Good"))
+    done = cli("check", "gaussian", "--plugin", plugin)
+    assert done.code == 2 and done.out == ""
+    assert f"error: broken plugin {plugin}: ValueError: the prior name 'gaussian' is taken (built-in)" in done.err
 
 
 def test_a_run_tells_of_a_broken_plugin_and_goes_on(small_bundle, tmp_path, cli):

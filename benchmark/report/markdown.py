@@ -129,6 +129,7 @@ def _facts(table: Table) -> list[str]:
     origins = [record["provenance"] for record in table.records if record["kind"] != "fit"]
     packages = ", ".join(f"{name} {origins[-1]['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows"))
     machines = sorted({f"{origin['device']}, {origin['threads']} threads" for origin in origins})
+    fitted = f"; fits on {table.fitted_on}" if table.fitted_on else ""
     code = sorted({_code(record["provenance"]["code"]) for record in table.records})
     bandwidths = ", ".join(f"{factor:g}" for factor in p.mmd_bandwidths)
     return [
@@ -143,7 +144,7 @@ def _facts(table: Table) -> list[str]:
         f"MMD: unbiased MMD² of {p.mmd_latents:,} latents against as many held-out draws, bandwidths {bandwidths} "
         f"x median squared distance, {p.mmd_permutations} permutations",
         f"time{_timed_on(table)}: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
-        f"at batch {p.timing_batches[-1]:,}" + _extraction(table),
+        f"at batch {p.timing_batches[-1]:,}{_extraction(table)}{fitted}",
         f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
         *(f"command: `{command}`" for command in sorted({origin["command"] for origin in origins})),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",

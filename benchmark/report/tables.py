@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.evaluation import FULL_RECONSTRUCTION, REFERENCE_ROWS
+from benchmark.in_force import in_force
 from benchmark.protocol import Protocol, saved_protocols
 from benchmark.records import RecordStore
 from benchmark.statistics import RANKED_FROM, gap_closed
@@ -23,7 +24,7 @@ ZERO_LINE, CEILING, RECONSTRUCTION = "gaussian", "aggregate_posterior", "reconst
 
 @dataclass
 class TableRow:
-    """One label: metric -> seed -> value, of its newest configuration alone."""
+    """One label: metric -> seed -> value, of the configuration in force alone."""
 
     label: str
     values: dict[str, dict[int, Any]]
@@ -38,7 +39,8 @@ class TableRow:
 
     @property
     def seeds(self) -> int:
-        return max((len(by_seed) for by_seed in self.values.values()), default=0)
+        """Behind the score; of a row without one, behind what it has most of."""
+        return len(self.values.get("fd", ())) or max(map(len, self.values.values()), default=0)
 
     @property
     def is_reference(self) -> bool:
@@ -47,7 +49,7 @@ class TableRow:
 
 @dataclass
 class Table:
-    """All that one table shows. `records` are those it was made from, newest last."""
+    """All that one table shows. `records` are those it was made from, newest last; `fitted_on` is where times to fit are of."""
 
     protocol: Protocol
     dataset: str
@@ -59,6 +61,7 @@ class Table:
     records: list[dict[str, Any]]
     failures: list[str]
     left_out: list[str]
+    fitted_on: str | None
 
     @property
     def name(self) -> str:
@@ -106,7 +109,8 @@ def tables(results: Path) -> tuple[list[Table], list[str], list[str]]:
     ]
     placed = {record["id"] for _, of_protocol in covered for record in of_protocol}
     in_none = _counted([record for record in records if record["id"] not in placed])
-    return _made(covered), damaged + damaged_protocols, in_none
+    last_run, damaged_notes = in_force(results)
+    return _made(covered, last_run), damaged + damaged_protocols + damaged_notes, in_none
 
 
 def _counted(in_none: list[dict[str, Any]]) -> list[str]:
@@ -122,7 +126,9 @@ def _counted(in_none: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _made(covered: list[tuple[Protocol, list[dict[str, Any]]]]) -> list[Table]:
+def _made(
+    covered: list[tuple[Protocol, list[dict[str, Any]]]], last_run: dict[tuple[str, str, str], dict[str, str]]
+) -> list[Table]:
     """The tables of each protocol with the records that it covers."""
     made = []
     for protocol, records in covered:
@@ -131,7 +137,10 @@ def _made(covered: list[tuple[Protocol, list[dict[str, Any]]]]) -> list[Table]:
             row = record["row"]
             seed = row.get("backbone_seed", 0)  # records of the first bundles do not name it
             groups[row["dataset"], row["backbone"], seed, row["bundle"], row["device"]].append(record)
-        shared = (_table(protocol, *key, group) for key, group in groups.items())
+        shared = (
+            _table(protocol, *key, group, last_run.get((key[3], protocol.budget, key[4]), {}))
+            for key, group in groups.items()
+        )
         # fits and timings of another protocol's run alone make no table
         made += [table for table in shared if any(record["kind"] != "fit" for record in table.records)]
     made.sort(
@@ -154,9 +163,12 @@ def _table(
     bundle: str,
     device: str,
     records: list[dict[str, Any]],
+    last_run: dict[str, str],
 ) -> Table:
     records = sorted(records, key=lambda record: (record["provenance"]["time"], record["id"]))
-    current = {record["row"]["label"]: record["row"]["config_hash"] for record in records}  # the newest of each label
+    current = {record["row"]["label"]: record["row"]["config_hash"] for record in records}
+    present = {(record["row"]["label"], record["row"]["config_hash"]) for record in records}
+    current |= {label: noted for label, noted in last_run.items() if (label, noted) in present}
     machines = [record["identity"]["machine"] for record in records if "machine" in record["identity"]]
     kept, left_out = [], set()
     for record in records:
@@ -170,15 +182,26 @@ def _table(
     # fits and timings serve several protocols, so they make no row: a score does, and takes its fit under any label
     scored = {r["row"]["label"] for r in kept if r["kind"] != "fit" and "machine" not in r["identity"]}
     kept = [record for record in kept if record["row"]["label"] in scored or record["status"] != "ok"]
-    fits = {record["id"]: record["values"] for record in records if (record["kind"], record["status"]) == ("fit", "ok")}
+    fits = {record["id"]: record for record in records if (record["kind"], record["status"]) == ("fit", "ok")}
+    used = {r["identity"]["fit"] for r in kept if r["kind"] != "fit"}
+    fitted_on = next((_machine(fit) for id, fit in reversed(fits.items()) if id in used), None)
     made: dict[str, TableRow] = {}
     for record in kept:
         if record["kind"] != "fit" and record["status"] == "ok":
             row = made.setdefault(record["row"]["label"], TableRow(record["row"]["label"], {}))
-            for metric, value in {**fits.get(record["identity"]["fit"], {}), **record["values"]}.items():
+            fit = fits.get(record["identity"]["fit"])
+            told = dict(fit["values"]) if fit else {}
+            if fit and _machine(fit) != fitted_on:
+                del told["fit_seconds"]
+                left_out.add(f"{record['row']['label']}'s time to fit on another machine")
+            for metric, value in {**told, **record["values"]}.items():
                 row.values.setdefault(metric, {})[record["row"]["seed"]] = value
     failures, shown_out = _failures(kept), sorted(left_out)
-    return Table(protocol, dataset, backbone, backbone_seed, bundle, device, made, kept, failures, shown_out)
+    return Table(protocol, dataset, backbone, backbone_seed, bundle, device, made, kept, failures, shown_out, fitted_on)
+
+
+def _machine(record: dict[str, Any]) -> str:
+    return "{device}, {threads} threads".format(**record["provenance"])
 
 
 def _failures(records: list[dict[str, Any]]) -> list[str]:

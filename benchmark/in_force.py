@@ -1,0 +1,47 @@
+"""Which configuration of a label is in force: that of the last run that asked for it.
+
+A label names what was typed, while a prior's code and defaults may change under it and change back. A run that finds all
+of a configuration recorded leaves no newer record, so what it asked for is noted on its own:
+
+results/in_force/<bundle>/<budget>-<device>.json   label -> hash of its configuration (sealed)
+
+Where no note names a label, or a table has no record of what is noted, the configuration of its newest record is taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from backbones.hashing import Damaged, read_sealed, write_sealed
+from benchmark.places import lock_path
+
+if TYPE_CHECKING:
+    from benchmark.plan import Job
+
+
+def note_in_force(results: Path, jobs: list[Job]) -> None:
+    """Note the configurations of a run's jobs, which share bundle, budget and device; a damaged note is replaced."""
+    bundle, budget, device = jobs[0].bundle.id[:16], jobs[0].budget, jobs[0].device_type
+    path = results / "in_force" / bundle / f"{budget}-{device}.json"
+    asked = {facts["label"]: facts["config_hash"] for facts in (job.facts() for job in jobs)}
+    with FileLock(lock_path(f"in-force-{bundle}-{budget}-{device}")):
+        try:
+            known = read_sealed(path)["labels"] if path.exists() else {}
+        except Damaged:
+            known = {}
+        if {**known, **asked} != known:
+            write_sealed(path, {"labels": {**known, **asked}})
+
+
+def in_force(results: Path) -> tuple[dict[tuple[str, str, str], dict[str, str]], list[str]]:
+    """(bundle, budget, device) -> label -> hash of its configuration; and for each damaged note the sentence that says so."""
+    noted, damaged = {}, []
+    for path in sorted((results / "in_force").glob("*/*-*.json")):
+        try:
+            noted[path.parent.name, *path.stem.split("-")] = read_sealed(path)["labels"]
+        except Damaged as error:
+            damaged.append(str(error))
+    return noted, damaged
