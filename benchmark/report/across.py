@@ -64,7 +64,7 @@ def across_bundles(made: list[Table]) -> list[Group]:
         if table.fd and not table.few and table.protocol.split == "test":
             found[table.protocol.preset, table.protocol.version, table.device][table.bundle] = table
     groups = [
-        Group(*key, sorted(by_bundle.values(), key=lambda table: table.name))
+        Group(*key, sorted(by_bundle.values(), key=lambda t: (t.dataset, t.backbone, t.backbone_seed, t.name)))
         for key, by_bundle in sorted(found.items())
     ]
     return [group for group in groups if len(group.tables) > 1 and len(group.labels) > 1]
