@@ -190,7 +190,7 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
         bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
         if bad:
             raise Diverged(f"{bad[0]} is not finite after the fit")
-        _constructed(job, work).load_state_dict(state)  # as whoever finds the fit in the cache will
+        _require_loadable(state, _constructed(job, work))
         path = _fit_path(job)
         write_atomic(path, save(state))
     except (Exception, SystemExit) as error:
@@ -303,6 +303,14 @@ def _checked_facts(facts: Any) -> dict[str, Any]:
     if bad:
         raise Diverged(f"fit returned {bad[0]}={facts[bad[0]]}")
     return facts
+
+
+def _require_loadable(state: dict[str, Tensor], fresh: LatentPrior) -> None:
+    """Whoever finds a fit in the cache loads it into a prior that was not fitted. Raises `TypeError` where that fails."""
+    try:
+        fresh.load_state_dict(state)
+    except RuntimeError as error:
+        raise TypeError(f"the fitted state needs every parameter and buffer from __init__ on: {error}") from error
 
 
 def _of_the_machine(error: BaseException) -> bool:

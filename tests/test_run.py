@@ -466,7 +466,7 @@ OUTCOMES = {
     "nan_state": ("fit", "diverged", "weight is not finite"),
     "nan_facts": ("fit", "diverged", "bound"),
     "list_facts": ("fit", "failed", "fit returned losses of type list; expected a number or a sentence"),
-    "grows": ("fit", "failed", 'Unexpected key(s) in state_dict: "bank"'),
+    "grows": ("fit", "failed", "the fitted state needs every parameter and buffer from __init__ on"),
     "raises_in_sample": ("fd", "failed", "RuntimeError: out of samples"),
     "nan_sample": ("fd", "failed", "1 of 60 samples are not finite"),
     "wrong_shape": ("fd", "failed", "returned shape (60, 3), expected (60, 4)"),
