@@ -66,12 +66,17 @@ def share_seeds(groups: dict[str, dict[int, float]]) -> bool:
     return len({frozenset(by_seed) for by_seed in groups.values()}) == 1
 
 
+def ranked(groups: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
+    """The rows (label -> seed -> value) that have `RANKED_FROM` seeds or more: fewer say too little of a row's spread."""
+    return {label: by_seed for label, by_seed in groups.items() if len(by_seed) >= RANKED_FROM}
+
+
 def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
-    """Rows (label -> seed -> value) against the one of lowest mean: label -> difference, for all but that one.
+    """Rows that are `ranked` against the one of lowest mean: label -> difference, for all but that one.
 
     Rows with the same seeds were drawn, decoded and scored on the same streams, so their errors may be correlated:
     Welch's test would not be valid, and the t-test of differences within seeds is, whatever the correlation. Where
-    seeds differ, Welch's. Empty where any row has fewer than `RANKED_FROM` seeds: then nothing is ranked.
+    seeds differ, Welch's.
 
     Which row is best is read off the same values. The correction is over all pairs, so that the chance of calling any
     of equal rows worse stays below 5 % whichever comes out best; over the rows alone it would be 9 % of six.
@@ -79,7 +84,8 @@ def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
     The interval of Holm's step i of m is at level 1 - 0.05 / (m - i); where the steps stop, the pairs left share
     the level of that step.
     """
-    if not groups or any(len(by_seed) < RANKED_FROM for by_seed in groups.values()):
+    groups = ranked(groups)
+    if not groups:
         return {}
     best = min(groups, key=lambda label: statistics.fmean(groups[label].values()))
     compare = _paired if share_seeds(groups) else _welch
@@ -100,10 +106,8 @@ def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
 
 
 def not_worse_than_best(groups: dict[str, dict[int, float]]) -> set[str]:
-    """Rows that `above_best` does not find significantly above the best, which is one of them; empty below 5 seeds."""
-    if any(len(by_seed) < RANKED_FROM for by_seed in groups.values()):
-        return set()
-    return set(groups) - {label for label, found in above_best(groups).items() if found.p <= 1 - CONFIDENCE}
+    """The `ranked` rows that `above_best` does not find significantly above the best, which is one of them."""
+    return set(ranked(groups)) - {label for label, found in above_best(groups).items() if found.p <= 1 - CONFIDENCE}
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -289,11 +289,17 @@ def test_a_table_ranks_from_five_seeds_on(seeds, ranks, results):
         assert "Fewer than 5 seeds" in text and "does not rank" in text
 
 
-def test_one_row_with_few_seeds_keeps_the_table_from_ranking(results):
+def test_a_row_with_few_seeds_stands_last_and_keeps_no_other_from_being_ranked(results):
     results.references()
-    results.scores("evalp", GAUSSIAN)
+    for label, values in [("evalp", CEILING), ("evalp[steps=8]", [value + 9 for value in CEILING])]:
+        results.scores(label, values)
+    alone = results.tables()
     results.scores("evalp[steps=9]", [1.0, 1.0])
-    assert "does not rank" in results.text and "**evalp" not in results.text
+    ranked, _, above = results.tables()[:3]
+    assert [row[0] for row in ranked[2:]] == ["**evalp**", "evalp[steps=8]", "evalp[steps=9]"]
+    assert above == alone[2] and above[0][1].endswith("above the best")
+    assert "does not rank" not in results.text
+    assert "Fewer than 5 seeds, so last and not ranked: evalp[steps=9]." in results.text
 
 
 def test_failures_are_listed_with_their_reason(results):

@@ -160,11 +160,12 @@ def test_spreads_need_not_be_equal(p, marked):
     assert not_worse_than_best({"noisy": dict(enumerate(noisy)), "calm": dict(enumerate(calm))}) == marked
 
 
-def test_nothing_is_ranked_with_fewer_than_five_seeds():
+def test_rows_with_fewer_than_five_seeds_are_not_ranked_and_leave_the_others_as_they_are():
     few = seeded([1.0, 1.1, 1.2, 0.9], [9.0, 9.1, 9.2, 8.9])
     assert not_worse_than_best(few) == set() and above_best(few) == {}
-    one = few | {"a": dict(enumerate([1.0, 1.1, 1.2, 0.9, 1.0]))}
-    assert not_worse_than_best(one) == set() and above_best(one) == {}
+    enough = random_rows(4, 5, 7)
+    assert above_best(enough | {"few": {0: -99.0, 1: -99.0}}) == above_best(enough)
+    assert not_worse_than_best(enough | {"few": {0: -99.0, 1: -99.0}}) == not_worse_than_best(enough)
     assert not_worse_than_best({}) == set() and above_best({}) == {}
 
 

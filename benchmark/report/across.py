@@ -22,7 +22,7 @@ DIAGRAM_FROM = 8  # tables: below, hardly any two mean ranks can be told apart
 
 @dataclass(frozen=True)
 class Group:
-    """Ranking test-split tables, one a bundle, of one protocol and device, and the priors that all of them have."""
+    """Ranking test-split tables, one a bundle, of one protocol and device, and the priors that all of them rank."""
 
     preset: str
     version: int
@@ -31,7 +31,7 @@ class Group:
 
     @property
     def labels(self) -> list[str]:
-        return sorted(set.intersection(*(set(table.fd) for table in self.tables)))
+        return sorted(set.intersection(*(set(table.ranked) for table in self.tables)))
 
     @property
     def ranks(self) -> dict[str, float]:
@@ -61,10 +61,10 @@ def across_bundles(made: list[Table]) -> list[Group]:
     """
     found: dict[tuple[str, int, str], dict[str, Table]] = defaultdict(dict)
     for table in sorted(made, key=lambda table: (table.records[-1]["provenance"]["time"], table.name)):
-        if table.fd and not table.few and table.protocol.split == "test":
+        if table.ranked and table.protocol.split == "test":
             found[table.protocol.preset, table.protocol.version, table.device][table.bundle] = table
     groups = [
-        Group(*key, sorted(by_bundle.values(), key=lambda t: (t.dataset, t.backbone, t.backbone_seed, t.name)))
+        Group(*key, sorted(by_bundle.values(), key=lambda table: table.place))
         for key, by_bundle in sorted(found.items())
     ]
     return [group for group in groups if len(group.tables) > 1 and len(group.labels) > 1]

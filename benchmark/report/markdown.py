@@ -30,7 +30,7 @@ from benchmark.report.columns import (
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import pareto_file, points
 from benchmark.report.signatures import signatures
-from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Table, TableRow
+from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Table, TableRow, machine_of
 from benchmark.statistics import RANKED_FROM, above_best, not_worse_than_best, share_seeds
 
 
@@ -72,12 +72,14 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
 
 def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
     remarks = []
-    if table.few:
-        remarks.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
-    elif table.fd:
+    few = [label for label in table.fd if label not in table.ranked]
+    if table.ranked:
         remarks.append(
             f"**Bold**: not significantly worse than the best ({_test(table)}, Holm's correction over all pairs, 5 %)."
         )
+        remarks += [f"Fewer than {RANKED_FROM} seeds, so last and not ranked: {', '.join(few)}."] if few else []
+    elif few:
+        remarks.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
     if table.fd:
         remarks.append(f"All of this holds for this one backbone (bundle `{table.bundle}`) and its decoder.")
         remarks += [_other_seed(table, other) for other in all_tables if _is_other_seed(table, other)]
@@ -87,7 +89,7 @@ def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
 
 
 def _test(table: Table) -> str:
-    return "t-tests paired by seed" if share_seeds(table.fd) else "Welch's t-tests"
+    return "t-tests paired by seed" if share_seeds(table.ranked) else "Welch's t-tests"
 
 
 def _is_other_seed(table: Table, other: Table) -> bool:
@@ -97,9 +99,9 @@ def _is_other_seed(table: Table, other: Table) -> bool:
 
 
 def _other_seed(table: Table, other: Table) -> str:
-    shared = [label for label in other.fd if label in table.fd]
+    shared = sorted(set(table.fd) & set(other.fd), key=lambda label: other.rows[label].mean("fd"))
     tau = stats.kendalltau(*([made.rows[label].mean("fd") for label in shared] for made in (table, other))).statistic
-    few = f" (fewer than {RANKED_FROM} seeds)" if other.few else ""
+    few = f" (rows of fewer than {RANKED_FROM} seeds among them)" if set(shared) - set(other.ranked) else ""
     return (
         f"Backbone seed {other.backbone_seed} (bundle `{other.bundle}`) orders them {', '.join(shared)}{few}: "
         f"Kendall's τ between the two orders of {len(shared)} priors is {tau:.2f}."
@@ -116,7 +118,7 @@ def _above_best(table: Table) -> list[str]:
         digits = decimals(above.mean)
         ends = f"{above.mean:.{digits}f}", f"[{above.low:.{digits}f}, {above.high:.{digits}f}]"
         body.append([label, *ends, "< 0.001" if above.p < 0.001 else f"{above.p:.3g}"])
-    score, best = table.protocol.score, next(iter(table.fd))
+    score, best = table.protocol.score, next(iter(table.ranked))
     caption = (
         f"{score} above that of {best} ({_test(table)}; intervals of 95 % or the more that Holm's correction asks, "
         "so that one excludes 0 where p < 0.05):"
@@ -126,9 +128,11 @@ def _above_best(table: Table) -> list[str]:
 
 def _facts(table: Table) -> list[str]:
     p = table.protocol
-    origins = [record["provenance"] for record in table.records if record["kind"] != "fit"]
-    packages = ", ".join(f"{name} {origins[-1]['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows"))
-    machines = sorted({f"{origin['device']}, {origin['threads']} threads" for origin in origins})
+    measured = [record for record in table.records if record["kind"] != "fit"]
+    packages = ", ".join(
+        f"{name} {measured[-1]['provenance']['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows")
+    )
+    machines = sorted({machine_of(record) for record in measured})
     fitted = f"; fits on {table.fitted_on}" if table.fitted_on else ""
     code = sorted({_code(record["provenance"]["code"]) for record in table.records})
     bandwidths = ", ".join(f"{factor:g}" for factor in p.mmd_bandwidths)
@@ -146,7 +150,7 @@ def _facts(table: Table) -> list[str]:
         f"time{_timed_on(table)}: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
         f"at batch {p.timing_batches[-1]:,}{_extraction(table)}{fitted}",
         f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
-        *(f"command: `{command}`" for command in sorted({origin["command"] for origin in origins})),
+        *(f"command: `{command}`" for command in sorted({record["provenance"]["command"] for record in measured})),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",
     ]
 

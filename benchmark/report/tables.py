@@ -17,7 +17,7 @@ from benchmark.evaluation import FULL_RECONSTRUCTION, REFERENCE_ROWS
 from benchmark.in_force import in_force
 from benchmark.protocol import Protocol, saved_protocols
 from benchmark.records import RecordStore
-from benchmark.statistics import RANKED_FROM, gap_closed
+from benchmark.statistics import gap_closed, ranked
 
 ZERO_LINE, CEILING, RECONSTRUCTION = "gaussian", "aggregate_posterior", "reconstruction"
 
@@ -68,19 +68,26 @@ class Table:
         return f"{self.dataset}-{self.backbone}-{self.bundle[:8]}-{self.protocol.hash[:8]}-{self.device}"
 
     @property
+    def place(self) -> tuple[str, str, int, str]:
+        """Where it stands among tables of one protocol."""
+        return self.dataset, self.backbone, self.backbone_seed, self.bundle
+
+    @property
     def priors(self) -> list[TableRow]:
-        """Rows that are compared, the lowest FD first."""
-        return sorted((row for row in self.rows.values() if not row.is_reference), key=lambda row: row.mean("fd"))
+        """Rows that are compared, the lowest FD first; those with too few seeds to be ranked after the others."""
+        compared = [row for row in self.rows.values() if not row.is_reference]
+        enough = ranked({row.label: row.values.get("fd", {}) for row in compared})
+        return sorted(compared, key=lambda row: (row.label not in enough, row.mean("fd")))
 
     @property
     def fd(self) -> dict[str, dict[int, float]]:
-        """Label -> seed -> FD of the rows that are compared and have one, the lowest mean first."""
+        """Label -> seed -> FD of the rows that are compared and have one, in the order of `priors`."""
         return {row.label: row.values["fd"] for row in self.priors if row.values.get("fd")}
 
     @property
-    def few(self) -> list[str]:
-        """Rows that keep the table from ranking: they have too few seeds."""
-        return [label for label, by_seed in self.fd.items() if len(by_seed) < RANKED_FROM]
+    def ranked(self) -> dict[str, dict[int, float]]:
+        """Those of `fd` that are tested against each other, having seeds enough."""
+        return ranked(self.fd)
 
     def paired(self, score: str, *labels: str) -> tuple[list[int], list[list[float]]]:
         """The seeds with which all these rows have a score, and each row's values with them."""
@@ -143,10 +150,7 @@ def _made(
         )
         # fits and timings of another protocol's run alone make no table
         made += [table for table in shared if any(record["kind"] != "fit" for record in table.records)]
-    made.sort(
-        key=lambda t: (t.dataset, t.backbone, t.backbone_seed, t.bundle, t.protocol.split, t.protocol.preset, t.name)
-    )
-    return made
+    return sorted(made, key=lambda table: (*table.place, table.protocol.split, table.protocol.preset, table.name))
 
 
 def _belongs(record: dict[str, Any], protocol: Protocol) -> bool:
@@ -184,14 +188,14 @@ def _table(
     kept = [record for record in kept if record["row"]["label"] in scored or record["status"] != "ok"]
     fits = {record["id"]: record for record in records if (record["kind"], record["status"]) == ("fit", "ok")}
     used = {r["identity"]["fit"] for r in kept if r["kind"] != "fit"}
-    fitted_on = next((_machine(fit) for id, fit in reversed(fits.items()) if id in used), None)
+    fitted_on = next((machine_of(fit) for id, fit in reversed(fits.items()) if id in used), None)
     made: dict[str, TableRow] = {}
     for record in kept:
         if record["kind"] != "fit" and record["status"] == "ok":
             row = made.setdefault(record["row"]["label"], TableRow(record["row"]["label"], {}))
             fit = fits.get(record["identity"]["fit"])
             told = dict(fit["values"]) if fit else {}
-            if fit and _machine(fit) != fitted_on:
+            if fit and machine_of(fit) != fitted_on:
                 del told["fit_seconds"]
                 left_out.add(f"{record['row']['label']}'s time to fit on another machine")
             for metric, value in {**told, **record["values"]}.items():
@@ -200,7 +204,8 @@ def _table(
     return Table(protocol, dataset, backbone, backbone_seed, bundle, device, made, kept, failures, shown_out, fitted_on)
 
 
-def _machine(record: dict[str, Any]) -> str:
+def machine_of(record: dict[str, Any]) -> str:
+    """The processor that made a record, and how much of it."""
     return "{device}, {threads} threads".format(**record["provenance"])
 
 
