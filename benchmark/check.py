@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from benchmark.job import state_of
 from benchmark.metrics.mmd import mmd_between
 from benchmark.plan import resolved
 from benchmark.streams import seeded_globals, stream
@@ -115,9 +116,7 @@ def _generator_decides(prior: LatentPrior, device: torch.device) -> str:
 
 
 def _saves(prior: LatentPrior, device: torch.device) -> str:
-    state = {
-        name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in prior.state_dict().items()
-    }
+    state = state_of(prior)
     copy = type(prior)(prior.latent_shape, prior.config)
     copy.load_state_dict(load(save(state)))
     if not torch.equal(_draw(prior, 50, device), _draw(copy.to(device).eval(), 50, device)):

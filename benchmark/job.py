@@ -182,11 +182,7 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
             torch.cuda.synchronize(work.device)
         seconds = time.perf_counter() - start
         facts = _checked_facts(facts)
-        # clones: weights that a prior ties share memory, which a file cannot
-        state = {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in prior.state_dict().items()
-        }
+        state = state_of(prior)
         bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
         if bad:
             raise Diverged(f"{bad[0]} is not finite after the fit")
@@ -303,6 +299,13 @@ def _checked_facts(facts: Any) -> dict[str, Any]:
     if bad:
         raise Diverged(f"fit returned {bad[0]}={facts[bad[0]]}")
     return facts
+
+
+def state_of(prior: LatentPrior) -> dict[str, Tensor]:
+    """What a file keeps of a prior: clones on the CPU, for weights that a prior ties share memory, which a file cannot."""
+    return {
+        name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in prior.state_dict().items()
+    }
 
 
 def _require_loadable(state: dict[str, Tensor], fresh: LatentPrior) -> None:

@@ -224,9 +224,8 @@ def _compared(
     with fresh_cache() as cache:
         store = RecordStore(cache / "records")
         if job.row.prior:
-            outcome = _compute(
-                recipes[0], [], registry, store, threads=(fit or recipes[0].record)["provenance"]["threads"]
-            )
+            threads = (fit or recipes[0].record)["provenance"]["threads"]
+            outcome = _compute(recipes[0], [], registry, store, threads)
             made = store.get(job.facts(), "fit", job.fit_id)
             if made is None:  # a fault of this machine, which is no word on the record
                 said = "; ".join(outcome.failures)
@@ -238,7 +237,7 @@ def _compared(
                 yield _judged(fit, made, same, values)
         for each in recipes:
             record = each.record
-            outcome = _compute(each, [each.metric], registry, store, threads=record["provenance"]["threads"])
+            outcome = _compute(each, [each.metric], registry, store, record["provenance"]["threads"])
             made = store.get(each.job.facts(), each.metric.name, record["id"])
             if outcome.failures:
                 fault = made is None and fits_here
