@@ -81,8 +81,8 @@ FIGURES = [
 
 #: where a row of that name does not run the settings of its paper
 OTHER_RECIPES = {
-    "celeba64-preview": "On `celeba64-preview`, `evalp` and `mcmc_ebm` run settings chosen by this suite on the validation "
-    "split; `evalp` with its release's optimiser for CelebA collapses there (results/README.md).",
+    "celeba64-preview": "On `celeba64-preview`, `evalp`, `ncp` and `mcmc_ebm` run settings chosen by this suite on the "
+    "validation split; `evalp` with its release's optimiser for CelebA collapses there (results/README.md).",
     "cifar10": "On `cifar10`, `mcmc_ebm` runs the learning rate of its release's joint training.",
 }
 
