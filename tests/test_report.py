@@ -434,7 +434,9 @@ def test_the_preview_stands_in_for_celeba_and_says_so_and_other_data_has_no_page
         len(of_celeba) == 1
         and "(celeba64-preview, conv_vae seed 0 (bundle `eeeeeeee`), FD digit-cnn, cpu)" in of_celeba[0]
     )
-    assert "`evalp` and `mcmc_ebm` run settings chosen by this suite" in (results.folder / "parity.md").read_text()
+    assert (
+        "`evalp`, `ncp` and `mcmc_ebm` run settings chosen by this suite" in (results.folder / "parity.md").read_text()
+    )
 
 
 def test_a_figure_of_50000_against_train_stands_beside_the_table_that_is_so_made(results):
