@@ -159,15 +159,13 @@ def make_reconstructions(
     require_images_of(bundle, images)
     of_split = getattr(images, split)
     order = torch.randperm(len(of_split), generator=stream(torch.device("cpu"), "reconstructions", split))
-    features_of, noise, parts = (
-        Features(extractor, device),
-        stream(device, "reconstruction noise", split),
-        list[Tensor](),
-    )
+    features_of, parts = None, list[Tensor]()
+    noise = stream(device, "reconstruction noise", split)
     for chosen in order[:RECONSTRUCTED].split(DECODE_BATCH):
         made = backbone.reconstruct(as_input(of_split[chosen].to(device)), noise)
         if made is None:
             return None
+        features_of = features_of or Features(extractor, device)  # not before: a flat backbone needs none
         parts.append(features_of(as_bytes(made)))
         progress(sum(map(len, parts)), min(len(of_split), RECONSTRUCTED))
     tensors = {"features": torch.cat(parts).half().cpu()}

