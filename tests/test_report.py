@@ -118,12 +118,37 @@ def test_one_bundle_val_tables_and_tables_that_do_not_rank_are_not_averaged(resu
     assert "Across bundles" not in results.text
 
 
-def test_a_bundle_with_two_extractors_counts_once_with_the_table_measured_last(results):
+INCEPTION = {"name": "inception", "version": 1, "weights": "1" * 64}
+
+
+def test_a_bundle_with_two_extractors_counts_once_by_the_one_that_scored_it_first(results):
     bundles(results, ["ab", "ab"])
-    inception = results.new_protocol(extractor={"name": "inception", "version": 1, "weights": "1" * 64}, score="FID")
-    bundles(results, ["ba"], protocol=inception)
+    bundles(results, ["ba"], protocol=results.new_protocol(extractor=INCEPTION, score="FID"))
+    bundles(results, ["ab", "ab"])  # nor does it matter which was looked at last
+    assert results.tables()[-1][2:] == [["a", "1.00"], ["b", "2.00"]]
+    assert "2 bundles: set0 conv_vae seed 0 (FD digit-cnn), set1 conv_vae seed 0 (FD digit-cnn)" in results.text
+
+
+def test_of_an_extractor_s_versions_the_newest_counts(results):
+    bundles(results, ["ab", "ab"])
+    newer = {"name": "digit-cnn", "version": 2, "weights": "2" * 64}
+    bundles(results, ["ba"], protocol=results.new_protocol(extractor=newer))
     assert results.tables()[-1][2:] == [["a", "1.50"], ["b", "1.50"]]
-    assert "2 bundles: set0 conv_vae seed 0 (FID), set1 conv_vae seed 0 (FD digit-cnn)" in results.text
+
+
+def test_a_second_extractor_has_a_table_of_its_own_after_the_first_s_and_each_says_how_the_other_orders(results):
+    inception = results.new_protocol(extractor=INCEPTION, score="FID", features=2048)
+    for protocol, order in (
+        (results.protocol, ("ncp", "evalp", "mcmc_ebm")),
+        (inception, ("evalp", "ncp", "mcmc_ebm")),
+    ):
+        for rank, label in enumerate(order):
+            results.scores(label, around(3.0 + rank, rank), protocol=protocol)
+    first, second = results.sections()
+    assert first.startswith("digits, conv_vae seed 0, test split, quick protocol, FD digit-cnn\n")
+    assert second.startswith("digits, conv_vae seed 0, test split, quick protocol, FID\n")
+    assert "FID orders them evalp, ncp, mcmc_ebm: Kendall's τ between the two orders of 3 priors is 0.33." in first
+    assert "FD digit-cnn orders them ncp, evalp, mcmc_ebm: Kendall's τ" in second
 
 
 @pytest.mark.parametrize("count, drawn", [(7, False), (8, True)])
@@ -400,6 +425,19 @@ def test_claims_are_held_against_paired_differences(results):
     assert held["`evalp` lower than `mcmc_ebm` in time of 1,000 latents"]["here"] == "not measured"
     low, high = stats.ttest_rel(around(9.0, 1), around(3.0)).confidence_interval(0.95)
     assert held["`evalp` lower than `ncp` in FD"]["first above second"] == f"6 [{low:.3g}, {high:.3g}]"
+
+
+def test_a_claim_of_images_is_held_against_each_score_and_one_of_latents_once(results):
+    on_mnist(results)
+    inception = results.new_protocol(preset="rae", extractor=INCEPTION, score="FID")
+    shared = dict(dataset="mnist", protocol=inception)
+    results.references(**shared)
+    results.scores("ncp", around(4.0), **shared)
+    results.scores("evalp", around(3.0, 1), **shared)
+    of_mnist = [row for row in parity(results)[1] if row["table"].startswith("mnist, ")]
+    images = [row["here"] for row in of_mnist if row["claim"] == "`evalp` lower than `ncp` in FD"]
+    latents = [row["here"] for row in of_mnist if row["claim"] == "`evalp` lower than `gaussian` in MMD² imq"]
+    assert (images, latents) == (["fails", "holds"], ["not told apart"])
 
 
 def test_a_claim_of_likeness_fails_where_rows_are_told_apart(results):

@@ -57,12 +57,16 @@ class Group:
 def across_bundles(made: list[Table]) -> list[Group]:
     """Groups of two bundles or more that share two priors or more.
 
-    Of a bundle's tables (one an extractor) the one measured last stands for it, so that no bundle counts twice.
+    No bundle counts twice: of its tables the newest by the extractor that scored it first stands for it, so that a
+    second extractor, looked at beside the first, changes no rank here.
     """
     found: dict[tuple[str, int, str], dict[str, Table]] = defaultdict(dict)
-    for table in sorted(made, key=lambda table: (table.records[-1]["provenance"]["time"], table.name)):
+    for table in sorted(made, key=lambda table: (table.first_scored, table.name)):
         if table.ranked and table.protocol.split == "test":
-            found[table.protocol.preset, table.protocol.version, table.device][table.bundle] = table
+            group = found[table.protocol.preset, table.protocol.version, table.device]
+            standing = group.setdefault(table.bundle, table)
+            if table.protocol.extractor["name"] == standing.protocol.extractor["name"]:
+                group[table.bundle] = table
     groups = [
         Group(*key, sorted(by_bundle.values(), key=lambda table: table.place))
         for key, by_bundle in sorted(found.items())

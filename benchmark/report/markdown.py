@@ -35,13 +35,13 @@ from benchmark.statistics import RANKED_FROM, above_best, not_worse_than_best, s
 
 
 def table_markdown(table: Table, all_tables: list[Table]) -> str:
-    """A section of leaderboard.md. `all_tables` are where other seeds of the backbone are looked for."""
+    """A section of leaderboard.md. `all_tables` are where other seeds of the backbone and other scores are looked for."""
     p, priors = table.protocol, table.priors
     references = [
         row for label in (CEILING, ZERO_LINE, RECONSTRUCTION, FULL_RECONSTRUCTION) if (row := table.rows.get(label))
     ]
     backbone = f"{table.backbone} seed {table.backbone_seed}"
-    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol", ""]
+    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
     lines += [_grid(table, priors, not_worse_than_best(table.fd)), ""] if priors else []
     lines += ["Reference rows, apart from the ranking (see README):", "", _grid(table, references, set()), ""]
@@ -82,7 +82,7 @@ def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
         remarks.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
     if table.fd:
         remarks.append(f"All of this holds for this one backbone (bundle `{table.bundle}`) and its decoder.")
-        remarks += [_other_seed(table, other) for other in all_tables if _is_other_seed(table, other)]
+        remarks += [_order(table, other, by) for other in all_tables if (by := _other_judge(table, other))]
     remarks += [f"Note: {sentence}" for sentence in signatures(table)]
     remarks += [f"Failed: {failure}" for failure in table.failures]
     return remarks + ([f"Left out: {', '.join(table.left_out)}."] if table.left_out else [])
@@ -92,18 +92,25 @@ def _test(table: Table) -> str:
     return "t-tests paired by seed" if share_seeds(table.ranked) else "Welch's t-tests"
 
 
-def _is_other_seed(table: Table, other: Table) -> bool:
-    """The same in all but the backbone's seed, with two priors or more to order."""
-    alike = all(getattr(table, of) == getattr(other, of) for of in ("dataset", "backbone", "device", "protocol"))
-    return alike and table.backbone_seed != other.backbone_seed and len(set(table.fd) & set(other.fd)) > 1
+def _other_judge(table: Table, other: Table) -> str | None:
+    """What orders the priors of `other`, where that is all in which it differs: a backbone's seed, or an extractor."""
+    alike = all(getattr(table, of) == getattr(other, of) for of in ("dataset", "backbone", "device"))
+    if not alike or len(set(table.fd) & set(other.fd)) < 2:
+        return None
+    if table.backbone_seed != other.backbone_seed and table.protocol == other.protocol:
+        return f"Backbone seed {other.backbone_seed} (bundle `{other.bundle}`)"
+    mine, others = (of.protocol.model_dump(exclude={"extractor", "score", "features"}) for of in (table, other))
+    if table.bundle == other.bundle and table.protocol.score != other.protocol.score and mine == others:
+        return other.protocol.score
+    return None
 
 
-def _other_seed(table: Table, other: Table) -> str:
+def _order(table: Table, other: Table, judge: str) -> str:
     shared = sorted(set(table.fd) & set(other.fd), key=lambda label: other.rows[label].mean("fd"))
     tau = stats.kendalltau(*([made.rows[label].mean("fd") for label in shared] for made in (table, other))).statistic
     few = f" (rows of fewer than {RANKED_FROM} seeds among them)" if set(shared) - set(other.ranked) else ""
     return (
-        f"Backbone seed {other.backbone_seed} (bundle `{other.bundle}`) orders them {', '.join(shared)}{few}: "
+        f"{judge} orders them {', '.join(shared)}{few}: "
         f"Kendall's τ between the two orders of {len(shared)} priors is {tau:.2f}."
     )
 

@@ -73,6 +73,11 @@ class Table:
         return self.dataset, self.backbone, self.backbone_seed, self.bundle
 
     @property
+    def first_scored(self) -> str:
+        """When the first of its scores was measured; empty without one."""
+        return min((r["provenance"]["time"] for r in self.records if r["kind"] == "fd"), default="")
+
+    @property
     def priors(self) -> list[TableRow]:
         """Rows that are compared, the lowest FD first; those with too few seeds to be ranked after the others."""
         compared = [row for row in self.rows.values() if not row.is_reference]
@@ -150,7 +155,7 @@ def _made(
         )
         # fits and timings of another protocol's run alone make no table
         made += [table for table in shared if any(record["kind"] != "fit" for record in table.records)]
-    return sorted(made, key=lambda table: (*table.place, table.protocol.split, table.protocol.preset, table.name))
+    return sorted(made, key=lambda t: (*t.place, t.protocol.split, t.protocol.preset, t.first_scored, t.name))
 
 
 def _belongs(record: dict[str, Any], protocol: Protocol) -> bool:
