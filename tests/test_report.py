@@ -415,6 +415,17 @@ def test_no_published_figure_is_left_out_of_the_parity_page(results):
     assert len(claims) == sum(len(claim.datasets) for claim in CLAIMS)
 
 
+def test_a_method_without_a_prior_here_is_named_once_however_many_tables_its_data_set_has(results):
+    on_mnist(results)
+    on_mnist(results, protocol=results.new_protocol(preset="rae", extractor=INCEPTION, score="FID"))
+    figures, _ = parity(results)
+    named = [row["method"] for row in figures if row["data set"] == "mnist"]
+    absent = [figure.method for figure in FIGURES if figure.dataset == "mnist" and figure.prior is None]
+    present = [figure.method for figure in FIGURES if figure.dataset == "mnist" and figure.prior]
+    assert absent and present
+    assert sorted(named) == sorted(absent + 2 * present)
+
+
 def test_claims_are_held_against_paired_differences(results):
     on_mnist(results)
     rows = {(row["claim"], row["table"]): row for row in parity(results)[1]}
