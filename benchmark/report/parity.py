@@ -74,10 +74,9 @@ def _figures(rae: list[Table], nvae: list[Table]) -> str:
         shared = [figure.dataset, figure.method, figure.value, figure.protocol, figure.backbone]
         shared.append(f"{figure.source} ({figure.read})")
         alike = _tables_of(figure.dataset, nvae) if figure.protocol == FIFTY else []
-        shown = alike or _tables_of(figure.dataset, rae)
-        if figure.prior is None or not shown:
-            shown = [None]  # said once: it holds for every table of the data set
-        body += [[*shared, *_obtained(figure, table)] for table in shown]
+        shown = alike or _tables_of(figure.dataset, rae) or [None]
+        # what several tables lack is said once
+        body += dict.fromkeys((*shared, *_obtained(figure, table)) for table in shown)
     return tabulate(body, header, "pipe", disable_numparse=True)
 
 
