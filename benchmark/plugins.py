@@ -157,10 +157,17 @@ class Registry:
             if self._manager.has_plugin(of):
                 self._manager.unregister(name=of)
             return
-        for kind, spec in KINDS.items():
-            for implementation in getattr(self._manager.hook, spec.hook).get_hookimpls():
-                if implementation.plugin is module:
-                    self._take(kind, origin, of, implementation.function)
+        hooks = [
+            (kind, implementation.function)
+            for kind, spec in KINDS.items()
+            for implementation in getattr(self._manager.hook, spec.hook).get_hookimpls()
+            if implementation.plugin is module
+        ]
+        if not hooks and origin != "built-in":  # where most modules are no plugins
+            named = ", ".join(spec.hook for spec in KINDS.values())
+            self.broken[of] = f"it registers nothing: no function marked @hookimpl (one of {named})"
+        for kind, hook in hooks:
+            self._take(kind, origin, of, hook)
 
     def _take(self, kind: str, origin: str, of: str, hook: Any) -> None:
         try:

@@ -157,6 +157,10 @@ BROKEN = {
     "exits on import": ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
     "does not parse": ("def f(:\n", "SyntaxError"),
     "misses a module": ("import no_such_package\n", "no_such_package"),
+    "unmarked hook": (
+        GOOD.format(name="good", hook="register_priors", returned="Good").replace("@hookimpl", ""),
+        "no function marked @hookimpl (one of register_priors, register_backbones",
+    ),
     "misspelt hook": (GOOD.format(name="good", hook="register_prior", returned="Good"), "register_prior"),
     "returns a non-class": (GOOD.format(name="good", hook="register_priors", returned="Good.fit"), "not a subclass"),
     "returns another class": (GOOD.format(name="good", hook="register_priors", returned="dict"), "not a subclass"),
