@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
-from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -450,19 +449,23 @@ def verify(
     plugin: PluginOption = None,
 ) -> None:
     """Compute a random share of the recorded scores again, from scratch; exit 1 if any disagrees."""
-    from benchmark.verify import VERDICTS, verify
+    from benchmark.verify import VERDICTS, told, verify
 
     _require_records(results)
     registry = _registry(plugin)
-    counts, interrupted = dict.fromkeys(VERDICTS, 0), False
+    counts, alike, interrupted = dict.fromkeys(VERDICTS, 0), [], False
     try:
-        findings = verify(registry, results, share, seed)
-        for (verdict, subject, detail), alike in groupby(findings, lambda f: (f.verdict, f.subject, f.detail)):
-            kinds = [finding.record["kind"] for finding in alike]
-            counts[verdict] += len(kinds)
-            print(f"{verdict:9} {subject}: {', '.join(kinds)}{detail and ': '}{detail}", flush=True)
+        for finding in verify(registry, results, share, seed):
+            counts[finding.verdict] += 1
+            if alike and finding.said != alike[0].said:
+                print(told(alike), flush=True)
+                alike = []
+            alike.append(finding)
     except KeyboardInterrupt:
         interrupted = True
+    if alike:
+        print(told(alike))
+    if interrupted:
         say("interrupted: this is what was verified so far")
     print(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))
     raise typer.Exit(130 if interrupted else 1 if counts["DISAGREES"] else 0)

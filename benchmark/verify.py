@@ -75,9 +75,17 @@ class Finding:
     detail: str
 
     @property
-    def subject(self) -> str:
+    def said(self) -> tuple[str, str, str]:
+        """Verdict, what of, and the sentence: one line for neighbours that have them in common."""
         row = self.record["row"]
-        return f"{row['dataset']} {row['backbone']} {row['label']} seed {row['seed']}"
+        return self.verdict, f"{row['dataset']} {row['backbone']} {row['label']} seed {row['seed']}", self.detail
+
+
+def told(findings: list[Finding]) -> str:
+    """One line of findings of which the same is said."""
+    verdict, subject, detail = findings[0].said
+    kinds = ", ".join(finding.record["kind"] for finding in findings)
+    return f"{verdict:9} {subject}: {kinds}{detail and ': '}{detail}"
 
 
 @dataclass(frozen=True)

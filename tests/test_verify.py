@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -337,6 +338,10 @@ def test_pixels_that_differ_are_counted():
 
 
 def test_ctrl_c_ends_with_what_was_verified(results, cli, monkeypatch):
+    groups = by_fit([json.loads(file.read_text()) for file in record_files(results)])
+    of_priors = {fit for fit, scores in groups.items() if scores[0]["row"]["prior"] == "latent_flow"}
+    # ids, and so the draw, differ from machine to machine: one that begins with both fits, the second interrupted
+    seed = next(seed for seed in itertools.count() if set(drawn(groups, 1, seed)[:2]) == of_priors)
     fits, fit = [], LatentFlow.fit
 
     def interrupted(self, *given):
@@ -347,9 +352,10 @@ def test_ctrl_c_ends_with_what_was_verified(results, cli, monkeypatch):
 
     monkeypatch.setattr(LatentFlow, "fit", interrupted)
     left = set(Path(tempfile.gettempdir()).iterdir())
-    done = cli("verify", "--share", 1, "--results", results)
+    done = cli("verify", "--share", 1, "--seed", seed, "--results", results)
     assert done.code == 130 and "interrupted" in done.err and "Traceback" not in done.err
-    assert summary(done)[0] == sum(line.count(",") + 1 for line in done.out.splitlines()[:-1]) >= 5
+    assert summary(done) == [1 + 4, 0, 0, 0]  # the first fit and its scores, though no other line came after theirs
+    assert sum(line.count(",") + 1 for line in done.out.splitlines()[:-1]) == 1 + 4
     new = set(Path(tempfile.gettempdir()).iterdir()) - left
     assert not [path for path in new if path.name.startswith("latent-prior-benchmark-")]
 
