@@ -1,3 +1,5 @@
 """The harness: from a command line to a leaderboard of latent priors."""
 
-__version__ = "0.1.0"
+from benchmark.version import VERSION as __version__
+
+__all__ = ["__version__"]

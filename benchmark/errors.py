@@ -6,7 +6,6 @@ import difflib
 import errno
 from collections.abc import Iterable
 
-
 #: what the system says of a disk that is full
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 

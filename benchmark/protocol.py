@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from backbones.bundle import Bundle
-from backbones.hashing import Damaged, content_hash, read_sealed, write_sealed
+from benchmark.bundles.bundle import Bundle
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor
+from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
 
 Budget = Literal["quick", "full"]
 Split = Literal["val", "test"]

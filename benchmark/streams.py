@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from backbones.hashing import content_hash
+from benchmark.store.sealed import content_hash
 
 
 def stream_seed(*name: str | int) -> int:

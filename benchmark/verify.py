@@ -31,24 +31,25 @@ import numpy as np
 import torch
 from scipy import stats
 
-from backbones.bundle import Bundle
-from backbones.hashing import Damaged, content_hash
-from benchmark.arithmetic import float32_alone
-from benchmark.bundles import all_bundles
+from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.find import all_bundles
+from benchmark.bundles.reference import Reference, find_reference
 from benchmark.errors import UsageError
-from benchmark.evaluation import REFERENCE_ROWS
 from benchmark.extractors.api import Extractor, Unavailable
-from benchmark.job import Outcome, Workspace, run_job
+from benchmark.jobs.identity import Job, Row, class_identity, reference_row
+from benchmark.jobs.measure import Outcome, run_job
+from benchmark.jobs.reference_rows import REFERENCES
+from benchmark.jobs.workspace import Workspace
+from benchmark.machine.arithmetic import float32_alone
 from benchmark.metrics.api import Metric
 from benchmark.metrics.samples import from_png
-from benchmark.places import fresh_cache
-from benchmark.plan import Job, Row, reference_row
-from benchmark.plugins import Registry
 from benchmark.progress import say
 from benchmark.protocol import PRESETS, USUAL, Protocol, protocol_for
-from benchmark.records import RecordStore, record_id
-from benchmark.reference import Reference, find_reference
+from benchmark.registry import Registry
 from benchmark.settings import validated
+from benchmark.store.places import fresh_cache
+from benchmark.store.records import RecordStore, record_id
+from benchmark.store.sealed import Damaged, content_hash
 
 EXACT = 1e-6  # relative
 CONFIDENCE = 0.99  # of the interval in which two seeds of a row differ
@@ -181,12 +182,12 @@ def recipe(
         raise Unverifiable("made on cuda, which this machine does not have")
     bundle = bundles[row["bundle"]]
     registry.get("backbone", bundle.backbone_name)
-    if row["prior"] in REFERENCE_ROWS:
+    if row["prior"] in REFERENCES:
         line = reference_row(row["prior"])
     else:
         cls = registry.get("prior", row["prior"])
         config = validated(cls.Config, row["config"], f"prior {row['prior']}")
-        line = Row(row["label"], row["prior"], registry.identity(cls), cls, config)
+        line = Row(row["label"], row["prior"], class_identity(registry, cls), cls, config)
     job = Job(line, bundle, row["seed"], row["budget"], row["device"])
     metric = registry.get("metric", record["kind"])()
     settings = identity["settings"]
@@ -197,7 +198,7 @@ def recipe(
     usual = protocol_for(bundle, preset, split, extractor, features=0)  # which decides no score
     given = {**usual.model_dump(), **settings, "extractor": extractor.identity()}
     protocol = validated(Protocol, given, "protocol")
-    here = job.measurement_identity(registry.identity(type(metric)), protocol.part(metric.reads), None)
+    here = job.measurement_identity(class_identity(registry, type(metric)), protocol.part(metric.reads), None)
     if record_id(here) != record["id"]:
         known = fit is not None and identity["fit"] != job.fit_id
         recorded = {**identity, "fit": fit["identity"]} if known else identity

@@ -32,7 +32,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from priors import sir
 from priors.api import (
     AggregatePosterior,
     Diverged,
@@ -43,10 +42,11 @@ from priors.api import (
     later_setting,
     sampling_setting,
 )
-from priors.energies import ConvEnergy, Energy, Form, MLPEnergy
-from priors.flows import CouplingFlow, Flow, MLPGenerator
-from priors.gaussian import log_standard_normal
-from priors.image_flows import ImageFlow
+from priors.parts import sir
+from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
+from priors.parts.flows import CouplingFlow, Flow, MLPGenerator
+from priors.parts.image_flows import ImageFlow
+from priors.parts.standard_normal import log_standard_normal
 
 LOG_EVERY = 100  # rounds
 RUNAWAY = 20.0  # nats by which `upper` may rise over its median before it counts as running away

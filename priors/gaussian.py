@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from priors.api import AggregatePosterior, LatentPrior, Progress, hookimpl
-
-
-def log_standard_normal(z: Tensor) -> Tensor:
-    """log N(z; 0, I) in nats, (n, ...) -> (n,)."""
-    z = z.flatten(1)
-    return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
+from priors.parts.standard_normal import log_standard_normal
 
 
 class Gaussian(LatentPrior):

@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor
 
 from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
-from priors.early_stopping import BestState
-from priors.energies import Form
-from priors.flows import CouplingFlow
-from priors.image_flows import ImageFlow
+from priors.parts.early_stopping import BestState
+from priors.parts.energies import Form
+from priors.parts.flows import CouplingFlow
+from priors.parts.image_flows import ImageFlow
 
 VALIDATE_EVERY = 250  # steps
 HELD_OUT = 10_000  # draws in the held-out likelihood

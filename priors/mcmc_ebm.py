@@ -20,9 +20,9 @@ from pydantic import Field
 from torch import Tensor
 
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
-from priors.energies import ConvEnergy, Form, MLPEnergy
-from priors.gaussian import log_standard_normal
-from priors.langevin import short_run
+from priors.parts.energies import ConvEnergy, Form, MLPEnergy
+from priors.parts.langevin import short_run
+from priors.parts.standard_normal import log_standard_normal
 
 LOG_EVERY = 50  # steps
 #: a contrast this far from zero means that chain and posterior have parted, and that the energy runs away

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from priors import sir
 from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, later_setting, sampling_setting
-from priors.early_stopping import BestState
-from priors.energies import ConvEnergy, Energy, Form, MLPEnergy
-from priors.gaussian import log_standard_normal
-from priors.langevin import short_run
+from priors.parts import sir
+from priors.parts.early_stopping import BestState
+from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
+from priors.parts.langevin import short_run
+from priors.parts.standard_normal import log_standard_normal
 
 VALIDATE_EVERY = 200  # steps
 HELD_OUT = 10_000  # draws of either class in the held-out cross-entropy

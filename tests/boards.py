@@ -7,12 +7,12 @@ import re
 import pandas as pd
 import torch
 
-from backbones.hashing import content_hash
 from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.protocol import Protocol
-from benchmark.provenance import provenance
-from benchmark.records import RecordStore, record_id
 from benchmark.report.board import write_tables
+from benchmark.store.provenance import provenance
+from benchmark.store.records import RecordStore, record_id
+from benchmark.store.sealed import content_hash
 
 REFERENCES = ("aggregate_posterior", "reconstruction")
 GAUSSIAN = [10.0, 12.0, 11.0, 10.5, 11.5]

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from backbones.conv_vae import ConvVAE
-from benchmark.cli import main
+from benchmark.bundles.pretrain import pretrain
+from benchmark.bundles.reference import make_reference
+from benchmark.cli.commands import main
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.path import PathDataset
 from benchmark.extractors.digit_cnn import DigitCNN
-from benchmark.plugins import Registry
-from benchmark.pretrain import pretrain
 from benchmark.protocol import protocol_for
-from benchmark.reference import make_reference
+from benchmark.registry import Registry
 
 CPU = torch.device("cpu")
 #: what is proved here are the CPU's bits, so `--device auto` is to find no GPU; test_cuda.py gives it back to commands
@@ -85,6 +85,6 @@ def cli(monkeypatch, capsys):
 def brief_timings(monkeypatch):
     """Timings of four samples: the shipped decoder takes seconds for those of the protocol."""
     monkeypatch.setattr(
-        "benchmark.run.protocol_for",
+        "benchmark.coordinator.protocol_for",
         lambda *given: protocol_for(*given).model_copy(update={"timing_batches": (4,), "timing_seconds": 0.0}),
     )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from benchmark.evaluation import Evaluation
+from benchmark.jobs.evaluation import Evaluation
 from benchmark.protocol import Protocol
 from priors.api import LatentPrior, PosteriorSplit, PriorConfig
 
@@ -32,7 +32,7 @@ class Scaled(LatentPrior):
         return self.shift + self.scale * torch.randn(n, *self.latent_shape, generator=generator)
 
 
-def evaluation(source, held_out: PosteriorSplit, seed: int = 0, **settings) -> Evaluation:
+def evaluation(source, held_out: PosteriorSplit, seed: int = 0, train=None, **settings) -> Evaluation:
     protocol = Protocol(
         preset="quick",
         version=2,
@@ -51,4 +51,4 @@ def evaluation(source, held_out: PosteriorSplit, seed: int = 0, **settings) -> E
     )
     shape = held_out._mean.shape[1:]
     backbone = SimpleNamespace(latent_shape=tuple(shape), decode=lambda z, generator: z.sigmoid())
-    return Evaluation(source, {"fit": next(fits)}, backbone, held_out, None, None, protocol, seed, CPU)
+    return Evaluation(source, {"fit": next(fits)}, backbone, held_out, None, None, protocol, seed, CPU, train)

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from benchmark.allocator import keep_freed_memory
+from benchmark.machine.allocator import keep_freed_memory
 
 PROGRAM = """
 import resource, sys
 import torch
-from benchmark.allocator import keep_freed_memory
+from benchmark.machine.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 block = torch.ones(10_000_000)

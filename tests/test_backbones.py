@@ -10,11 +10,11 @@ from torch.distributions import Normal, kl_divergence
 
 import backbones
 from backbones.api import Backbone, BackboneConfig
-from backbones.bundle import PARTS, SCHEMA, open_bundle, write_bundle
 from backbones.conv_vae import ConvVAE, ConvVAEConfig
-from backbones.hashing import Damaged, read_sealed, write_sealed
 from backbones.training import TrainingDiverged, TrainingLog, as_input, posterior, train, validation_loss
-from benchmark.plugins import Registry
+from benchmark.bundles.bundle import PARTS, SCHEMA, open_bundle, write_bundle
+from benchmark.registry import Registry
+from benchmark.store.sealed import Damaged, read_sealed, write_sealed
 
 CPU = torch.device("cpu")
 BACKBONES = Registry().all("backbone")

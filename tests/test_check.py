@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from benchmark.check import check
-from benchmark.new_prior import new_prior
-from benchmark.plugins import Registry
+from benchmark.check.contract import check
+from benchmark.check.new_prior import new_prior
+from benchmark.check.targets import TARGETS
+from benchmark.registry import Registry
 from benchmark.settings import parse_named
-from benchmark.synthetic import TARGETS
 from priors.api import LatentPrior
-from priors.flows import CouplingFlow
+from priors.parts.flows import CouplingFlow
 
 CPU = torch.device("cpu")
 MEMBERS = [

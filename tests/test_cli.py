@@ -18,15 +18,15 @@ from commands import finish, start
 CPU = torch.device("cpu")
 
 
-from backbones.bundle import open_bundle
 from backbones.conv_vae import ConvVAE
-from backbones.hashing import file_hash
 from backbones.training import posterior
-from benchmark.bundles import SHIPPED
-from benchmark.cli import app
+from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.find import SHIPPED
+from benchmark.bundles.reference import find_reference
+from benchmark.cli.commands import app
 from benchmark.datasets.digits import Digits
 from benchmark.extractors.digit_cnn import DigitCNN
-from benchmark.reference import find_reference
+from benchmark.store.sealed import file_hash
 
 TINY = ["--dataset", "digits", "--device", "cpu", "--set", "width=2", "--set", "nz=4"]
 

@@ -26,19 +26,18 @@ from test_cli import only_line
 from test_datasets import SPLITS, check_images, refused
 from test_extractors import noise, of_torch_fidelity
 
-from backbones.bundle import open_bundle, round_weights, write_bundle
 from backbones.conv_vae import ConvVAE, ConvVAEConfig
-from backbones.hashing import file_hash
 from backbones.training import posterior
-from benchmark.bundles import find_bundle
-from benchmark.cli import _dataset
+from benchmark.bundles.bundle import open_bundle, round_weights, write_bundle
+from benchmark.bundles.decoding import as_bytes
+from benchmark.bundles.find import find_bundle
+from benchmark.cli.commands import _dataset
 from benchmark.datasets import celeba64
 from benchmark.datasets.api import Images
 from benchmark.datasets.celeba64 import CelebA64, CelebA64Preview
 from benchmark.datasets.cifar10 import CIFAR10
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
-from benchmark.decoding import as_bytes
 from benchmark.extractors import efficientnet_lite0
 from benchmark.extractors.api import Features, Unavailable
 from benchmark.extractors.digit_cnn import DigitCNN
@@ -49,9 +48,10 @@ from benchmark.extractors.efficientnet_lite0 import (
     EfficientNetLite0Features,
     weights_file,
 )
-from benchmark.metrics.frechet import feature_statistics, frechet_distance
-from benchmark.places import cache_root
-from benchmark.plugins import Registry
+from benchmark.registry import Registry
+from benchmark.scores.frechet import feature_statistics, frechet_distance
+from benchmark.store.places import cache_root
+from benchmark.store.sealed import file_hash
 
 CPU = torch.device("cpu")
 MODULE = PACKAGE.replace("-", "_")
@@ -565,7 +565,7 @@ def as_images(arrays, preparation):
 @pytest.fixture(autouse=True)
 def nothing_shipped(tmp_path, monkeypatch):
     """Which bundles there are is each test's own affair, whatever the package ships."""
-    monkeypatch.setattr("benchmark.bundles.SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr("benchmark.bundles.find.SHIPPED", tmp_path / "shipped")
 
 
 @pytest.fixture

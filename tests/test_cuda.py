@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmark import arithmetic
+from benchmark.machine import arithmetic
 from benchmark.report.tables import tables
 
 

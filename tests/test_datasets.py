@@ -15,14 +15,14 @@ import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from backbones.bundle import open_bundle
-from benchmark.bundles import SHIPPED
+from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.find import SHIPPED
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.mnist import MNIST, FashionMNIST
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
-from benchmark.places import data_roots
-from benchmark.plugins import Registry
+from benchmark.registry import Registry
+from benchmark.store.places import data_roots
 
 SPLITS = ("train", "val", "test")
 

@@ -10,11 +10,11 @@ from scipy import stats
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from priors import sir
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit
-from priors.energies import MLPEnergy
 from priors.evalp import EVaLP, EVaLPConfig
-from priors.sir import effective_sample_size, resample
+from priors.parts import sir
+from priors.parts.energies import MLPEnergy
+from priors.parts.sir import effective_sample_size, resample
 
 SMALL = {"batch_size": 16, "energy_width": 12, "couplings": 2, "sampler_width": 10}
 

@@ -13,14 +13,14 @@ from torch_fidelity import feature_extractor_inceptionv3
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from backbones.hashing import file_hash
 from benchmark.datasets.api import random_split
 from benchmark.datasets.digits import Digits
 from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.extractors.digit_cnn import WEIGHTS, DigitCNN, DigitCNNFeatures
 from benchmark.extractors.inception import Inception, Inception768
-from benchmark.metrics.frechet import feature_statistics, frechet_distance
-from benchmark.plugins import Registry
+from benchmark.registry import Registry
+from benchmark.scores.frechet import feature_statistics, frechet_distance
+from benchmark.store.sealed import file_hash
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from nflows.transforms.coupling import AffineCouplingTransform
 from torch import nn
 from torch.distributions import Normal
 
-from priors.flows import LOG_SCALE_BOUND, AffineCoupling, CouplingFlow, ScaleAndShift
+from priors.parts.flows import LOG_SCALE_BOUND, AffineCoupling, CouplingFlow, ScaleAndShift
 
 SHAPES = [(2, 1, 8), (2, 4, 16), (3, 2, 16), (5, 3, 8), (8, 4, 32), (64, 4, 64)]
 every_shape = pytest.mark.parametrize("features, couplings, hidden", SHAPES)

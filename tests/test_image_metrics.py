@@ -18,24 +18,26 @@ from sklearn.neighbors import NearestNeighbors
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from backbones.bundle import open_bundle
 from backbones.conv_vae import ConvVAE
+from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.decoding import decoded
+from benchmark.bundles.reference import find_reference
 from benchmark.datasets.digits import Digits
-from benchmark.decoding import decoded
-from benchmark.evaluation import Evaluation
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
+from benchmark.jobs.evaluation import Evaluation
 from benchmark.metrics import fd_infinity, memorisation
+from benchmark.metrics.api import Facts
 from benchmark.metrics.fd_infinity import FrechetAtInfinity, frechet_at_infinity, nested_statistics
-from benchmark.metrics.frechet import Frechet, Statistics, feature_statistics, frechet_distance
+from benchmark.metrics.frechet import Frechet
 from benchmark.metrics.kid import KID, kernel_distance
 from benchmark.metrics.memorisation import Memorisation, best_log_posterior, nearest_squared
 from benchmark.metrics.neighbours import ImageNeighbours, neighbourhood_scores
-from benchmark.metrics.ranks import superiority
 from benchmark.metrics.redraws import Redraws
-from benchmark.places import fresh_cache
 from benchmark.protocol import PRESETS, protocol_for
-from benchmark.reference import find_reference
+from benchmark.scores.frechet import Statistics, feature_statistics, frechet_distance
+from benchmark.scores.ranks import superiority
+from benchmark.store.places import fresh_cache
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 from priors.gaussian import Gaussian
@@ -300,7 +302,7 @@ def given(small_bundle):
         bundle, extractor = open_bundle(small_bundle), DigitCNN()
         protocol = protocol_for(bundle, PRESETS["quick"], "test", extractor, features=64)
         reference = SimpleNamespace(subsample=lambda device: real)
-        made = Evaluation(None, {}, None, None, None, reference, protocol, seed, CPU)
+        made = Evaluation(None, {}, None, None, None, reference, protocol, seed, CPU, None)
         made.features = features
         return made
 
@@ -504,7 +506,7 @@ def test_redraws_are_scores_of_new_draws_of_one_fit(small_bundle):
     source, held_out = Wide(bundle.latent_shape, Gaussian.Config()), PosteriorSplit(*bundle.posterior("test", CPU))
     backbone, features = bundle.backbone(ConvVAE, CPU), Features(extractor, CPU)
     reference = find_reference(bundle, extractor, "test")
-    asked = Evaluation(source, {"fit": "wide"}, backbone, held_out, features, reference, protocol, 3, CPU)
+    asked = Evaluation(source, {"fit": "wide"}, backbone, held_out, features, reference, protocol, 3, CPU, None)
     values = Redraws().measure(asked)
     assert {name: len(scores) for name, scores in values.items()} == dict.fromkeys(
         ("fd_redraws", "mmd_imq_redraws", "mmd_rbf_redraws"), 4
@@ -525,5 +527,5 @@ def test_redraws_are_scores_of_new_draws_of_one_fit(small_bundle):
 
 def test_redraws_belong_to_the_first_seed_under_a_protocol_that_asks_for_them():
     for seed, redraws, applies in ((0, 4, True), (1, 4, False), (0, 0, False)):
-        job, work = SimpleNamespace(seed=seed), SimpleNamespace(protocol=SimpleNamespace(redraws=redraws))
-        assert Redraws().applies(job, work) is applies
+        facts = Facts("evalp", False, seed, (16,), SimpleNamespace(redraws=redraws), False)
+        assert Redraws().applies(facts) is applies

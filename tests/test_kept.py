@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark.evaluation import Evaluation
-from benchmark.kept import kept
-from benchmark.places import cache_root
+from benchmark.jobs.evaluation import Evaluation
+from benchmark.store.cache import kept
+from benchmark.store.places import cache_root
 from priors.gaussian import Gaussian
 
 CPU = torch.device("cpu")

@@ -1,7 +1,6 @@
 """What is measured of latents beside the MMD: against exact transport, closed forms and optimal classifiers."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +13,15 @@ from sklearn.metrics import roc_auc_score
 from torch.distributions import Normal, kl_divergence
 
 from benchmark.metrics import c2st
+from benchmark.metrics.api import Facts
 from benchmark.metrics.c2st import ClassifierTest, classifier_auc
 from benchmark.metrics.cross_entropy import CrossEntropy
 from benchmark.metrics.memorisation import LatentMemorisation
-from benchmark.metrics.mmd import KERNELS, MMD, ProjectedMMD, median_squared_distance
+from benchmark.metrics.mmd import MMD, ProjectedMMD
 from benchmark.metrics.neighbours import LatentNeighbours, neighbourhood_scores
-from benchmark.metrics.ranks import superiority
 from benchmark.metrics.sliced_wasserstein import SlicedWasserstein, directions, sliced_wasserstein
+from benchmark.scores.mmd import KERNELS, median_squared_distance
+from benchmark.scores.ranks import superiority
 from benchmark.streams import stream
 from priors.api import PosteriorSplit, PriorConfig
 from priors.gaussian import Gaussian
@@ -323,7 +324,7 @@ def test_the_mmd_on_principal_axes_is_that_of_the_projected_latents():
 
 def test_the_mmd_on_principal_axes_is_of_spatial_bundles_alone():
     for shape, applies in (((16,), False), ((2, 3), False), ((20, 8, 8), True)):
-        assert ProjectedMMD().applies(None, SimpleNamespace(bundle=SimpleNamespace(latent_shape=shape))) is applies
+        assert ProjectedMMD().applies(Facts("evalp", False, 0, shape, None, False)) is applies
 
 
 def test_latents_drawn_for_one_metric_serve_all():

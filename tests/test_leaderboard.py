@@ -13,10 +13,10 @@ import torch
 from boards import CEILING, GAUSSIAN, Results
 from scipy import stats
 
-from backbones.hashing import read_sealed
-from benchmark.cli import main
+from benchmark.cli.commands import main
 from benchmark.metrics.samples import as_png
 from benchmark.report.tables import tables
+from benchmark.store.sealed import read_sealed
 
 COLUMNS = "dataset backbone backbone_seed bundle prior reference protocol device metric mean low high seeds".split()
 

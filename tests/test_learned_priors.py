@@ -10,11 +10,11 @@ from torch.distributions import MultivariateNormal, Normal
 
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit
 from priors.evalp import EVaLP, EVaLPConfig
-from priors.langevin import short_run
 from priors.latent_flow import LatentFlow, LatentFlowConfig
 from priors.mcmc_ebm import MCMCEBM, MCMCEBMConfig
 from priors.ncp import HELD_OUT, NCP, NCPConfig
-from priors.sir import effective_sample_size
+from priors.parts.langevin import short_run
+from priors.parts.sir import effective_sample_size
 
 FEATURES = 4
 

@@ -10,12 +10,14 @@ from evaluations import CPU, Scaled, evaluation, seeded
 from scipy import stats
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
+from benchmark.machine.peak_memory import peak_memory
+from benchmark.machine.stopwatch import durations
 from benchmark.metrics import mmd
-from benchmark.metrics.frechet import Statistics, feature_statistics, frechet_distance
-from benchmark.metrics.mmd import MMD, kernel_matrix, mmd_squared, permutation_test, squared_distances
+from benchmark.metrics.mmd import MMD
 from benchmark.metrics.samples import as_png, from_png
-from benchmark.metrics.peak_memory import peak_memory
-from benchmark.metrics.sampling_time import SamplingTime, durations
+from benchmark.metrics.sampling_time import SamplingTime
+from benchmark.scores.frechet import Statistics, feature_statistics, frechet_distance
+from benchmark.scores.mmd import kernel_matrix, mmd_squared, permutation_test, squared_distances
 from benchmark.streams import stream
 from priors.api import PosteriorSplit, PriorConfig
 from priors.gaussian import Gaussian

@@ -9,9 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from backbones.bundle import open_bundle
 from backbones.conv_vae import ConvVAE, ConvVAEConfig
-from backbones.hashing import read_sealed
 from backbones.nvae import (
     BRANCH,
     NVAE,
@@ -25,11 +23,14 @@ from backbones.nvae import (
     residual_kl,
     soft_bound,
 )
-from benchmark.bound import importance_weighted_bound
+from benchmark.bundles.bound import importance_weighted_bound
+from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.reconstructions import find_reconstructions
+from benchmark.bundles.reference import find_reference
 from benchmark.extractors.digit_cnn import DigitCNN
-from benchmark.metrics.frechet import feature_statistics, frechet_distance
-from benchmark.reference import find_reconstructions, find_reference
+from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.settings import shown
+from benchmark.store.sealed import read_sealed
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("seeded_modules")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 from pydantic import Field
 
-from backbones.bundle import Bundle, open_bundle
-from benchmark.bundles import SHIPPED
-from benchmark.cli import ProtocolName
+from benchmark.bundles.bundle import Bundle, open_bundle
+from benchmark.bundles.find import SHIPPED
+from benchmark.cli.commands import ProtocolName
 from benchmark.errors import UsageError
 from benchmark.extractors.digit_cnn import DigitCNN
-from benchmark.plan import Job, jobs, prior_row, rows
-from benchmark.plugins import Registry
+from benchmark.jobs.identity import Job, class_identity
+from benchmark.jobs.plan import jobs, prior_row, rows
 from benchmark.protocol import PRESETS, chosen_preset, protocol_for
-from benchmark.records import record_id
+from benchmark.registry import Registry
 from benchmark.settings import parse_named, parsed, shown
+from benchmark.store.records import record_id
 from priors.api import LatentPrior, PriorConfig, sampling_setting
 from priors.evalp import EVaLP
 
@@ -285,7 +286,7 @@ def measurement_id(metric, given=None, machine=None):
     registry, given = Registry(), given or protocol()
     cls = registry.get("metric", metric)
     machine = (machine or {"device": "a", "threads": 1, "dtype": "float32"}) if cls.machine_bound else None
-    return record_id(job().measurement_identity(registry.identity(cls), given.part(cls.reads), machine))
+    return record_id(job().measurement_identity(class_identity(registry, cls), given.part(cls.reads), machine))
 
 
 METRICS = set(Registry().all("metric"))

@@ -13,11 +13,12 @@ import torch
 from commands import contents, record_files, the_record
 from scipy.stats import multivariate_normal
 
-from backbones.bundle import open_bundle
-from backbones.hashing import read_sealed
+from benchmark.bundles.bundle import open_bundle
 from benchmark.errors import UsageError
-from benchmark.plan import Job, prior_row, rows
-from benchmark.plugins import KINDS, Registry
+from benchmark.jobs.identity import Job, class_identity
+from benchmark.jobs.plan import prior_row, rows
+from benchmark.registry import KINDS, Registry
+from benchmark.store.sealed import read_sealed
 from priors.api import AggregatePosterior, PosteriorSplit
 
 EXAMPLE = Path(__file__).with_name("plugin_example.py")
@@ -250,7 +251,7 @@ def test_asking_for_what_a_broken_plugin_would_have_brought_says_so(small_bundle
 def test_the_same_file_named_twice_is_still_one_good_plugin():
     registry = Registry([EXAMPLE, EXAMPLE])
     assert registry.get("prior", "full_gaussian").name == "full_gaussian"
-    assert registry.identity(registry.get("prior", "full_gaussian"))["name"] == "full_gaussian"
+    assert class_identity(registry, registry.get("prior", "full_gaussian"))["name"] == "full_gaussian"
 
 
 def test_a_partly_good_plugin_keeps_its_good_part(tmp_path):
@@ -271,7 +272,7 @@ def test_every_built_in_of_every_kind_is_whole():
             assert registry.get(kind, name) is cls and cls.name == name
             assert registry.origin(cls) == "built-in"
     for cls in [*members["prior"].values(), *members["metric"].values()]:
-        assert registry.identity(cls) == {"name": cls.name, "version": cls.version}
+        assert class_identity(registry, cls) == {"name": cls.name, "version": cls.version}
 
 
 @pytest.mark.parametrize(

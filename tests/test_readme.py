@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from benchmark.check import check
-from benchmark.plugins import Registry
+from benchmark.check.contract import check
+from benchmark.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

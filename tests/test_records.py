@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from backbones.hashing import Damaged, content_hash, file_hash, read_sealed, write_atomic, write_sealed
-from benchmark.records import SCHEMA, RecordStore, record_id
+from benchmark.store.records import SCHEMA, RecordStore, record_id
+from benchmark.store.sealed import Damaged, content_hash, file_hash, read_sealed, write_atomic, write_sealed
 
 ROW = {"dataset": "digits", "backbone": "conv_vae", "prior": "evalp", "label": "evalp", "seed": 0}
 IDENTITY = {"fit": "a" * 32, "metric": {"name": "fd", "version": 1}, "settings": {"generated": 500}}

@@ -13,12 +13,12 @@ from boards import Results
 from PIL import Image
 from scipy import stats
 
-from backbones.hashing import write_sealed
 from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.report import across, pareto
-from benchmark.report.published import CLAIMS, FIGURES
 from benchmark.report.board import write_pictures
+from benchmark.report.published import CLAIMS, FIGURES
 from benchmark.report.tables import tables
+from benchmark.store.sealed import write_sealed
 
 NOISE = [0.1, -0.1, 0.06, -0.05, 0.02]
 
@@ -256,7 +256,7 @@ def test_drawing_leaves_matplotlib_as_it_was(results):
     assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize("module", ["benchmark.report.board", "benchmark.cli", "benchmark.run"])
+@pytest.mark.parametrize("module", ["benchmark.report.board", "benchmark.cli.commands", "benchmark.coordinator"])
 def test_importing_the_commands_imports_no_plotting(module):
     plotting = {"matplotlib.pyplot", "matplotlib.figure", "seaborn"}
     code = f"import sys, {module}; sys.exit(bool({plotting} & set(sys.modules)))"

@@ -23,23 +23,23 @@ import torch
 from commands import contents, finish, record_files, start, the_record
 
 import benchmark
-from backbones.bundle import open_bundle
 from backbones.conv_vae import ConvVAE
-from backbones.hashing import read_sealed, write_sealed
-from benchmark.bundles import SHIPPED
+from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.find import SHIPPED
+from benchmark.bundles.reference import find_reference, make_reference
+from benchmark.coordinator import choose_extractor
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.mnist import MNIST
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
-from benchmark.evaluation import Evaluation
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
-from benchmark.plugins import Registry
+from benchmark.jobs.evaluation import Evaluation
 from benchmark.protocol import PRESETS, Protocol, protocol_for
-from benchmark.records import RecordStore
-from benchmark.reference import find_reference, make_reference
+from benchmark.registry import Registry
 from benchmark.report.board import write_pictures
-from benchmark.run import choose_extractor
+from benchmark.store.records import RecordStore
+from benchmark.store.sealed import read_sealed, write_sealed
 from priors.api import Diverged, PosteriorSplit
 from priors.gaussian import Gaussian
 
@@ -253,7 +253,7 @@ def test_a_grid_that_a_kill_left_behind_is_drawn_again(small_bundle, tmp_path, c
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # after the last record, before the grid
-        patch.setattr("benchmark.run.write_pictures", killed)
+        patch.setattr("benchmark.coordinator.write_pictures", killed)
         cli(*words, "--priors", "gaussian,evalp[steps=20]")
     cli(*words, "--priors", "gaussian,evalp[steps=20]")
     after_run = grids(tmp_path / "r")

@@ -6,16 +6,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal
 
-from benchmark.check import learning
-from benchmark.metrics.peak_memory import peak_memory
-from benchmark.plan import resolved
-from benchmark.plugins import Registry
+from benchmark.check.contract import learning
+from benchmark.check.targets import TARGETS
+from benchmark.jobs.plan import resolved
+from benchmark.machine.peak_memory import peak_memory
+from benchmark.registry import Registry
 from benchmark.streams import stream
-from benchmark.synthetic import TARGETS
 from priors.api import AggregatePosterior, PosteriorSplit
-from priors.energies import ConvEnergy
 from priors.evalp import EVaLP, EVaLPConfig, energy_loss
-from priors.image_flows import ImageFlow, channel_halves, checkerboard
+from priors.parts.energies import ConvEnergy
+from priors.parts.image_flows import ImageFlow, channel_halves, checkerboard
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("seeded_modules")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.statistics import (
+from benchmark.report.statistics import (
     Difference,
     above_best,
     critical_difference,

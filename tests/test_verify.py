@@ -18,12 +18,12 @@ from commands import contents, record_files, the_record
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from backbones.hashing import file_hash, read_sealed, write_sealed
-from benchmark.kept import _sha256
 from benchmark.metrics.frechet import Frechet
 from benchmark.metrics.samples import as_png
-from benchmark.places import cache_root, fresh_cache
 from benchmark.report.tables import tables
+from benchmark.store.cache import _sha256
+from benchmark.store.places import cache_root, fresh_cache
+from benchmark.store.sealed import file_hash, read_sealed, write_sealed
 from benchmark.verify import agreement, by_fit, difference_limit, differing_pixels, drawn
 from priors.latent_flow import LatentFlow
 
@@ -36,7 +36,7 @@ RECORDS = 2 * (OF_A_SEED + 2)  # of both seeds, with the fits
 @pytest.fixture(scope="session")
 def undisturbed(small_bundle, tmp_path_factory):
     """A folder `results` and the `cache` of its run, with the bundle in it."""
-    from benchmark.cli import main
+    from benchmark.cli.commands import main
 
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copytree(small_bundle, folder / "cache" / "bundles" / "small")

@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from backbones.hashing import content_hash, write_atomic
 from benchmark.datasets.api import Dataset, DatasetConfig, Images, hookimpl
 from benchmark.datasets.path import SPLITS, PathDataset
 from benchmark.errors import UsageError
-from benchmark.places import cache_root
 from benchmark.progress import say, track
+from benchmark.store.places import cache_root
+from benchmark.store.sealed import content_hash, write_atomic
 
 PARTITION = dict(zip("012", SPLITS))
 COUNTS = (162_770, 19_867, 19_962)

@@ -1,6 +1,6 @@
 """`digit-cnn`: a small classifier of MNIST digits whose 64 last features are the embedded extractor.
 
-Four 3x3 convolutions with batch norm and ReLU, pooled; made by `python -m benchmark.extractors.digit_cnn_training`
+Four 3x3 convolutions with batch norm and ReLU, pooled; made by `python -m tools.train_digit_cnn`
 and shipped beside this file. Its Fréchet distance is called "FD digit-cnn", never FID.
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from backbones.hashing import file_hash
 from benchmark.extractors.api import Extractor, OneLayerExtractor, hookimpl
+from benchmark.store.sealed import file_hash
 
 WEIGHTS = Path(__file__).with_name("digit_cnn.safetensors")
 SIDE, FEATURES = 32, 64

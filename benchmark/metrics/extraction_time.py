@@ -6,17 +6,12 @@ It is measured once a seed, with the aggregate posterior, and stands above the t
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from benchmark.metrics.api import Metric, hookimpl
-from benchmark.metrics.sampling_time import durations
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
-    from benchmark.job import Workspace
-    from benchmark.plan import Job
+from benchmark.machine.stopwatch import durations
+from benchmark.metrics.api import Evaluation, Facts, Metric, hookimpl
 
 IMAGES = 100
 
@@ -27,8 +22,8 @@ class ExtractionTime(Metric):
     reference_rows = ("aggregate_posterior",)
     machine_bound = True
 
-    def applies(self, job: Job, work: Workspace) -> bool:
-        return job.row.prior is None
+    def applies(self, facts: Facts) -> bool:
+        return facts.is_reference
 
     @torch.no_grad()
     def measure(self, evaluation: Evaluation) -> dict[str, Any]:

@@ -12,17 +12,13 @@ a d x d matrix.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Metric, hookimpl
-from benchmark.metrics.frechet import Statistics, frechet_distance
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.scores.frechet import Statistics, frechet_distance
 
 SIZES = 8
 BLOCK = 2_000

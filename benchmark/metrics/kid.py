@@ -9,14 +9,9 @@ variance. Unbiased, so it can be negative, and reported unclipped; it does not d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Metric, hookimpl
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Evaluation, Metric, hookimpl
 
 
 def kernel_distance(generated: Tensor, real: Tensor) -> float:

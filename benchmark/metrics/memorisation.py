@@ -17,20 +17,13 @@ latents  near = max_i log q(z | x_i): the log-density of z, in nats, under the t
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, LATENT_SETTINGS, Metric, hookimpl
-from benchmark.metrics.mmd import squared_distances
-from benchmark.metrics.ranks import superiority
-from benchmark.streams import stream
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
-    from benchmark.job import Workspace
-    from benchmark.plan import Job
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, LATENT_SETTINGS, Evaluation, Facts, Metric, hookimpl
+from benchmark.scores.mmd import squared_distances
+from benchmark.scores.ranks import superiority
 
 TRAINING = 50_000
 BATCH = 2_000
@@ -65,9 +58,9 @@ class Memorisation(Metric):
     reads = IMAGE_SETTINGS
     reference_rows = IMAGE_ROWS
 
-    def applies(self, job: Job, work: Workspace) -> bool:
-        against_test = work.protocol.reference_split is None  # else there are no new images to be as near as
-        return against_test and work.train_reference is not None
+    def applies(self, facts: Facts) -> bool:
+        against_test = facts.protocol.reference_split is None  # else there are no new images to be as near as
+        return against_test and facts.has_train_reference
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         training = evaluation.train_reference.subsample(evaluation.device)
@@ -84,7 +77,7 @@ class LatentMemorisation(Metric):
         _, drawn, real = next(evaluation.latent_pairs("memorisation"))
         mean, std = (part.flatten(1) for part in evaluation.train_posterior())
         if len(mean) > TRAINING:
-            generator = stream(evaluation.device, "memorisation training")
+            generator = evaluation.shared_stream("memorisation training")
             chosen = torch.randperm(len(mean), generator=generator, device=mean.device)[:TRAINING]
             mean, std = mean[chosen], std[chosen]
         generated, held_out = (best_log_posterior(z, mean, std) for z in (drawn, real))

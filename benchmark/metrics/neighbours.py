@@ -15,15 +15,10 @@ A prior that keeps to one mode has a low coverage. For large samples of one dist
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, LATENT_SETTINGS, Metric, hookimpl
-from benchmark.metrics.mmd import squared_distances
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, LATENT_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.scores.mmd import squared_distances
 
 K = 5
 

@@ -7,24 +7,18 @@ sampling alone contributes to the spread over seeds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from benchmark.metrics.api import IMAGE_SETTINGS, LATENT_SETTINGS, Metric, hookimpl
-from benchmark.metrics.frechet import feature_statistics, frechet_distance
-from benchmark.metrics.mmd import KERNELS, mmd_between, shared_bandwidths
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
-    from benchmark.job import Workspace
-    from benchmark.plan import Job
+from benchmark.metrics.api import IMAGE_SETTINGS, LATENT_SETTINGS, Evaluation, Facts, Metric, hookimpl
+from benchmark.metrics.mmd import shared_bandwidths
+from benchmark.scores.frechet import feature_statistics, frechet_distance
+from benchmark.scores.mmd import KERNELS, mmd_between
 
 
 class Redraws(Metric):
     name = "redraws"
     reads = (*dict.fromkeys((*IMAGE_SETTINGS, *LATENT_SETTINGS)), "mmd_bandwidths", "redraws")
 
-    def applies(self, job: Job, work: Workspace) -> bool:
-        return job.seed == 0 and work.protocol.redraws > 0
+    def applies(self, facts: Facts) -> bool:
+        return facts.seed == 0 and facts.protocol.redraws > 0
 
     def measure(self, evaluation: Evaluation) -> dict[str, list[float]]:
         protocol, held_out = evaluation.protocol, evaluation.held_out

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
-from benchmark.metrics.api import Metric, hookimpl
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
+from benchmark.metrics.api import Evaluation, Metric, hookimpl
 
 
 def as_png(images: Tensor) -> str:

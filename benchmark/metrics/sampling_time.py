@@ -8,43 +8,13 @@ half as slow again on a CPU.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from benchmark.metrics.api import Metric, hookimpl
-from benchmark.metrics.peak_memory import peak_memory
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
-
-LEAST_REPEATS = 3
-
-
-def durations(run: Callable[[], Any], device: torch.device, repeats: int, seconds: float) -> list[float]:
-    """Seconds of each call of `run`, which the caller has warmed up; on a GPU those of CUDA events."""
-
-    def timed_on_cpu() -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    def timed_on_gpu() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize(device)
-        return start.elapsed_time(end) / 1_000
-
-    timed = timed_on_gpu if device.type == "cuda" else timed_on_cpu
-    taken: list[float] = []
-    while len(taken) < LEAST_REPEATS or (len(taken) < repeats and sum(taken) < seconds):
-        taken.append(timed())
-    return taken
+from benchmark.machine.peak_memory import peak_memory
+from benchmark.machine.stopwatch import durations
+from benchmark.metrics.api import Evaluation, Metric, hookimpl
 
 
 class SamplingTime(Metric):

@@ -9,16 +9,10 @@ for equal distributions too; n is the same for all rows, and `aggregate_posterio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import LATENT_SETTINGS, Metric, hookimpl
-from benchmark.streams import stream
-
-if TYPE_CHECKING:
-    from benchmark.evaluation import Evaluation
+from benchmark.metrics.api import LATENT_SETTINGS, Evaluation, Metric, hookimpl
 
 DIRECTIONS = 500
 
@@ -43,7 +37,7 @@ class SlicedWasserstein(Metric):
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         values = {}
         for suffix, drawn, real in evaluation.latent_pairs("sliced wasserstein"):
-            along = directions(drawn.shape[1], stream(evaluation.device, "sliced wasserstein directions"))
+            along = directions(drawn.shape[1], evaluation.shared_stream("sliced wasserstein directions"))
             values[f"sliced_wasserstein{suffix}"] = sliced_wasserstein(drawn, real, along)
         return values
 

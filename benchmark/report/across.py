@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from backbones.hashing import content_hash
 from benchmark.report.pareto import VERSION, is_drawn_from, save_figure
+from benchmark.report.statistics import critical_difference, friedman, mean_ranks
 from benchmark.report.tables import Table
-from benchmark.statistics import critical_difference, friedman, mean_ranks
+from benchmark.store.sealed import content_hash
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from backbones.hashing import content_hash, write_atomic
-from benchmark.places import lock_path
 from benchmark.report.across import across_bundles, across_markdown, draw_critical_difference
 from benchmark.report.grids import draw_grid
 from benchmark.report.markdown import table_markdown
 from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
+from benchmark.report.statistics import mean_interval
 from benchmark.report.tables import Table, tables
-from benchmark.statistics import mean_interval
+from benchmark.store.places import lock_path
+from benchmark.store.sealed import content_hash, write_atomic
 
 COLUMNS = [
     "dataset",

@@ -7,8 +7,8 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from benchmark.evaluation import PRINCIPAL_AXES
-from benchmark.statistics import mean_interval
+from benchmark.jobs.evaluation import PRINCIPAL_AXES
+from benchmark.report.statistics import mean_interval
 
 if TYPE_CHECKING:
     from benchmark.report.tables import Table, TableRow

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from backbones.hashing import write_atomic
 from benchmark.metrics.samples import from_png
 from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Table
+from benchmark.store.sealed import write_atomic
 
 
 def grid_file(table: Table) -> str:

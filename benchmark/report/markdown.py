@@ -8,7 +8,8 @@ from typing import Any
 from scipy import stats
 from tabulate import tabulate
 
-from benchmark.evaluation import FULL_RECONSTRUCTION, PAIR
+from benchmark.jobs.evaluation import PAIR
+from benchmark.metrics.api import FULL_RECONSTRUCTION
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import (
@@ -30,8 +31,8 @@ from benchmark.report.columns import (
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import pareto_file, points
 from benchmark.report.signatures import signatures
+from benchmark.report.statistics import RANKED_FROM, above_best, not_worse_than_best, share_seeds
 from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Table, TableRow, machine_of
-from benchmark.statistics import RANKED_FROM, above_best, not_worse_than_best, share_seeds
 
 
 def table_markdown(table: Table, all_tables: list[Table]) -> str:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from backbones.hashing import content_hash, write_atomic
+from benchmark.report.statistics import mean_interval
 from benchmark.report.tables import Table, TableRow
-from benchmark.statistics import mean_interval
+from benchmark.store.sealed import content_hash, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

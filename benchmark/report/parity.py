@@ -12,8 +12,8 @@ from tabulate import tabulate
 
 from benchmark.report.columns import interval, number
 from benchmark.report.published import CLAIMS, FIFTY, FIGURES, OTHER_RECIPES, Claim, Figure
+from benchmark.report.statistics import RANKED_FROM, paired_difference
 from benchmark.report.tables import Table
-from benchmark.statistics import RANKED_FROM, paired_difference
 
 #: metric -> what it is called, and the factor and unit in which it is shown
 SHOWN = {

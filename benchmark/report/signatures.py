@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import statistics
 
-from benchmark.evaluation import FULL_RECONSTRUCTION
+from benchmark.metrics.api import FULL_RECONSTRUCTION
+from benchmark.report.statistics import mean_interval, paired_difference
 from benchmark.report.tables import CEILING, ZERO_LINE, Table
-from benchmark.statistics import mean_interval, paired_difference
 
 #: a row with under half of the coverage and recall of draws of q_agg has lost modes; both waver by hundredths
 COVERED = 0.5

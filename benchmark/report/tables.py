@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.evaluation import FULL_RECONSTRUCTION, REFERENCE_ROWS
-from benchmark.in_force import in_force
+from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.protocol import Protocol, saved_protocols
-from benchmark.records import RecordStore
-from benchmark.statistics import gap_closed, ranked
+from benchmark.report.statistics import gap_closed, ranked
+from benchmark.store.in_force import in_force
+from benchmark.store.records import RecordStore
 
 ZERO_LINE, CEILING, RECONSTRUCTION = "gaussian", "aggregate_posterior", "reconstruction"
 
@@ -44,7 +44,7 @@ class TableRow:
 
     @property
     def is_reference(self) -> bool:
-        return self.label in REFERENCE_ROWS or self.label == ZERO_LINE
+        return self.label in REFERENCES or self.label == ZERO_LINE
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Table:
 
         The seeds are those that all three have. None of full reconstructions, whose other groups are no prior's on z.
         """
-        if row.label == FULL_RECONSTRUCTION:
+        if row.label in REFERENCES and REFERENCES[row.label].from_images:
             return None, 0
         seeds, paired = self.paired(score, ZERO_LINE, row.label, CEILING)
         return (gap_closed(*paired) if seeds else None), len(seeds)

@@ -29,17 +29,17 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from backbones.bundle import Bundle
 from backbones.conv_vae import ConvVAE
 from backbones.training import as_input
-from benchmark.bundles import find_bundle
+from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.find import find_bundle
 from benchmark.errors import UsageError
-from benchmark.provenance import device_name
+from benchmark.store.provenance import device_name
 from priors.api import AggregatePosterior, PosteriorSplit
-from priors.energies import MLPEnergy
 from priors.evalp import EVaLP, EVaLPConfig, energy_loss, sampler_loss
-from priors.flows import LOG_SCALE_BOUND, CouplingFlow
-from priors.gaussian import log_standard_normal
+from priors.parts.energies import MLPEnergy
+from priors.parts.flows import LOG_SCALE_BOUND, CouplingFlow
+from priors.parts.standard_normal import log_standard_normal
 
 FALLBACK = "digits-conv_vae"
 IMAGES = 2_000

@@ -24,9 +24,9 @@ from tabulate import tabulate
 from threadpoolctl import threadpool_info
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-from benchmark.metrics.frechet import Statistics, feature_statistics, frechet_distance
-from benchmark.metrics.sampling_time import durations
-from benchmark.provenance import device_name
+from benchmark.machine.stopwatch import durations
+from benchmark.scores.frechet import Statistics, feature_statistics, frechet_distance
+from benchmark.store.provenance import device_name
 
 REPEATS = 200
 

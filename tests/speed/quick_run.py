@@ -31,17 +31,18 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-import benchmark.cli
-import benchmark.job
-import benchmark.run
-from backbones.bundle import Bundle
-from benchmark.evaluation import Evaluation
+import benchmark.cli.commands
+import benchmark.coordinator
+import benchmark.jobs.fit
+import benchmark.jobs.measure
+from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.reference import Reference
 from benchmark.extractors.api import Features
-from benchmark.places import CACHE_VARIABLE
-from benchmark.plugins import Registry
-from benchmark.provenance import device_name
-from benchmark.records import RecordStore
-from benchmark.reference import Reference
+from benchmark.jobs.evaluation import Evaluation
+from benchmark.registry import Registry
+from benchmark.store.places import CACHE_VARIABLE
+from benchmark.store.provenance import device_name
+from benchmark.store.records import RecordStore
 
 IMPORTS = "interpreter and imports"
 #: the rows in this order, by how their names start
@@ -86,26 +87,26 @@ def timed_phases() -> Phases:
     for owner, attribute, name in (
         (Registry, "_read_built_in", "plugins"),
         (Registry, "_read_entry_points", "plugins"),
-        (benchmark.cli, "_bundle", "bundle: open and verify"),
+        (benchmark.cli.commands, "_bundle", "bundle: open and verify"),
         (Bundle, "backbone", "bundle: load parts"),
         (Bundle, "posterior", "bundle: load parts"),
-        (benchmark.run, "choose_extractor", "reference"),
+        (benchmark.coordinator, "choose_extractor", "reference"),
         (Reference, "statistics", "reference"),
-        (benchmark.run, "protocol_for", "planning"),
-        (benchmark.run, "rows", "planning"),
-        (benchmark.run, "jobs", "planning"),
-        (benchmark.job, "_missing", "records: look up"),
-        (benchmark.job, "_fit", lambda job, work: f"fit {job.row.label}"),
-        (benchmark.job, "fitted", "fits: load"),
+        (benchmark.coordinator, "protocol_for", "planning"),
+        (benchmark.coordinator, "rows", "planning"),
+        (benchmark.coordinator, "jobs", "planning"),
+        (benchmark.jobs.measure, "_missing", "records: look up"),
+        (benchmark.jobs.fit, "_fit", lambda job, work: f"fit {job.row.label}"),
+        (benchmark.jobs.measure, "fitted", "fits: load"),
         (Evaluation, "latents", "images: draw latents"),
         (Evaluation, "decoded", "images: decode"),
         (Features, "__init__", "images: load extractor"),
         (Features, "__call__", "images: features"),
-        (benchmark.job, "_measure", lambda job, metric, *_: f"metric {metric.name}"),
-        (benchmark.job, "provenance", "records: provenance"),
+        (benchmark.jobs.measure, "_measure", lambda job, metric, *_: f"metric {metric.name}"),
+        (benchmark.jobs.measure, "provenance", "records: provenance"),
         (RecordStore, "put", "records: write"),
-        (benchmark.run, "write_tables", "tables"),
-        (benchmark.run, "write_grids", "grid"),
+        (benchmark.coordinator, "write_tables", "tables"),
+        (benchmark.coordinator, "write_grids", "grid"),
     ):
         phases.time(owner, attribute, name)
     return phases
@@ -127,7 +128,7 @@ def run_once(arguments: list[str], phases: Phases) -> dict[str, float]:
     said = io.StringIO()
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        status = benchmark.cli.app(arguments, standalone_mode=False)
+        status = benchmark.cli.commands.app(arguments, standalone_mode=False)
     total = time.perf_counter() - start
     if status:
         raise SystemExit(f"the run failed with status {status}:\n{said.getvalue()}")
@@ -156,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     command = ["run", "--dataset", "digits", "--budget", "quick", "--seeds", str(options.seeds)]
     command += ["--device", options.device, *(["--priors", options.priors] if options.priors else [])]
-    imports, phases = process_seconds("-c", "import benchmark.cli, benchmark.run"), timed_phases()
+    imports, phases = process_seconds("-c", "import benchmark.cli.commands, benchmark.coordinator"), timed_phases()
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE_VARIABLE] = str(Path(folder) / "cache")  # the variable is read at every use
         arguments = [*command, "--results", str(Path(folder) / "results")]

@@ -38,19 +38,20 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from benchmark.evaluation import PAIR, Evaluation
 from benchmark.extractors.api import Features
+from benchmark.jobs.evaluation import PAIR, Evaluation
 from benchmark.metrics.c2st import ClassifierTest
 from benchmark.metrics.fd_infinity import FrechetAtInfinity
-from benchmark.metrics.frechet import Frechet, Statistics, feature_statistics
+from benchmark.metrics.frechet import Frechet
 from benchmark.metrics.kid import KID
 from benchmark.metrics.memorisation import LatentMemorisation, Memorisation
 from benchmark.metrics.mmd import MMD, ProjectedMMD
-from benchmark.metrics.neighbours import K, ImageNeighbours, LatentNeighbours
+from benchmark.metrics.neighbours import ImageNeighbours, K, LatentNeighbours
 from benchmark.metrics.sliced_wasserstein import SlicedWasserstein
-from benchmark.plugins import Registry
 from benchmark.protocol import Protocol
-from benchmark.provenance import device_name
+from benchmark.registry import Registry
+from benchmark.scores.frechet import Statistics, feature_statistics
+from benchmark.store.provenance import device_name
 from priors.api import PosteriorSplit
 
 LATENTS, POSTERIORS = 2_000, 10_000

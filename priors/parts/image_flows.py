@@ -2,7 +2,7 @@
 
 Couplings with alternating checkerboard masks at full resolution, then, with each 2 x 2 square stacked into channels,
 as many with alternating halves of the channels; ActNorm after each, ResNets for log-scale and shift. It has the
-interface of `priors.flows.CouplingFlow`: latents go in and out flat.
+interface of `priors.parts.flows.CouplingFlow`: latents go in and out flat.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from nflows.transforms import ActNorm, CompositeTransform, SqueezeTransform, Transform
 from torch import Tensor, nn
 
-from priors.flows import LOG_SCALE_BOUND, Flow
+from priors.parts.flows import LOG_SCALE_BOUND, Flow
 
 
 class ResidualBlock(nn.Module):

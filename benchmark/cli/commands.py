@@ -10,19 +10,18 @@ from typing import Annotated, Any, Optional
 import torch
 import typer
 
-from backbones.bundle import Bundle
-from benchmark.allocator import keep_freed_memory
-from benchmark.arithmetic import float32_alone
-from benchmark.bundles import all_bundles, find_bundle
+from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.find import all_bundles, find_bundle
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import NO_SPACE, UsageError, unknown
+from benchmark.machine.allocator import keep_freed_memory
+from benchmark.machine.arithmetic import float32_alone
 from benchmark.metrics.api import Metric
-from benchmark.places import data_roots
-from benchmark.plugins import KINDS, Registry
 from benchmark.progress import say
+from benchmark.registry import KINDS, Registry
 from benchmark.settings import parse_named, parsed, validated
-
+from benchmark.store.places import data_roots
 
 BOUND_TO_MACHINE = {"scores": False, "timings": True}
 
@@ -193,7 +192,7 @@ def pretrain(
     plugin: PluginOption = None,
 ) -> None:
     """Train a backbone on images and write its bundle (stage 1; minutes to hours, resumes after a kill)."""
-    from benchmark.pretrain import pretrain
+    from benchmark.bundles.pretrain import pretrain
 
     registry = _registry(plugin)
     pretrain(
@@ -244,9 +243,9 @@ def run(
     plugin: PluginOption = None,
 ) -> None:
     """Fit and score priors on a bundle and write the leaderboard (stage 2; what is recorded is not done again)."""
-    from benchmark.plan import rows
+    from benchmark.coordinator import choose_extractor, run
+    from benchmark.jobs.plan import rows
     from benchmark.protocol import chosen_preset
-    from benchmark.run import choose_extractor, run
 
     preset = chosen_preset(protocol and protocol.value, budget and budget.value, split.value)
     registry = _registry(plugin)
@@ -298,9 +297,10 @@ def reference(
 
     Of a hierarchy also what it sees in their full reconstructions, every latent group drawn from its posterior.
     """
+    from benchmark.bundles.reconstructions import make_reconstructions
+    from benchmark.bundles.reference import make_reference
     from benchmark.extractors.api import Unavailable
     from benchmark.progress import track
-    from benchmark.reference import make_reconstructions, make_reference
 
     registry = _registry(plugin)
     opened = _bundle(registry, dataset, backbone, bundle)
@@ -333,9 +333,9 @@ def bound(
     plugin: PluginOption = None,
 ) -> None:
     """Importance-weighted bound on a backbone's log-likelihood of real images, in nats."""
-    from benchmark.bound import importance_weighted_bound
+    from benchmark.bundles.bound import importance_weighted_bound
+    from benchmark.bundles.reference import require_images_of
     from benchmark.progress import track
-    from benchmark.reference import require_images_of
     from benchmark.streams import stream
 
     registry, where = _registry(plugin), _device(device)
@@ -389,8 +389,8 @@ def check(
     plugin: PluginOption = None,
 ) -> None:
     """Hold a prior to the contract and to what it says it learns; exit 1 when a check does not hold."""
-    from benchmark.check import check
-    from benchmark.synthetic import TARGETS
+    from benchmark.check.contract import check
+    from benchmark.check.targets import TARGETS
 
     registry = Registry(list(plugin or []))
     asked = parse_named(prior, "check")
@@ -419,7 +419,7 @@ def new_prior(
     folder: Annotated[Path, typer.Option(help="Where to write the file.")] = Path("."),
 ) -> None:
     """Write a commented plugin file that passes `check` as it is."""
-    from benchmark.new_prior import new_prior
+    from benchmark.check.new_prior import new_prior
 
     path = new_prior(name, folder, Registry().at_hand("prior"))
     print(f"written: {path}\nnext:")

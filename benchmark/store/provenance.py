@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-import benchmark
-from benchmark import arithmetic
+from benchmark.machine import arithmetic
+from benchmark.version import VERSION
 
 PACKAGES = ("torch", "torchvision", "nflows", "torch-fidelity", "numpy", "scipy", "scikit-learn")
 #: waiting threads that sleep instead of spinning double the time of a small draw
@@ -56,7 +56,7 @@ def _driver(device: torch.device) -> dict[str, Any] | None:
 
 @functools.cache
 def _code() -> dict[str, Any]:
-    root = Path(benchmark.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str | None:
         try:
@@ -66,10 +66,10 @@ def _code() -> dict[str, Any]:
         return done.stdout.strip()
 
     # an installed copy may sit inside some other project's checkout: that commit would be the wrong one
-    ours = git("ls-files", "--error-unmatch", "benchmark/provenance.py") is not None
+    ours = git("ls-files", "--error-unmatch", "benchmark/store/provenance.py") is not None
     commit = git("rev-parse", "HEAD") if ours else None
     dirty = bool(git("status", "--porcelain", "--", *CODE)) if commit else None
-    return {"version": benchmark.__version__, "commit": commit, "dirty": dirty}
+    return {"version": VERSION, "commit": commit, "dirty": dirty}
 
 
 @functools.cache

@@ -23,12 +23,11 @@ from typing import Any
 import pluggy
 
 from backbones.api import Backbone
-from backbones.hashing import content_hash, file_hash
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError, unknown
-from benchmark.evaluation import REFERENCE_ROWS
 from benchmark.extractors.api import Extractor
-from benchmark.metrics.api import Metric
+from benchmark.metrics.api import REFERENCE_ROWS, Metric
+from benchmark.store.sealed import file_hash
 from priors.api import LatentPrior
 
 GROUP = "latent_prior_benchmark"
@@ -115,12 +114,6 @@ class Registry:
         """`built-in`, the plugin's file, or the entry point it came from."""
         return self._origins[cls]
 
-    def identity(self, cls: Any) -> dict[str, Any]:
-        """What a class is, for hashing: its name with its version, or its source's hash if it is a plugin's."""
-        if self._origins[cls] == "built-in":
-            return {"name": cls.name, "version": cls.version}
-        return {"name": cls.name, "source": _source_hash(cls)}
-
     def _read_built_in(self, kind: str) -> None:
         """Import a kind's own modules; all kinds' before any plugin file, so that no plugin can take their names."""
         for each in KINDS if self.files else [kind]:
@@ -203,14 +196,3 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def _source_hash(cls: type) -> str:
-    """Hash of the file a plugin class is defined in; of a package, of all its Python files."""
-    module = sys.modules[cls.__module__]
-    package = sys.modules.get(cls.__module__.partition(".")[0])
-    if getattr(package, "__path__", None):
-        files = sorted(file for root in package.__path__ for file in Path(root).rglob("*.py"))
-    else:
-        files = [Path(module.__file__)]
-    return content_hash([file_hash(file) for file in files])

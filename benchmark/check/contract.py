@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from benchmark.job import state_of
-from benchmark.metrics.mmd import mmd_between
-from benchmark.plan import resolved
+from benchmark.check.targets import TARGETS, Target
+from benchmark.jobs.fit import state_of
+from benchmark.jobs.plan import resolved
+from benchmark.scores.mmd import mmd_between
 from benchmark.streams import seeded_globals, stream
-from benchmark.synthetic import TARGETS, Target
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
-from priors.flows import Flow
-from priors.gaussian import log_standard_normal
+from priors.parts.flows import Flow
+from priors.parts.standard_normal import log_standard_normal
 
 DRAWS = 2_000
 QUADRATURE = 400  # points a side

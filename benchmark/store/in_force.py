@@ -11,22 +11,22 @@ Where no note names a label, or a table has no record of what is noted, the conf
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from filelock import FileLock
 
-from backbones.hashing import Damaged, read_sealed, write_sealed
-from benchmark.places import lock_path
-
-if TYPE_CHECKING:
-    from benchmark.plan import Job
+from benchmark.store.places import lock_path
+from benchmark.store.sealed import Damaged, read_sealed, write_sealed
 
 
-def note_in_force(results: Path, jobs: list[Job]) -> None:
-    """Note the configurations of a run's jobs, which share bundle, budget and device; a damaged note is replaced."""
-    bundle, budget, device = jobs[0].bundle.id[:16], jobs[0].budget, jobs[0].device_type
+def note_in_force(results: Path, budget: str, rows: list[dict[str, Any]]) -> None:
+    """Note the configurations of a run, given what its records say of their rows; a damaged note is replaced.
+
+    They share budget, bundle and device.
+    """
+    bundle, device = rows[0]["bundle"], rows[0]["device"]
     path = results / "in_force" / bundle / f"{budget}-{device}.json"
-    asked = {facts["label"]: facts["config_hash"] for facts in (job.facts() for job in jobs)}
+    asked = {facts["label"]: facts["config_hash"] for facts in rows}
     with FileLock(lock_path(f"in-force-{bundle}-{budget}-{device}")):
         try:
             known = read_sealed(path)["labels"] if path.exists() else {}

@@ -3,11 +3,7 @@
 reference/<extractor>-<split>.safetensors   feature mean and covariance (float64), a random feature subsample
 reference/<extractor>-<split>.json          its card (sealed): images, extractor, sha256
 
-They belong to images, not to a backbone: every bundle of the same images uses them. Of a hierarchy a bundle holds the
-top group's posterior alone, so what the extractor sees where every group is drawn from its posterior lies there as well,
-under the bundle's id:
-
-reference/<extractor>-<split>-<bundle>.safetensors, .json   features of full reconstructions (float16), and their card
+They belong to images, not to a backbone: every bundle of the same images uses them.
 """
 
 from __future__ import annotations
@@ -21,20 +17,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from backbones.api import Backbone
-from backbones.bundle import Bundle
-from backbones.hashing import Damaged, file_hash, read_sealed, write_atomic, write_sealed
-from backbones.training import as_input
+from benchmark.bundles.bundle import Bundle
 from benchmark.datasets.api import Images
-from benchmark.decoding import DECODE_BATCH, as_bytes
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features
-from benchmark.metrics.frechet import Statistics, feature_statistics
-from benchmark.places import cache_root
+from benchmark.scores.frechet import Statistics, feature_statistics
+from benchmark.store.places import cache_root
+from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
 from benchmark.streams import stream
 
 SUBSAMPLE = 2_000
-RECONSTRUCTED = 10_000  # images at most, for which features of full reconstructions are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,21 +55,11 @@ def folders(bundle: Bundle) -> list[Path]:
 
 def find_reference(bundle: Bundle, extractor: Extractor, split: str) -> Reference | None:
     """The reference of a split by this extractor (the very weights), or None. Raises `Damaged`."""
-    found = _found(bundle, extractor, f"{extractor.name}-{split}")
+    found = look_up(bundle, extractor, f"{extractor.name}-{split}")
     return Reference(*found) if found else None
 
 
-def find_reconstructions(bundle: Bundle, extractor: Extractor, split: str, device: torch.device) -> Tensor | None:
-    """Features (n, d) of full reconstructions of a split's images, in random order, or None. Raises `Damaged`."""
-    found = _found(bundle, extractor, _of_bundle(bundle, extractor, split))
-    return load_file(found[0])["features"].float().to(device) if found else None
-
-
-def _of_bundle(bundle: Bundle, extractor: Extractor, split: str) -> str:
-    return f"{extractor.name}-{split}-{bundle.id[:16]}"
-
-
-def _found(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict[str, Any]] | None:
+def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict[str, Any]] | None:
     """The file of that name by this extractor of this bundle's images, and its card, or None. Raises `Damaged`."""
     damaged = None
     for folder in folders(bundle):
@@ -137,43 +119,10 @@ def make_reference(
         "covariance": statistics.covariance.cpu(),
         "subsample": features[chosen[:SUBSAMPLE]].half().cpu(),
     }
-    return Reference(*_written(bundle, extractor, split, len(of_split), tensors, folder, f"{extractor.name}-{split}"))
+    return Reference(*write_beside(bundle, extractor, split, len(of_split), tensors, folder, f"{extractor.name}-{split}"))
 
 
-@torch.no_grad()
-def make_reconstructions(
-    bundle: Bundle,
-    backbone: Backbone,
-    images: Images,
-    extractor: Extractor,
-    split: str,
-    device: torch.device,
-    folder: Path | None,
-    progress: Any,
-) -> Path | None:
-    """Reconstruct a split's images with every group from its posterior and write the features of up to `RECONSTRUCTED`.
-
-    Nothing is written, and None returned, of a backbone whose latent block is all that it has.
-    Raises `UsageError` where `images` are not those that the bundle was made from.
-    """
-    require_images_of(bundle, images)
-    of_split = getattr(images, split)
-    order = torch.randperm(len(of_split), generator=stream(torch.device("cpu"), "reconstructions", split))
-    features_of, parts = None, list[Tensor]()
-    noise = stream(device, "reconstruction noise", split)
-    for chosen in order[:RECONSTRUCTED].split(DECODE_BATCH):
-        made = backbone.reconstruct(as_input(of_split[chosen].to(device)), noise)
-        if made is None:
-            return None
-        features_of = features_of or Features(extractor, device)  # not before: a flat backbone needs none
-        parts.append(features_of(as_bytes(made)))
-        progress(sum(map(len, parts)), min(len(of_split), RECONSTRUCTED))
-    tensors = {"features": torch.cat(parts).half().cpu()}
-    name = _of_bundle(bundle, extractor, split)
-    return _written(bundle, extractor, split, len(tensors["features"]), tensors, folder, name)[0]
-
-
-def _written(
+def write_beside(
     bundle: Bundle,
     extractor: Extractor,
     split: str,

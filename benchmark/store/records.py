@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backbones.hashing import Damaged, content_hash, read_sealed, write_sealed
+from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
 
 SCHEMA = 1
 

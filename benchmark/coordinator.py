@@ -9,23 +9,25 @@ from pathlib import Path
 
 import torch
 
-from backbones.bundle import Bundle
-from backbones.hashing import Damaged
+from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.reference import Reference, find_reference, make_reference
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
-from benchmark.evaluation import FULL_RECONSTRUCTION
 from benchmark.extractors.api import Extractor, Unavailable
-from benchmark.in_force import note_in_force
-from benchmark.job import Outcome, Workspace, run_job
+from benchmark.jobs.identity import Row
+from benchmark.jobs.measure import Outcome, run_job
+from benchmark.jobs.plan import jobs
+from benchmark.jobs.reference_rows import REFERENCES
+from benchmark.jobs.workspace import Workspace
 from benchmark.metrics.api import Metric
-from benchmark.plan import Row, jobs
-from benchmark.plugins import Registry
 from benchmark.progress import say, track
 from benchmark.protocol import Preset, Split, protocol_for
-from benchmark.provenance import provenance
-from benchmark.records import RecordStore
-from benchmark.reference import Reference, find_reference, make_reference
+from benchmark.registry import Registry
 from benchmark.report.board import table_text, write_pictures, write_tables
+from benchmark.store.in_force import note_in_force
+from benchmark.store.provenance import provenance
+from benchmark.store.records import RecordStore
+from benchmark.store.sealed import Damaged
 
 
 def obtain_reference(
@@ -103,12 +105,12 @@ def run(
     store = RecordStore(results / "records")
     measured = [metric() for metric in metrics]
     work = Workspace(bundle, registry, protocol, extractor, reference, measured, store, device, retry)
-    made = [row for row in asked if row.name != FULL_RECONSTRUCTION or work.reconstructions is not None]
+    made = [row for row in asked if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None]
     for note in dict.fromkeys(row.note for row in made if row.note):
         say(note)
     protocol.save(results, bundle.id[:16])
     todo = jobs(made, bundle, seeds, preset.budget, device.type)
-    note_in_force(results, todo)
+    note_in_force(results, preset.budget, [job.facts() for job in todo])
     provenance(device)  # the state of the code is read once, and belongs to the start of the run
     say(
         f"{len(todo)} jobs: {len(made)} rows, {seeds} seeds, on {bundle.path.name}, {preset.name} protocol, {device.type}"

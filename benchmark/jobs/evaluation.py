@@ -1,7 +1,7 @@
-"""One fitted prior under evaluation: what it draws, decodes to and shows to the extractor, each made once.
+"""What a metric is given: draws, images and features of one row with one seed, each made once and kept in the cache.
 
 Latents are drawn in streams that all rows share, and decoding has streams of its own, so that two rows differ
-by their priors alone. Latents and features are kept in the cache, so that a metric added later draws nothing again.
+by their priors alone. A metric that is added later finds latents and features here and draws nothing again.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from backbones.api import Backbone
-from benchmark.decoding import decoded
+from benchmark.bundles.decoding import decoded
+from benchmark.bundles.reference import Reference
 from benchmark.extractors.api import Features
-from benchmark.kept import kept
+from benchmark.metrics import api
 from benchmark.protocol import Protocol
-from benchmark.reference import Reference
+from benchmark.store.cache import kept
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
@@ -39,42 +40,15 @@ class BadSample(RuntimeError):
     """A prior's `sample` broke its contract; the message says how."""
 
 
-class ReferenceRow:
-    """Posterior draws in place of a prior: one z from each of n distinct images."""
-
-    def __init__(self, draws: PosteriorSplit) -> None:
-        self._draws = draws
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self._draws.one_each(n, generator)
-
-
-class SeenBefore:
-    """Reconstructions with every group of a hierarchy from its posterior: features alone, taken with images at hand."""
-
-    def __init__(self, features: Tensor) -> None:
-        self.features = features
-
-
-FULL_RECONSTRUCTION = "full_reconstruction"
-#: reference row -> the split whose posteriors it decodes (None: the split that is reported)
-REFERENCE_ROWS: dict[str, str | None] = {
-    "aggregate_posterior": "train",
-    "reconstruction": None,
-    FULL_RECONSTRUCTION: None,
-}
-
-
 @dataclass
-class Evaluation:
-    """`held_out` is q_agg of the reported split; `features_of` and `reference` belong to the protocol's extractor.
+class Evaluation(api.Evaluation):
+    """Fills in what `metrics/api.py` promises.
 
     `identity` decides what `source` draws: its fit, its settings of sampling, the split of a reference row.
-    `train_posterior` gives mean and std of q(z|x) of training images, `train_reference` what the extractor sees in
-    them, where there is such a reference.
+    `seen`: features (n, d) of a row that has images but no latents of its own, in random order.
     """
 
-    source: Source | Any
+    source: Source | None
     identity: dict[str, Any]
     backbone: Backbone
     held_out: PosteriorSplit
@@ -83,11 +57,15 @@ class Evaluation:
     protocol: Protocol
     seed: int
     device: torch.device
-    train_posterior: Callable[[], tuple[Tensor, Tensor]] | None = None
+    train_posterior: Callable[[], tuple[Tensor, Tensor]]
     train_reference: Reference | None = None
+    seen: Tensor | None = None
 
     def stream(self, purpose: str) -> torch.Generator:
         return stream(self.device, purpose, self.seed)
+
+    def shared_stream(self, purpose: str) -> torch.Generator:
+        return stream(self.device, purpose)
 
     def latents(self, n: int, purpose: str) -> Tensor:
         """n checked latents (n, *latent_shape). Raises `BadSample`."""
@@ -96,6 +74,8 @@ class Evaluation:
 
     @torch.no_grad()
     def _drawn(self, n: int, purpose: str) -> Tensor:
+        if self.source is None:
+            raise BadSample("this row has images, but no latents of its own")
         with seeded_globals(self.device, purpose, self.seed):
             z = self.source.sample(n, self.stream(purpose))
         expected = (n, *self.backbone.latent_shape)
@@ -111,15 +91,13 @@ class Evaluation:
         return z
 
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
-        """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device."""
         return decoded(self.backbone, z, self.stream(purpose))
 
     @functools.cached_property
     def features(self) -> Tensor:
-        """Features (n, d) of the protocol's number of generated images."""
         protocol = self.protocol
-        if isinstance(self.source, SeenBefore):
-            return self.source.features[: protocol.generated]
+        if self.seen is not None:
+            return self.seen[: protocol.generated]
         seen = {"images": protocol.generated, "extractor": protocol.extractor, "rounding": protocol.rounding}
         return kept("features", {**self.identity, **seen, "version": DRAWS_VERSION}, self.device, self._extracted)
 
@@ -128,18 +106,12 @@ class Evaluation:
 
     @functools.cached_property
     def feature_pair(self) -> tuple[Tensor, Tensor]:
-        """Features (n, d) of generated and of real images, random, equally many: 2,000, or all where one has fewer."""
         real = self.reference.subsample(self.device)
         n = min(PAIR, len(self.features), len(real))
         chosen = torch.randperm(len(self.features), generator=self.stream("feature pair"), device=self.device)[:n]
         return self.features[chosen], real[:n]
 
     def latent_pairs(self, purpose: str) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Latents of the source and held-out ones (n, d): as they are, then, of spatial ones, on principal axes.
-
-        Each with a suffix for the names of values. The source's are those of all two-sample metrics, the held-out
-        ones, one per image, belong to the purpose.
-        """
         n = self.protocol.mmd_latents
         drawn = self.latents(n, "mmd sample").flatten(1)
         real = self.held_out.one_each(n, self.stream(f"{purpose} held-out")).flatten(1)
@@ -149,8 +121,7 @@ class Evaluation:
 
     @functools.cached_property
     def principal_axes(self) -> Tensor:
-        """The first 64 principal axes (d, 64) of held-out q_agg, of a fixed draw: all rows and seeds share them."""
-        fixed = self.held_out.one_each(self.protocol.mmd_latents, stream(self.device, "principal axes")).flatten(1)
+        fixed = self.held_out.one_each(self.protocol.mmd_latents, self.shared_stream("principal axes")).flatten(1)
         centred = fixed.double() - fixed.double().mean(0)
         n, d = centred.shape
         if d <= n:

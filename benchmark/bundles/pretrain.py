@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from backbones.api import Backbone
-from backbones.bundle import SPLITS, Bundle, round_weights, write_bundle
-from backbones.hashing import content_hash
 from backbones.training import TrainingDiverged, posterior, train
+from benchmark.bundles.bundle import SPLITS, Bundle, round_weights, write_bundle
+from benchmark.bundles.decoding import decoded
+from benchmark.bundles.reconstructions import make_reconstructions
 from benchmark.datasets.api import Dataset, Images
 from benchmark.errors import UsageError
-from benchmark.decoding import decoded
 from benchmark.extractors.api import Extractor, Features, Unavailable
-from benchmark.metrics.frechet import feature_statistics, frechet_distance
-from benchmark.metrics.mmd import mmd_between
-from benchmark.places import cache_root
-from benchmark.plugins import Registry
 from benchmark.progress import say, track
-from benchmark.provenance import provenance
-from benchmark.reference import make_reconstructions
+from benchmark.registry import Registry
+from benchmark.scores.frechet import feature_statistics, frechet_distance
+from benchmark.scores.mmd import mmd_between
 from benchmark.settings import shown, validated
+from benchmark.store.places import cache_root
+from benchmark.store.provenance import provenance
+from benchmark.store.sealed import content_hash
 from benchmark.streams import stream
 from priors.api import PosteriorSplit
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from backbones.hashing import content_hash, write_atomic
-from benchmark.places import cache_root
 from benchmark.progress import say
+from benchmark.store.places import cache_root
+from benchmark.store.sealed import content_hash, write_atomic
 
 
 def kept(kind: str, identity: dict[str, Any], device: torch.device, make: Callable[[], Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbones.api import Backbone
-from backbones.hashing import Damaged, file_hash, read_sealed, write_sealed
+from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
 
 SCHEMA = 1
 PARTS = ("weights.safetensors", "posterior.safetensors")

@@ -1,4 +1,4 @@
-"""Train `digit-cnn` on MNIST and write its weights beside it: python -m benchmark.extractors.digit_cnn_training
+"""Train `digit-cnn` on MNIST and write its weights beside it: python tools/train_digit_cnn.py
 
 Twelve epochs of cross-entropy with random affine distortions, Adam with a one-cycle learning rate, seed 0.
 All 60,000 training images are used and nothing is selected, so the test accuracy that it prints is an honest one.
@@ -12,9 +12,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from benchmark.extractors.digit_cnn import WEIGHTS, DigitClassifier
-from benchmark.places import data_roots
-from benchmark.plugins import Registry
 from benchmark.progress import say, track
+from benchmark.registry import Registry
+from benchmark.store.places import data_roots
 
 EPOCHS, BATCH = 12, 250
 

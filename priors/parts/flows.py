@@ -13,7 +13,7 @@ from nflows.transforms import ActNorm, CompositeTransform
 from nflows.transforms.coupling import AffineCouplingTransform, PiecewiseRationalQuadraticCouplingTransform
 from torch import Tensor, nn
 
-from priors.gaussian import log_standard_normal
+from priors.parts.standard_normal import log_standard_normal
 
 #: one coupling can scale by exp(+-LOG_SCALE_BOUND) at most: e^3 = 20
 LOG_SCALE_BOUND = 3.0

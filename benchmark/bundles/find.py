@@ -6,11 +6,11 @@ import shlex
 from pathlib import Path
 
 import backbones
-from backbones.bundle import Bundle, open_bundle
-from backbones.hashing import Damaged
+from benchmark.bundles.bundle import Bundle, open_bundle
 from benchmark.datasets.api import USER_SUPPLIED, Dataset
 from benchmark.errors import UsageError, unknown
-from benchmark.places import cache_root
+from benchmark.store.places import cache_root
+from benchmark.store.sealed import Damaged
 
 SHIPPED = Path(backbones.__file__).parent / "pretrained"
 

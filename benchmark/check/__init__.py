@@ -1,0 +1,1 @@
+"""The contract that any prior is held to, targets of known density, and the template that passes."""

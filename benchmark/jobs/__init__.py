@@ -1,0 +1,1 @@
+"""From rows and seeds to records: plan, identity, fit, evaluation, measurement."""

@@ -1,0 +1,35 @@
+"""Whose failure it is: the row's, which is recorded, or the machine's, which is told and tried again by the next run."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+
+from benchmark.errors import NO_SPACE
+from priors.api import Diverged
+
+#: machine faults (out of memory): reported, never recorded, retried by the next run
+_FAULTS = (MemoryError, torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+
+
+class Failed(Exception):
+    """A job that cannot go on; the reason is recorded already, where it is the row's."""
+
+
+def of_the_machine(error: BaseException) -> bool:
+    """Whether an error is a fault of the machine (out of memory, disk full), so that it is not recorded."""
+    full = isinstance(error, OSError) and error.errno in NO_SPACE
+    # the CPU's allocator raises a plain RuntimeError
+    return full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in str(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """The error in one line; for one that nobody raised on purpose, with the place in the code."""
+    text = f"{type(error).__name__}: {error}" if not isinstance(error, Diverged) else str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = (
+        f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames and not isinstance(error, Diverged) else ""
+    )
+    return " ".join(text.split()) + where

@@ -1,0 +1,122 @@
+"""What a fit and a measurement are, and the ids that decide what has been done already.
+
+| what changes                                             | what is made again                        |
+|:---------------------------------------------------------|:------------------------------------------|
+| bundle, seed, budget, type of device                     | the fit, and all that is measured of it   |
+| a fit setting                                            | the fit, and all that is measured of it   |
+| a setting of sampling                                    | all that is measured; the fit is shared   |
+| a built-in prior's `version`                             | its fits, and all that is measured        |
+| a plugin's file, or a file of its own that it imports    | its fits, or what it measures             |
+| a metric's `version`, a protocol field that it `reads`   | what that metric measures                 |
+| the device, threads or dtype, of timings                 | the timings                               |
+| a metric is added, a field of the protocol is added      | nothing                                   |
+| a label, a folder, a module's place, the number of seeds | nothing                                   |
+
+Every id is a hash of what stands on the left; `docs/identity.md` tells it at length.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.bundles.bundle import Bundle
+from benchmark.registry import Registry
+from benchmark.store.records import record_id
+from benchmark.store.sealed import content_hash, file_hash
+from priors.api import LatentPrior, PriorConfig
+
+REFERENCE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a leaderboard: a prior class with its config, or (both None) a reference row.
+
+    `note` says where a recipe was borrowed from another data set.
+    """
+
+    label: str
+    name: str
+    identity: dict[str, Any]
+    prior: type[LatentPrior] | None = None
+    config: PriorConfig | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row with one seed on one bundle."""
+
+    row: Row
+    bundle: Bundle
+    seed: int
+    budget: str
+    device_type: str
+
+    @property
+    def fit_identity(self) -> dict[str, Any]:
+        return {**self._shared(sampling=False), "seed": self.seed}
+
+    @property
+    def fit_id(self) -> str:
+        return record_id(self.fit_identity)
+
+    @property
+    def source_identity(self) -> dict[str, Any]:
+        """What decides the latents that are drawn."""
+        sampling = self.row.config.sampling_settings() if self.row.config else {}
+        return {"fit": self.fit_id, "sampling": sampling}
+
+    def measurement_identity(self, metric: dict[str, Any], settings: dict[str, Any], machine: Any) -> dict[str, Any]:
+        """`machine` is None but for timings."""
+        identity = {**self.source_identity, "metric": metric, "settings": settings}
+        return identity if machine is None else {**identity, "machine": machine}
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the row that it belongs to."""
+        return {
+            "dataset": self.bundle.dataset,
+            "backbone": self.bundle.backbone_name,
+            "backbone_seed": self.bundle.card["training"]["seed"],
+            "bundle": self.bundle.id[:16],
+            "prior": self.row.name,
+            "label": self.row.label,
+            "config": self.row.config.model_dump(mode="json") if self.row.config else {},
+            "config_hash": content_hash(self._shared(sampling=True))[:16],
+            "seed": self.seed,
+            "budget": self.budget if self.row.prior else None,
+            "device": self.device_type,
+        }
+
+    def _shared(self, sampling: bool) -> dict[str, Any]:
+        """What all seeds of the row have in common."""
+        shared = {"bundle": self.bundle.id, "prior": self.row.identity, "device": self.device_type}
+        if self.row.config is None:
+            return shared
+        shared |= {"config": self.row.config.fit_settings(), "budget": self.budget}
+        return shared | {"sampling": self.row.config.sampling_settings()} if sampling else shared
+
+
+def reference_row(name: str) -> Row:
+    return Row(name, name, {"name": name, "version": REFERENCE_VERSION})
+
+
+def class_identity(registry: Registry, cls: Any) -> dict[str, Any]:
+    """What a registered class is, for hashing: its name with its version, or its source's hash if it is a plugin's."""
+    if registry.origin(cls) == "built-in":
+        return {"name": cls.name, "version": cls.version}
+    return {"name": cls.name, "source": _source_hash(cls)}
+
+
+def _source_hash(cls: type) -> str:
+    """Hash of the file a plugin class is defined in; of a package, of all its Python files."""
+    module = sys.modules[cls.__module__]
+    package = sys.modules.get(cls.__module__.partition(".")[0])
+    if getattr(package, "__path__", None):
+        files = sorted(file for root in package.__path__ for file in Path(root).rglob("*.py"))
+    else:
+        files = [Path(module.__file__)]
+    return content_hash([file_hash(file) for file in files])

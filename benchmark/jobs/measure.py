@@ -1,0 +1,168 @@
+"""One job from bundle to records: its prior fitted or found, then measured by what is not yet recorded."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from benchmark.jobs.evaluation import Evaluation, Source
+from benchmark.jobs.failures import Failed, of_the_machine, reason_of
+from benchmark.jobs.fit import fitted
+from benchmark.jobs.identity import Job, class_identity
+from benchmark.jobs.reference_rows import REFERENCES, PosteriorDraws, ReferenceRow
+from benchmark.jobs.workspace import Workspace
+from benchmark.metrics.api import Facts, Metric
+from benchmark.progress import say
+from benchmark.store.places import lock_path
+from benchmark.store.provenance import provenance
+from benchmark.store.records import record_id
+from benchmark.store.sealed import Damaged, content_hash
+
+
+@dataclass
+class Outcome:
+    """What became of a job: metrics measured now, and reasons of failures."""
+
+    measured: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
+    """Do what is not recorded of a job and record it. A failure is recorded with its reason and raised to nobody.
+
+    Where another process is at the same job: wait for it and find it done, or (`wait=False`) return None at once.
+    """
+    reference = None if job.row.prior else REFERENCES[job.row.name]
+    outcome = Outcome()
+    if reference and reference.from_images and work.reconstructions is None:
+        return outcome
+    metrics = [metric for metric in work.metrics if _is_asked(metric, job, work)]
+    if not any(_missing(job, metrics, work, outcome)):
+        return outcome
+    try:
+        held = FileLock(lock_path(job.fit_id)).acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    with held:
+        outcome = Outcome()
+        unrecorded_fit, missing = _missing(job, metrics, work, outcome)  # again: the other process may be done
+        if not (unrecorded_fit or missing):
+            return outcome
+        try:
+            evaluation = _evaluation(job, work, reference)
+        except Failed as failure:
+            outcome.failures.append(str(failure))
+            return outcome
+        for metric in missing:
+            _measure(job, metric, evaluation, work, outcome)
+    return outcome
+
+
+def _is_asked(metric: Metric, job: Job, work: Workspace) -> bool:
+    """Whether a row is to have a metric."""
+    if job.row.prior is None and job.row.name not in metric.reference_rows:
+        return False
+    if takes_job_and_workspace(type(metric)):
+        return metric.applies(job, work)
+    has_train_reference = work.train_reference is not None
+    is_reference = job.row.prior is None
+    return metric.applies(
+        Facts(job.row.name, is_reference, job.seed, work.bundle.latent_shape, work.protocol, has_train_reference)
+    )
+
+
+@functools.cache
+def takes_job_and_workspace(metric: type[Metric]) -> bool:
+    """Whether a metric has the older `applies(job, workspace)`, which goes on working for one release; says so once."""
+    older = len(inspect.signature(metric.applies).parameters) == 3
+    if older:
+        say(f"metric {metric.name}: applies(job, workspace) is an older form; write applies(facts), see metrics/api.py")
+    return older
+
+
+def _evaluation(job: Job, work: Workspace, reference: ReferenceRow | None) -> Evaluation:
+    """What the job's metrics look at. Raises `Failed` where there is nothing to look at."""
+    split = reference and reference.decodes(work.protocol.split)
+    source: Source | None
+    if reference is None:
+        source = fitted(job, work)
+    else:
+        source = None if reference.from_images else PosteriorDraws(work.split(split))
+    return Evaluation(
+        source=source,
+        identity={**job.source_identity, "split": split},
+        backbone=work.backbone,
+        held_out=work.split(work.protocol.split),
+        features_of=work.features_of,
+        reference=work.reference,
+        protocol=work.protocol,
+        seed=job.seed,
+        device=work.device,
+        train_posterior=functools.partial(work.bundle.posterior, "train", work.device),
+        train_reference=work.train_reference,
+        seen=work.reconstructions if reference and reference.from_images else None,
+    )
+
+
+def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, outcome: Outcome) -> None:
+    start = time.perf_counter()
+    try:
+        values = metric.measure(evaluation)
+        bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if bad:
+            raise ValueError(f"{', '.join(bad)} not finite")
+        content_hash(values)  # raises where JSON cannot hold them: tensors, NaN within a list
+        content = {"status": "ok", "values": values}
+    except (Exception, SystemExit) as error:
+        if of_the_machine(error):
+            outcome.failures.append(f"{metric.name}: {reason_of(error)}; not recorded, so the next run tries again")
+            return
+        content = {"status": "failed", "reason": reason_of(error)}
+        outcome.failures.append(f"{metric.name}: {content['reason']}")
+    else:
+        outcome.measured.append(metric.name)
+    content |= {"seconds": time.perf_counter() - start, "provenance": provenance(work.device)}
+    work.store.put(job.facts(), metric.name, _identity(job, metric, work), content)
+
+
+def _missing(job: Job, metrics: list[Metric], work: Workspace, outcome: Outcome) -> tuple[bool, list[Metric]]:
+    """Whether the fit has no record, and the metrics to measure.
+
+    Recorded failures go into `outcome`, unless they are retried.
+    """
+    row, fit = job.facts(), None
+    if job.row.prior:
+        fit = _recorded(work, row, "fit", job.fit_identity)
+        if fit is not None and fit["status"] != "ok" and not work.retry:
+            outcome.failures.append(f"fit {fit['status']} earlier: {fit['reason']}")
+            return False, []
+    missing = []
+    for metric in metrics:
+        record = _recorded(work, row, metric.name, _identity(job, metric, work))
+        if record is None or (record["status"] != "ok" and work.retry):
+            missing.append(metric)
+        elif record["status"] != "ok":
+            outcome.failures.append(f"{metric.name} failed earlier: {record['reason']}")
+    return job.row.prior is not None and fit is None, missing
+
+
+def _recorded(work: Workspace, row: dict[str, Any], kind: str, identity: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return work.store.get(row, kind, record_id(identity))
+    except Damaged as error:
+        say(f"record is damaged and will be made again: {error}")
+        return None
+
+
+def _identity(job: Job, metric: Metric, work: Workspace) -> dict[str, Any]:
+    machine = work.machine if metric.machine_bound else None
+    settings = work.protocol.part(metric.reads)
+    return job.measurement_identity(class_identity(work.registry, type(metric)), settings, machine)
+
+

@@ -1,0 +1,74 @@
+"""What was asked for -> rows, and jobs seed by seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmark.bundles.bundle import Bundle
+from benchmark.errors import UsageError
+from benchmark.jobs.identity import Job, Row, class_identity, reference_row
+from benchmark.jobs.reference_rows import REFERENCES
+from benchmark.registry import Registry
+from benchmark.settings import parse_named, shown, validated
+from priors.api import LatentPrior, PriorConfig
+
+
+def resolved(
+    cls: type[LatentPrior], settings: dict[str, Any], dataset: str, latent_shape: tuple[int, ...], budget: str
+) -> tuple[PriorConfig, PriorConfig, str | None]:
+    """The config that `settings` give, the default they change, and a sentence where the recipe is borrowed.
+
+    The default is the data set's recipe, capped by the budget; what was typed overrides both.
+    """
+    recipe, note = cls.recipe(dataset, latent_shape)
+    of = f"prior {cls.name}"
+    default = validated(cls.Config, recipe, of)
+    if budget == "quick":
+        caps = {field: min(getattr(default, field), cap) for field, cap in cls.quick_caps(latent_shape).items()}
+        default = validated(cls.Config, {**recipe, **caps}, of)
+    return validated(cls.Config, {**default.model_dump(), **settings}, of), default, note
+
+
+def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: Bundle, budget: str) -> Row:
+    """The row of a prior with the settings that were typed."""
+    cls: type[LatentPrior] = registry.get("prior", name)
+    config, default, note = resolved(cls, settings, bundle.dataset, bundle.latent_shape, budget)
+    changed = [field for field in cls.Config.model_fields if getattr(config, field) != getattr(default, field)]
+    given = ",".join(f"{field}={shown(getattr(config, field))}" for field in changed)
+    label = f"{name}[{given}]" if changed else name
+    return Row(label, name, class_identity(registry, cls), cls, config, note)
+
+
+def rows(
+    registry: Registry,
+    priors: str | None,
+    bundle: Bundle,
+    budget: str,
+    reference_split: str | None = None,
+) -> list[Row]:
+    """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins').
+
+    Where images are compared with training images, the aggregate posterior is their reconstruction: no second row.
+    """
+    asked = parse_named(priors, "--priors") if priors else [(name, [{}]) for name in registry.at_hand("prior")]
+    wanted = [("gaussian", {})]
+    for name, choices in asked:
+        if name in REFERENCES:
+            raise UsageError(f"'{name}' is a reference row: it is always shown, and is not a prior to ask for")
+        for settings in choices:
+            wanted.append((name, settings))
+            if not settings:
+                wanted += [(name, companion) for companion in registry.get("prior", name).companions]
+    made = [reference_row(name) for name, of in REFERENCES.items() if of.stands_beside(reference_split)]
+    made += [prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
+    return list({row.label: row for row in made}.values())
+
+
+def jobs(made: list[Row], bundle: Bundle, seeds: int, budget: str, device_type: str) -> list[Job]:
+    """Seed by seed, so that an interrupted run has every row; what was drawn once has one seed."""
+    return [
+        Job(row, bundle, seed, budget, device_type)
+        for seed in range(seeds)
+        for row in made
+        if seed == 0 or row.prior or not REFERENCES[row.name].from_images
+    ]

@@ -1,0 +1,1 @@
+"""The machine under the numbers: its devices, allocator, arithmetic, clock and memory."""

@@ -1,0 +1,1 @@
+"""Files: sealed JSON, records, the cache, provenance, and where each lies."""

@@ -1,0 +1,1 @@
+"""What priors are built of and share: energies, flows, Langevin chains, resampling, early stopping."""
