@@ -1,5 +1,16 @@
-"""The harness: from a command line to a leaderboard of latent priors."""
+"""A benchmark of latent priors for frozen, pretrained VAEs: `benchmark.run`, `load_results`, `load_prior`, `Request`."""
+
+from typing import Any
 
 from benchmark.version import VERSION as __version__
 
-__all__ = ["__version__"]
+__all__ = ["Request", "__version__", "load_prior", "load_results", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: the command line starts without what it does not use."""
+    if name not in __all__:
+        raise AttributeError(f"module 'benchmark' has no attribute '{name}'")
+    from benchmark import library
+
+    return getattr(library, name)

@@ -1,3 +1,3 @@
-from benchmark.cli.commands import main
+from benchmark.cli.app import main
 
 main()

@@ -20,7 +20,7 @@ def say(line: str) -> None:
     console.print(line, markup=False)
 
 
-def _seconds(seconds: float) -> str:
+def shown_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
@@ -60,6 +60,6 @@ def track(what: str) -> Iterator:
         if now - last >= LOG_INTERVAL:
             last = now
             remaining = (now - start) / max(step - first, 1) * (total - step)
-            say(f"{what}: {step}/{total}, {_seconds(remaining)} left  {_facts(values)}".rstrip())
+            say(f"{what}: {step}/{total}, {shown_seconds(remaining)} left  {_facts(values)}".rstrip())
 
     yield log

@@ -15,6 +15,7 @@ from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sea
 
 Budget = Literal["quick", "full"]
 Split = Literal["val", "test"]
+PresetName = Literal["quick", "rae", "nvae"]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from typing import Any, get_origin
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from benchmark.errors import UsageError, unknown
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def parsed(text: str) -> Any:
@@ -61,16 +63,22 @@ def parse_named(text: str, option: str) -> list[tuple[str, list[dict[str, Any]]]
     return asked
 
 
-def validated(config: type[BaseModel], settings: dict[str, Any], of: str) -> BaseModel:
-    """`config(**settings)`; raises `UsageError` naming the setting, its value and what was expected."""
-    for name in settings:
-        if name not in config.model_fields:
-            raise unknown(f"setting of {of}", name, config.model_fields)
+def validated(config: type[Model], settings: dict[str, Any], of: str) -> Model:
+    """`config(**settings)` of settings as they are typed; raises `UsageError` as `checked` does."""
     sizes = {name for name, field in config.model_fields.items() if get_origin(field.annotation) is tuple}
     # one size is typed, and shown, as a number
-    settings = {name: (value,) if name in sizes and type(value) is int else value for name, value in settings.items()}
+    return checked(
+        config, {k: (value,) if k in sizes and type(value) is int else value for k, value in settings.items()}, of
+    )
+
+
+def checked(model: type[Model], fields: dict[str, Any], of: str) -> Model:
+    """`model(**fields)`; raises `UsageError` naming the field, its value and what was expected."""
+    for name in fields:
+        if name not in model.model_fields:
+            raise unknown(f"setting of {of}", name, model.model_fields)
     try:
-        return config(**settings)
+        return model(**fields)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "settings"

@@ -20,10 +20,11 @@ from __future__ import annotations
 import math
 import os
 import random
+import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ from scipy import stats
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.find import all_bundles
-from benchmark.bundles.reference import Reference, find_reference
+from benchmark.bundles.reference import Reference, command_for, find_reference
+from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
-from benchmark.jobs.identity import Job, Row, class_identity, reference_row
+from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.measure import Outcome, run_job
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
@@ -44,9 +46,9 @@ from benchmark.machine.arithmetic import float32_alone
 from benchmark.metrics.api import Metric
 from benchmark.metrics.samples import from_png
 from benchmark.progress import say
-from benchmark.protocol import PRESETS, USUAL, Protocol, protocol_for
 from benchmark.registry import Registry
-from benchmark.settings import validated
+from benchmark.request import ReferenceOf, Request, resolve
+from benchmark.settings import checked, validated
 from benchmark.store.places import fresh_cache
 from benchmark.store.records import RecordStore, record_id
 from benchmark.store.sealed import Damaged, content_hash
@@ -91,14 +93,12 @@ def told(findings: list[Finding]) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What computes a record again."""
+    """What computes a record again: its job, the metric, and what jobs share."""
 
     record: dict[str, Any]
     job: Job
     metric: Metric
-    protocol: Protocol
-    extractor: Extractor
-    reference: Reference | None
+    work: Workspace
 
 
 def verify(registry: Registry, results: Path, share: float, seed: int) -> Iterator[Finding]:
@@ -132,7 +132,7 @@ def verify(registry: Registry, results: Path, share: float, seed: int) -> Iterat
     for fit, recipes, findings in plans:
         yield from findings
         if recipes:
-            yield from _compared(recipes, fits.get(fit), registry, values)
+            yield from _compared(recipes, fits.get(fit), values)
 
 
 def by_fit(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -180,37 +180,58 @@ def recipe(
         raise Unverifiable(f"bundle {row['bundle']} is not here")
     if row["device"] == "cuda" and not torch.cuda.is_available():
         raise Unverifiable("made on cuda, which this machine does not have")
-    bundle = bundles[row["bundle"]]
-    registry.get("backbone", bundle.backbone_name)
-    if row["prior"] in REFERENCES:
-        line = reference_row(row["prior"])
-    else:
-        cls = registry.get("prior", row["prior"])
-        config = validated(cls.Config, row["config"], f"prior {row['prior']}")
-        line = Row(row["label"], row["prior"], class_identity(registry, cls), cls, config)
-    job = Job(line, bundle, row["seed"], row["budget"], row["device"])
-    metric = registry.get("metric", record["kind"])()
-    settings = identity["settings"]
-    named = settings.get("extractor", {"name": bundle.card["dataset"]["extractor"]})
-    extractor = registry.get("extractor", named["name"])()
-    split = settings.get("split", "test")
-    preset = PRESETS[USUAL[row["budget"] or "quick"]]
-    usual = protocol_for(bundle, preset, split, extractor, features=0)  # which decides no score
-    given = {**usual.model_dump(), **settings, "extractor": extractor.identity()}
-    protocol = validated(Protocol, given, "protocol")
-    here = job.measurement_identity(class_identity(registry, type(metric)), protocol.part(metric.reads), None)
+    if "extractor" in identity["settings"]:  # raises where its weights are not here, so that no other stands in
+        registry.get("extractor", identity["settings"]["extractor"]["name"])().identity()
+    resolved = resolve(_request(record, bundles[row["bundle"]], registry), registry, _stored_reference(identity))
+    job = next(job for job in reversed(resolved.jobs) if job.row.name == row["prior"])
+    (metric,) = resolved.work.metrics
+    settings = resolved.work.protocol.part(metric.reads)
+    here = job.measurement_identity(class_identity(registry, type(metric)), settings, None)
     if record_id(here) != record["id"]:
         known = fit is not None and identity["fit"] != job.fit_id
         recorded = {**identity, "fit": fit["identity"]} if known else identity
         raise Unverifiable(difference(recorded, {**here, "fit": job.fit_identity} if known else here))
-    reference = find_reference(bundle, extractor, protocol.images) if "extractor" in settings else None
-    if reference is None and "extractor" in settings:
-        raise Unverifiable(
-            f"no {extractor.name} reference of the {protocol.images} split beside the bundle; make it with: python -m benchmark "
-            f"reference --dataset {bundle.dataset} --bundle {bundle.path} --extractor {extractor.name} "
-            f"--split {protocol.images} --out {bundle.path / 'reference'}"
-        )
-    return Recipe(record, job, metric, protocol, extractor, reference)
+    return Recipe(record, job, metric, resolved.work)
+
+
+def _request(record: dict[str, Any], bundle: Bundle, registry: Registry) -> Request:
+    """What would have made a record, with the protocol's fields as they were then."""
+    row, settings = record["row"], dict(record["identity"]["settings"])
+    extractor = settings.pop("extractor", {}).get("name")
+    priors: tuple[tuple[str, dict[str, Any]], ...] = ()
+    if row["prior"] not in REFERENCES:
+        cls = registry.get("prior", row["prior"])  # a setting that the record does not name had its default
+        priors = ((row["prior"], validated(cls.Config, row["config"], f"prior {row['prior']}").model_dump()),)
+    given = {
+        "priors": priors,
+        "backbone": bundle.backbone_name,
+        "bundle": str(bundle.path),
+        "seeds": (row["seed"],),
+        "budget": row["budget"],
+        "protocol_settings": settings,
+        "split": settings.get("split", "test"),
+        "extractor": extractor,
+        "metrics": (record["kind"],),
+        "device": row["device"],
+    }
+    return checked(Request, given, "record")
+
+
+def _stored_reference(identity: dict[str, Any]) -> ReferenceOf:
+    """What finds the reference that lies beside a bundle, for a score that needs one. Raises `Unverifiable`."""
+
+    def reference_of(bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: str) -> Reference | None:
+        if "extractor" not in identity["settings"]:
+            return None
+        reference = find_reference(bundle, extractor, split)
+        if reference is None:
+            raise Unverifiable(
+                f"no {extractor.name} reference of the {split} split beside the bundle; make it with: "
+                f"{command_for(bundle, extractor, split)} --out {shlex.quote(str(bundle.path / 'reference'))}"
+            )
+        return reference
+
+    return reference_of
 
 
 def difference(recorded: dict[str, Any], here: dict[str, Any], at: str = "") -> str:
@@ -225,7 +246,6 @@ def difference(recorded: dict[str, Any], here: dict[str, Any], at: str = "") -> 
 def _compared(
     recipes: list[Recipe],
     fit: dict[str, Any] | None,
-    registry: Registry,
     values: dict[str, dict[int, dict[str, Any]]],
 ) -> Iterator[Finding]:
     """Fit once, measure all, and hold each record against what came out."""
@@ -234,7 +254,7 @@ def _compared(
         store = RecordStore(cache / "records")
         if job.row.prior:
             threads = (fit or recipes[0].record)["provenance"]["threads"]
-            outcome = _compute(recipes[0], [], registry, store, threads)
+            outcome = _compute(recipes[0], [], store, threads)
             made = store.get(job.facts(), "fit", job.fit_id)
             if made is None:  # a fault of this machine, which is no word on the record
                 said = "; ".join(outcome.failures)
@@ -246,7 +266,7 @@ def _compared(
                 yield _judged(fit, made, same, values)
         for each in recipes:
             record = each.record
-            outcome = _compute(each, [each.metric], registry, store, record["provenance"]["threads"])
+            outcome = _compute(each, [each.metric], store, record["provenance"]["threads"])
             made = store.get(each.job.facts(), each.metric.name, record["id"])
             if outcome.failures:
                 fault = made is None and fits_here
@@ -262,13 +282,12 @@ def _compared(
                 yield _judged(record, made, same and _same_machine(record, made), values)
 
 
-def _compute(recipe: Recipe, metrics: list[Metric], registry: Registry, store: RecordStore, threads: int) -> Outcome:
+def _compute(recipe: Recipe, metrics: list[Metric], store: RecordStore, threads: int) -> Outcome:
     """Fit, unless that is done, and measure, with as many threads as there were, where the processor has as many."""
-    given = (recipe.job.bundle, registry, recipe.protocol, recipe.extractor, recipe.reference, metrics, store)
     usual = torch.get_num_threads()
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
     try:
-        return run_job(recipe.job, Workspace(*given, torch.device(recipe.job.device_type)))
+        return run_job(recipe.job, replace(recipe.work, metrics=metrics, store=store))
     finally:
         torch.set_num_threads(usual)
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import benchmark
-from benchmark.cli.commands import main
+from benchmark.cli.app import main
 
 ROOT = Path(benchmark.__file__).resolve().parent.parent
 
@@ -28,7 +28,7 @@ def _command(words, cache, log):
 def start(words, cache, log):
     """The command line in a process of its own, forked from one that has imported the packages already."""
     forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload(["benchmark.cli.commands", "benchmark.coordinator", "benchmark.bundles.pretrain", "priors.evalp", __name__])
+    forked.set_forkserver_preload(["benchmark.cli.app", "benchmark.coordinator", "benchmark.bundles.pretrain", "priors.evalp", __name__])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
         multiprocessing.forkserver.ensure_running()

@@ -12,7 +12,7 @@ import torch
 from backbones.conv_vae import ConvVAE
 from benchmark.bundles.pretrain import pretrain
 from benchmark.bundles.reference import make_reference
-from benchmark.cli.commands import main
+from benchmark.cli.app import main
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.path import PathDataset
 from benchmark.extractors.digit_cnn import DigitCNN
@@ -85,6 +85,6 @@ def cli(monkeypatch, capsys):
 def brief_timings(monkeypatch):
     """Timings of four samples: the shipped decoder takes seconds for those of the protocol."""
     monkeypatch.setattr(
-        "benchmark.coordinator.protocol_for",
+        "benchmark.request.protocol_for",
         lambda *given: protocol_for(*given).model_copy(update={"timing_batches": (4,), "timing_seconds": 0.0}),
     )

@@ -23,7 +23,7 @@ from backbones.training import posterior
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.reference import find_reference
-from benchmark.cli.commands import app
+from benchmark.cli.app import app
 from benchmark.datasets.digits import Digits
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.store.sealed import file_hash

@@ -31,7 +31,7 @@ from backbones.training import posterior
 from benchmark.bundles.bundle import open_bundle, round_weights, write_bundle
 from benchmark.bundles.decoding import as_bytes
 from benchmark.bundles.find import find_bundle
-from benchmark.cli.commands import _dataset
+from benchmark.cli.app import _dataset
 from benchmark.datasets import celeba64
 from benchmark.datasets.api import Images
 from benchmark.datasets.celeba64 import CelebA64, CelebA64Preview

@@ -13,7 +13,7 @@ import torch
 from boards import CEILING, GAUSSIAN, Results
 from scipy import stats
 
-from benchmark.cli.commands import main
+from benchmark.cli.app import main
 from benchmark.metrics.samples import as_png
 from benchmark.report.tables import tables
 from benchmark.store.sealed import read_sealed

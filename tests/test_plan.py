@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from pydantic import Field
 
 from benchmark.bundles.bundle import Bundle, open_bundle
 from benchmark.bundles.find import SHIPPED
-from benchmark.cli.commands import ProtocolName
 from benchmark.errors import UsageError
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.plan import jobs, prior_row, rows
-from benchmark.protocol import PRESETS, chosen_preset, protocol_for
+from benchmark.protocol import PRESETS, PresetName, chosen_preset, protocol_for
 from benchmark.registry import Registry
+from benchmark.request import Request
 from benchmark.settings import parse_named, parsed, shown
 from benchmark.store.records import record_id
 from priors.api import LatentPrior, PriorConfig, sampling_setting
@@ -24,7 +26,7 @@ ALWAYS = ["aggregate_posterior", "reconstruction", "full_reconstruction", "gauss
 
 
 def made(priors, budget="quick", bundle=BUNDLE):
-    return rows(Registry(), priors, bundle, budget)
+    return rows(Registry(), Request(priors=priors).priors, bundle, budget)
 
 
 def labels(priors, budget="quick"):
@@ -191,16 +193,16 @@ def test_an_unknown_data_set_gets_the_recipe_of_the_nearest_latent_size_and_says
 
 
 def test_full_reconstructions_are_a_row_of_one_seed_and_none_against_training_images():
-    there = rows(Registry(), "gaussian", BUNDLE, "quick")
+    there = rows(Registry(), [("gaussian", {})], BUNDLE, "quick")
     assert [row.label for row in there] == ALWAYS
-    todo = jobs(there, BUNDLE, 2, "quick", "cpu")
+    todo = jobs(there, BUNDLE, range(2), "quick", "cpu")
     assert [job.seed for job in todo if job.row.label == "full_reconstruction"] == [0] and len(todo) == 7
-    against_train = rows(Registry(), "gaussian", BUNDLE, "full", "train")
+    against_train = rows(Registry(), [("gaussian", {})], BUNDLE, "full", "train")
     assert [row.label for row in against_train] == ["aggregate_posterior", "gaussian"]
 
 
 def test_jobs_go_seed_by_seed_over_all_rows():
-    todo = jobs(made("evalp"), BUNDLE, 3, "quick", "cpu")
+    todo = jobs(made("evalp"), BUNDLE, range(3), "quick", "cpu")
     assert [job.seed for job in todo] == [0] * 6 + [1] * 5 + [2] * 5
     assert [job.row.label for job in todo[:6]] == labels("evalp")
 
@@ -253,7 +255,7 @@ def test_a_sampling_setting_is_no_part_of_a_fit_but_of_its_measurements_and_its_
 
 def test_seeds_of_a_row_share_its_config_hash_and_rows_do_not():
     by_label = {}
-    for each in jobs(made("evalp"), BUNDLE, 3, "quick", "cpu"):
+    for each in jobs(made("evalp"), BUNDLE, range(3), "quick", "cpu"):
         by_label.setdefault(each.row.label, set()).add(each.facts()["config_hash"])
     assert all(len(hashes) == 1 for hashes in by_label.values())
     assert len(set.union(*by_label.values())) == len(by_label)
@@ -380,7 +382,7 @@ def test_nothing_is_chosen_by_a_protocol_that_sees_no_split_but_train():
 
 
 def test_the_command_line_names_the_presets_there_are():
-    assert {name.value for name in ProtocolName} == set(PRESETS)
+    assert set(get_args(PresetName)) == set(PRESETS)
 
 
 def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():

@@ -256,7 +256,7 @@ def test_drawing_leaves_matplotlib_as_it_was(results):
     assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize("module", ["benchmark.report.board", "benchmark.cli.commands", "benchmark.coordinator"])
+@pytest.mark.parametrize("module", ["benchmark.report.board", "benchmark.cli.app", "benchmark.coordinator"])
 def test_importing_the_commands_imports_no_plotting(module):
     plotting = {"matplotlib.pyplot", "matplotlib.figure", "seaborn"}
     code = f"import sys, {module}; sys.exit(bool({plotting} & set(sys.modules)))"

@@ -26,8 +26,7 @@ import benchmark
 from backbones.conv_vae import ConvVAE
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import SHIPPED
-from benchmark.bundles.reference import find_reference, make_reference
-from benchmark.coordinator import choose_extractor
+from benchmark.bundles.reference import find_reference, make_reference, obtain_reference
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.mnist import MNIST
 from benchmark.datasets.path import PathDataset
@@ -717,8 +716,8 @@ def test_a_damaged_reference_is_named_and_made_again_once(part, tmp_path, capsys
     whole = find_reference(bundle, DigitCNN(), "test").statistics(CPU)
     spoilt = bundle.path / "reference" / part
     _cut(spoilt)
-    asked = (Registry(), bundle, Digits(), None, None, "test", CPU, [])
-    _, reference = choose_extractor(*asked)
+    asked = (bundle, Digits(), DigitCNN(), "test", CPU, [])
+    reference = obtain_reference(*asked)
     assert re.search(rf"reference is damaged.*{re.escape(str(spoilt))}", capsys.readouterr().err)
     made = reference.statistics(CPU)
     torch.testing.assert_close(made.mean, whole.mean, rtol=1e-4, atol=1e-5)
@@ -728,7 +727,7 @@ def test_a_damaged_reference_is_named_and_made_again_once(part, tmp_path, capsys
         raise AssertionError("the reference is computed a second time")
 
     monkeypatch.setattr(Digits, "load", once)
-    assert choose_extractor(*asked)[1].path == reference.path
+    assert obtain_reference(*asked).path == reference.path
 
 
 def test_a_damaged_reference_without_images_is_one_line_and_a_command(small_bundle, tmp_path, cli):

@@ -36,7 +36,7 @@ RECORDS = 2 * (OF_A_SEED + 2)  # of both seeds, with the fits
 @pytest.fixture(scope="session")
 def undisturbed(small_bundle, tmp_path_factory):
     """A folder `results` and the `cache` of its run, with the bundle in it."""
-    from benchmark.cli.commands import main
+    from benchmark.cli.app import main
 
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copytree(small_bundle, folder / "cache" / "bundles" / "small")

@@ -9,6 +9,7 @@ They belong to images, not to a backbone: every bundle of the same images uses t
 from __future__ import annotations
 
 import functools
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from benchmark.bundles.bundle import Bundle
-from benchmark.datasets.api import Images
+from benchmark.datasets.api import Dataset, Images
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features
+from benchmark.progress import say, track
 from benchmark.scores.frechet import Statistics, feature_statistics
 from benchmark.store.places import cache_root
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
@@ -119,7 +121,42 @@ def make_reference(
         "covariance": statistics.covariance.cpu(),
         "subsample": features[chosen[:SUBSAMPLE]].half().cpu(),
     }
-    return Reference(*write_beside(bundle, extractor, split, len(of_split), tensors, folder, f"{extractor.name}-{split}"))
+    return Reference(
+        *write_beside(bundle, extractor, split, len(of_split), tensors, folder, f"{extractor.name}-{split}")
+    )
+
+
+def obtain_reference(
+    bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: str, device: torch.device, roots: list[Path]
+) -> Reference:
+    """The bundle's reference, computed where it is missing and the images can be had. Raises `UsageError`."""
+    try:
+        reference = find_reference(bundle, extractor, split)
+    except Damaged as error:
+        say(f"reference is damaged and will be made again: {error}")
+        reference = None
+    if reference is not None:
+        return reference
+    missing = (
+        f"no {extractor.name} reference of {bundle.path.name}; make it with: {command_for(bundle, extractor, split)}"
+    )
+    if dataset is None:
+        raise UsageError(missing)
+    try:
+        images = dataset.load(roots)
+    except UsageError as error:
+        raise UsageError(f"{missing} ({error})") from error
+    say(f"computing the {extractor.name} reference of {bundle.path.name}, {split} split, once")
+    with track(f"{extractor.name} reference") as progress:
+        return make_reference(bundle, images, extractor, split, device, None, progress)
+
+
+def command_for(bundle: Bundle, extractor: Extractor, split: str) -> str:
+    """The command that makes a reference."""
+    return (
+        f"python -m benchmark reference --dataset {bundle.dataset} --bundle {shlex.quote(str(bundle.path))} "
+        f"--extractor {extractor.name} --split {split}"
+    )
 
 
 def write_beside(

@@ -28,11 +28,21 @@ LOG_POINTS = 60
 
 def fitted(job: Job, work: Workspace) -> LatentPrior:
     """The job's prior, fitted now or found in the cache; its fit is recorded either way. Raises `Failed`."""
-    made = _cached_fit(job) or _fit(job, work)
+    made = find_or_fit(job, work)
     recorded = work.store.put(job.facts(), "fit", job.fit_identity, made)
+    here = " here, though it is recorded as fine" if recorded["status"] == "ok" else ""
+    return load_fit(job, work, made, here)
+
+
+def find_or_fit(job: Job, work: Workspace) -> dict[str, Any]:
+    """The content of a fit's record, its state being in the cache where it succeeded. Raises `Failed`."""
+    return _cached_fit(job) or _fit(job, work)
+
+
+def load_fit(job: Job, work: Workspace, made: dict[str, Any], remark: str = "") -> LatentPrior:
+    """The fitted prior, frozen, on the device. Raises `Failed` where `made`, the content of its record, is a failure."""
     if made["status"] != "ok":
-        here = " here, though it is recorded as fine" if recorded["status"] == "ok" else ""
-        raise Failed(f"fit {made['status']}{here}: {made['reason']}")
+        raise Failed(f"fit {made['status']}{remark}: {made['reason']}")
     prior = _constructed(job, work)
     prior.load_state_dict(load_file(_fit_path(job)))
     return prior.to(work.device).eval().requires_grad_(False)
@@ -65,7 +75,7 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
         return {"status": status, "reason": reason_of(error), "log": log.points, "provenance": provenance(work.device)}
     record = {
         "status": "ok",
-        "values": {"fit_seconds": seconds, **facts},
+        "values": {**facts, "fit_seconds": seconds},
         "parameters": sum(parameter.numel() for parameter in prior.parameters()),
         "note": job.row.note,
         "log": log.points,

@@ -39,29 +39,63 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
     Where another process is at the same job: wait for it and find it done, or (`wait=False`) return None at once.
     """
     reference = None if job.row.prior else REFERENCES[job.row.name]
-    outcome = Outcome()
     if reference and reference.from_images and work.reconstructions is None:
-        return outcome
-    metrics = [metric for metric in work.metrics if _is_asked(metric, job, work)]
-    if not any(_missing(job, metrics, work, outcome)):
-        return outcome
+        return Outcome()
+    before = pending(job, work)
+    if not (before.fit or before.metrics):
+        return Outcome(failures=before.failures)
     try:
         held = FileLock(lock_path(job.fit_id)).acquire(timeout=-1 if wait else 0)
     except Timeout:
         return None
     with held:
-        outcome = Outcome()
-        unrecorded_fit, missing = _missing(job, metrics, work, outcome)  # again: the other process may be done
-        if not (unrecorded_fit or missing):
+        now = pending(job, work)  # again: the other process may be done
+        outcome = Outcome(failures=now.failures)
+        if not (now.fit or now.metrics):
             return outcome
         try:
             evaluation = _evaluation(job, work, reference)
         except Failed as failure:
             outcome.failures.append(str(failure))
             return outcome
-        for metric in missing:
+        for metric in now.metrics:
             _measure(job, metric, evaluation, work, outcome)
     return outcome
+
+
+@dataclass
+class Pending:
+    """What is not recorded of a job: its fit, and metrics.
+
+    `recorded` counts the measurements that are; `failures`: reasons of recorded failures that are not tried again.
+    """
+
+    fit: bool = False
+    metrics: list[Metric] = field(default_factory=list)
+    recorded: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def pending(job: Job, work: Workspace) -> Pending:
+    """What `run_job` would do."""
+    row, found = job.facts(), Pending()
+    if job.row.prior:
+        fit = _recorded(work, row, "fit", job.fit_identity)
+        if fit is not None and fit["status"] != "ok" and not work.retry:
+            found.failures.append(f"fit {fit['status']} earlier: {fit['reason']}")
+            return found
+        found.fit = fit is None
+    for metric in work.metrics:
+        if not _is_asked(metric, job, work):
+            continue
+        record = _recorded(work, row, metric.name, _identity(job, metric, work))
+        if record is None or (record["status"] != "ok" and work.retry):
+            found.metrics.append(metric)
+            continue
+        found.recorded += 1
+        if record["status"] != "ok":
+            found.failures.append(f"{metric.name} failed earlier: {record['reason']}")
+    return found
 
 
 def _is_asked(metric: Metric, job: Job, work: Workspace) -> bool:
@@ -131,27 +165,6 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
     work.store.put(job.facts(), metric.name, _identity(job, metric, work), content)
 
 
-def _missing(job: Job, metrics: list[Metric], work: Workspace, outcome: Outcome) -> tuple[bool, list[Metric]]:
-    """Whether the fit has no record, and the metrics to measure.
-
-    Recorded failures go into `outcome`, unless they are retried.
-    """
-    row, fit = job.facts(), None
-    if job.row.prior:
-        fit = _recorded(work, row, "fit", job.fit_identity)
-        if fit is not None and fit["status"] != "ok" and not work.retry:
-            outcome.failures.append(f"fit {fit['status']} earlier: {fit['reason']}")
-            return False, []
-    missing = []
-    for metric in metrics:
-        record = _recorded(work, row, metric.name, _identity(job, metric, work))
-        if record is None or (record["status"] != "ok" and work.retry):
-            missing.append(metric)
-        elif record["status"] != "ok":
-            outcome.failures.append(f"{metric.name} failed earlier: {record['reason']}")
-    return job.row.prior is not None and fit is None, missing
-
-
 def _recorded(work: Workspace, row: dict[str, Any], kind: str, identity: dict[str, Any]) -> dict[str, Any] | None:
     try:
         return work.store.get(row, kind, record_id(identity))
@@ -164,5 +177,3 @@ def _identity(job: Job, metric: Metric, work: Workspace) -> dict[str, Any]:
     machine = work.machine if metric.machine_bound else None
     settings = work.protocol.part(metric.reads)
     return job.measurement_identity(class_identity(work.registry, type(metric)), settings, machine)
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmark.bundles.bundle import Bundle
@@ -9,7 +10,7 @@ from benchmark.errors import UsageError
 from benchmark.jobs.identity import Job, Row, class_identity, reference_row
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.registry import Registry
-from benchmark.settings import parse_named, shown, validated
+from benchmark.settings import shown, validated
 from priors.api import LatentPrior, PriorConfig
 
 
@@ -41,34 +42,29 @@ def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: B
 
 def rows(
     registry: Registry,
-    priors: str | None,
+    priors: Sequence[tuple[str, dict[str, Any]]] | None,
     bundle: Bundle,
     budget: str,
     reference_split: str | None = None,
 ) -> list[Row]:
-    """The reference rows, the Gaussian, then what was asked for (default: every prior but installed plugins').
-
-    Where images are compared with training images, the aggregate posterior is their reconstruction: no second row.
-    """
-    asked = parse_named(priors, "--priors") if priors else [(name, [{}]) for name in registry.at_hand("prior")]
-    wanted = [("gaussian", {})]
-    for name, choices in asked:
+    """The reference rows, the Gaussian, then what was asked for (None: every prior but installed plugins')."""
+    wanted: list[tuple[str, dict[str, Any]]] = [("gaussian", {})]
+    for name, settings in [(name, {}) for name in registry.at_hand("prior")] if priors is None else priors:
         if name in REFERENCES:
             raise UsageError(f"'{name}' is a reference row: it is always shown, and is not a prior to ask for")
-        for settings in choices:
-            wanted.append((name, settings))
-            if not settings:
-                wanted += [(name, companion) for companion in registry.get("prior", name).companions]
+        wanted.append((name, settings))
+        if not settings:
+            wanted += [(name, companion) for companion in registry.get("prior", name).companions]
     made = [reference_row(name) for name, of in REFERENCES.items() if of.stands_beside(reference_split)]
     made += [prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
     return list({row.label: row for row in made}.values())
 
 
-def jobs(made: list[Row], bundle: Bundle, seeds: int, budget: str, device_type: str) -> list[Job]:
-    """Seed by seed, so that an interrupted run has every row; what was drawn once has one seed."""
+def jobs(made: list[Row], bundle: Bundle, seeds: Sequence[int], budget: str, device_type: str) -> list[Job]:
+    """Seed by seed, so that an interrupted run has every row; what was drawn once has the first seed alone."""
     return [
         Job(row, bundle, seed, budget, device_type)
-        for seed in range(seeds)
+        for seed in seeds
         for row in made
-        if seed == 0 or row.prior or not REFERENCES[row.name].from_images
+        if seed == seeds[0] or row.prior or not REFERENCES[row.name].from_images
     ]

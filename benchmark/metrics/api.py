@@ -23,7 +23,11 @@ from priors.api import PosteriorSplit
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
-AGGREGATE_POSTERIOR, RECONSTRUCTION, FULL_RECONSTRUCTION = "aggregate_posterior", "reconstruction", "full_reconstruction"
+AGGREGATE_POSTERIOR, RECONSTRUCTION, FULL_RECONSTRUCTION = (
+    "aggregate_posterior",
+    "reconstruction",
+    "full_reconstruction",
+)
 #: rows that are no prior's and take part in no ranking; no prior may have one of these names
 REFERENCE_ROWS = (AGGREGATE_POSTERIOR, RECONSTRUCTION, FULL_RECONSTRUCTION)
 #: the reference rows that have images

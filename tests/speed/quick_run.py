@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-import benchmark.cli.commands
+import benchmark.cli.app
 import benchmark.coordinator
 import benchmark.jobs.fit
 import benchmark.jobs.measure
@@ -87,7 +87,7 @@ def timed_phases() -> Phases:
     for owner, attribute, name in (
         (Registry, "_read_built_in", "plugins"),
         (Registry, "_read_entry_points", "plugins"),
-        (benchmark.cli.commands, "_bundle", "bundle: open and verify"),
+        (benchmark.cli.app, "_bundle", "bundle: open and verify"),
         (Bundle, "backbone", "bundle: load parts"),
         (Bundle, "posterior", "bundle: load parts"),
         (benchmark.coordinator, "choose_extractor", "reference"),
@@ -128,7 +128,7 @@ def run_once(arguments: list[str], phases: Phases) -> dict[str, float]:
     said = io.StringIO()
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        status = benchmark.cli.commands.app(arguments, standalone_mode=False)
+        status = benchmark.cli.app.app(arguments, standalone_mode=False)
     total = time.perf_counter() - start
     if status:
         raise SystemExit(f"the run failed with status {status}:\n{said.getvalue()}")
@@ -157,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     command = ["run", "--dataset", "digits", "--budget", "quick", "--seeds", str(options.seeds)]
     command += ["--device", options.device, *(["--priors", options.priors] if options.priors else [])]
-    imports, phases = process_seconds("-c", "import benchmark.cli.commands, benchmark.coordinator"), timed_phases()
+    imports, phases = process_seconds("-c", "import benchmark.cli.app, benchmark.coordinator"), timed_phases()
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE_VARIABLE] = str(Path(folder) / "cache")  # the variable is read at every use
         arguments = [*command, "--results", str(Path(folder) / "results")]

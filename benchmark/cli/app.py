@@ -1,0 +1,54 @@
+"""The commands under one name, and what every error becomes: one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from benchmark.cli import images, plugins, pretrain, results, run
+from benchmark.errors import NO_SPACE, UsageError
+from benchmark.machine.allocator import keep_freed_memory
+from benchmark.progress import say
+
+app = typer.Typer(
+    help="A benchmark of latent priors for frozen, pretrained VAEs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for name, command in {
+    "run": run.run,
+    "pretrain": pretrain.pretrain,
+    "reference": images.reference,
+    "bound": images.bound,
+    "list": plugins.list_,
+    "check": plugins.check,
+    "new-prior": plugins.new_prior,
+    "leaderboard": results.leaderboard,
+    "verify": results.verify,
+}.items():
+    app.command(name)(command)
+
+
+@app.callback()
+def options() -> None:
+    """A benchmark of latent priors for frozen, pretrained VAEs."""
+
+
+def main() -> None:
+    """Run a command; exit 0 when all went well, 1 when a job failed, 2 for wrong usage, 130 when interrupted."""
+    keep_freed_memory()
+    try:
+        app()
+    except UsageError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        say(f"error: cannot use {error.filename}: {error.strerror.lower()} (--results, --out and caches are folders)")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        say(f"error: {error.strerror.lower()}: {error.filename or 'the disk is full'}; what is recorded stays")
+        sys.exit(2)

@@ -1,0 +1,101 @@
+"""`reference` and `bound`: what needs the real images of a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from benchmark.cli.options import (
+    BackboneOption,
+    BundleOption,
+    DataRootOption,
+    DatasetOption,
+    DeviceOption,
+    ExtractorOption,
+    Part,
+    PluginOption,
+    WeightsOption,
+)
+from benchmark.errors import UsageError
+from benchmark.machine.devices import chosen_device
+from benchmark.names import named_bundle, open_registry, require_dataset_of
+from benchmark.progress import say
+from benchmark.store.places import data_roots
+
+
+def reference(
+    dataset: DatasetOption,
+    backbone: BackboneOption = "conv_vae",
+    bundle: BundleOption = None,
+    extractor: ExtractorOption = None,
+    inception_weights: WeightsOption = None,
+    split: Annotated[Optional[list[Part]], typer.Option(help="Split to read (repeatable; default: all three).")] = None,
+    device: DeviceOption = "auto",
+    data_root: DataRootOption = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write to (default: in the cache).")] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Compute what an extractor sees in a bundle's real images, so that runs need not open them.
+
+    Of a hierarchy also what it sees in their full reconstructions, every latent group drawn from its posterior.
+    """
+    from benchmark.bundles.reconstructions import make_reconstructions
+    from benchmark.bundles.reference import make_reference
+    from benchmark.extractors.api import Unavailable
+    from benchmark.progress import track
+
+    registry = open_registry(plugin or [])
+    opened = named_bundle(registry, dataset, backbone, bundle)
+    source = require_dataset_of(registry, dataset, opened)
+    name = extractor or opened.card["dataset"]["extractor"]
+    chosen = registry.get("extractor", name)(inception_weights)
+    images, where = source.load(data_roots(data_root)), chosen_device(device)
+    model = opened.backbone(registry.get("backbone", opened.backbone_name), where)
+    for part in [each.value for each in split or Part]:
+        of = f"{opened.path.name}, {part} split"
+        try:
+            with track(f"{name} reference of {of}") as progress:
+                made = make_reference(opened, images, chosen, part, where, out, progress)
+            with track(f"{name} reconstructions of {of}") as progress:
+                path = make_reconstructions(opened, model, images, chosen, part, where, out, progress)
+        except Unavailable as error:
+            raise UsageError(str(error)) from error
+        say(f"reference written: {made.path}" + (f", and full reconstructions: {path}" if path else ""))
+
+
+def bound(
+    dataset: DatasetOption,
+    backbone: BackboneOption = "conv_vae",
+    bundle: BundleOption = None,
+    samples: Annotated[int, typer.Option(min=1, help="Draws of q(z|x) per image.")] = 100,
+    split: Annotated[Part, typer.Option(help="Images to bound.")] = Part.test,
+    device: DeviceOption = "auto",
+    data_root: DataRootOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Importance-weighted bound on a backbone's log-likelihood of real images, in nats."""
+    from benchmark.bundles.bound import importance_weighted_bound
+    from benchmark.bundles.reference import require_images_of
+    from benchmark.progress import track
+    from benchmark.streams import stream
+
+    registry, where = open_registry(plugin or []), chosen_device(device)
+    opened = named_bundle(registry, dataset, backbone, bundle)
+    found = require_dataset_of(registry, dataset, opened).load(data_roots(data_root))
+    require_images_of(opened, found)
+    images = getattr(found, split.value)
+    model = opened.backbone(registry.get("backbone", opened.backbone_name), where)
+    try:
+        with track(f"bound of {opened.path.name}, {split.value} split") as progress:
+            tightest, elbo = importance_weighted_bound(
+                model, images.to(where), samples, stream(where, "bound"), progress
+            )
+    except ValueError as error:
+        raise UsageError(f"{opened.path.name}: {error}") from error
+    for name, each in ((f"L_{samples}", tightest), ("L_1", elbo)):
+        error = each.std().item() / len(each) ** 0.5
+        print(
+            f"{name} = {each.mean().item():.2f} nats (standard error {error:.2f}, {len(each):,} {split.value} images)"
+        )

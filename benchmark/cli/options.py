@@ -1,0 +1,59 @@
+"""Options that several commands have, and the parsing of their values."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from benchmark.errors import UsageError
+from benchmark.machine.devices import DeviceName
+from benchmark.settings import parsed
+
+
+class Part(str, Enum):
+    """A split of a bundle; a class, since lists of literals are no type of an option."""
+
+    train, val, test = "train", "val", "test"
+
+
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", help="A data set by name, or a path (.npz or folder of images).")
+]
+BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone, by name.")]
+BundleOption = Annotated[
+    Optional[str], typer.Option("--bundle", help="Bundle, by name or folder, where several match.")
+]
+DeviceOption = Annotated[DeviceName, typer.Option("--device", help="auto takes CUDA where there is one.")]
+ExtractorOption = Annotated[
+    Optional[str], typer.Option("--extractor", help="Feature extractor (default: the data set's).")
+]
+WeightsOption = Annotated[Optional[Path], typer.Option("--inception-weights", help="File of Inception weights.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records and leaderboards.")]
+PluginOption = Annotated[
+    Optional[list[Path]], typer.Option("--plugin", help="A Python file with a plugin (repeatable).")
+]
+DataRootOption = Annotated[
+    Optional[Path], typer.Option("--data-root", help="Folder with image data (also: $LATENT_PRIOR_DATA).")
+]
+
+
+def parse_settings(words: list[str] | None) -> dict[str, Any]:
+    """`["width=32", "nz=8"]` -> {"width": 32, "nz": 8}."""
+    settings = {}
+    for word in words or []:
+        name, equals, value = word.partition("=")
+        if not (equals and name and value):
+            raise UsageError(f"--set {word}: expected NAME=VALUE, for example width=32")
+        settings[name.strip()] = parsed(value.strip())
+    return settings
+
+
+def parse_counts(text: str) -> list[int]:
+    """`"7500,1000,5000"` -> [7500, 1000, 5000]."""
+    words = text.split(",")
+    if len(words) != 3 or not all(word.strip().isdecimal() and int(word) > 1 for word in words):
+        raise UsageError(f"--keep {text}: expected three numbers, for train, val and test, for example 7500,1000,5000")
+    return [int(word) for word in words]

@@ -1,0 +1,81 @@
+"""`list`, `check` and `new-prior`: what is registered, what it owes, and a file to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from benchmark.bundles.find import all_bundles
+from benchmark.cli.options import DeviceOption, PluginOption
+from benchmark.errors import UsageError, unknown
+from benchmark.machine.devices import chosen_device
+from benchmark.registry import KINDS, Registry
+from benchmark.settings import parse_named
+
+
+def list_(plugin: PluginOption = None) -> None:
+    """Show priors, backbones, datasets, metrics, extractors and bundles, and plugins that are broken, with why."""
+    registry = Registry(list(plugin or []))
+    for kind in KINDS:
+        print(f"{kind}s:")
+        for name, cls in registry.all(kind).items():
+            origin = registry.origin(cls)
+            print(f"  {name}" + ("" if origin == "built-in" else f"  (plugin: {origin})"))
+    bundles, damaged = all_bundles()
+    print("bundles:")
+    for name, made in bundles.items():
+        shape, best = "x".join(map(str, made.latent_shape)), made.card["training"]["best_epoch"]
+        print(f"  {name}  ({made.dataset}, {made.backbone_name}, latent {shape}, epoch {best}, {made.id[:16]})")
+    for title, reasons in (("damaged bundles", damaged), ("broken plugins", registry.broken)):
+        if reasons:
+            print(f"{title}:")
+            for name, why in reasons.items():
+                print(f"  {name}: {why}")
+
+
+def check(
+    prior: Annotated[str, typer.Argument(help="A prior, with settings if wanted: 'evalp[sampler=spline]'.")],
+    target: Annotated[
+        Optional[list[str]], typer.Option(help="Synthetic target to learn (repeatable; default: all).")
+    ] = None,
+    device: DeviceOption = "auto",
+    plugin: PluginOption = None,
+) -> None:
+    """Hold a prior to the contract and to what it says it learns; exit 1 when a check does not hold."""
+    from benchmark.check.contract import check
+    from benchmark.check.targets import TARGETS
+
+    registry = Registry(list(plugin or []))
+    asked = parse_named(prior, "check")
+    if len(asked) != 1 or len(asked[0][1]) != 1:
+        raise UsageError(f"check {prior}: expected one prior with one value for each setting")
+    name, (settings,) = asked[0]
+    for wanted in target or []:
+        if wanted not in TARGETS:
+            raise unknown("target", wanted, TARGETS)
+    cls = registry.get("prior", name)
+    for path in map(str, plugin or []):
+        if path in registry.broken:  # else a built-in of the same name would be checked in its place
+            raise UsageError(f"broken plugin {path}: {registry.broken[path]}")
+    failed = 0
+    for finding in check(cls, settings, list(target or TARGETS), chosen_device(device)):
+        failed += finding.held is False
+        mark = {True: "holds", False: "FAILS", None: "-"}[finding.held]
+        print(f"{mark:6} {finding.check:38} {finding.detail}", flush=True)
+    print(f"{prior}: " + (f"{failed} checks fail" if failed else "all checks hold"))
+    raise typer.Exit(1 if failed else 0)
+
+
+def new_prior(
+    name: Annotated[str, typer.Argument(help="Name of the prior and of its file.")],
+    folder: Annotated[Path, typer.Option(help="Where to write the file.")] = Path("."),
+) -> None:
+    """Write a commented plugin file that passes `check` as it is."""
+    from benchmark.check.new_prior import new_prior
+
+    path = new_prior(name, folder, Registry().at_hand("prior"))
+    print(f"written: {path}\nnext:")
+    print(f"  python -m benchmark check {name} --plugin {path}")
+    print(f"  python -m benchmark run --priors {name} --plugin {path}")

@@ -1,0 +1,52 @@
+"""`pretrain`: train a backbone on images and write its bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from benchmark.cli.options import (
+    BackboneOption,
+    DataRootOption,
+    DatasetOption,
+    DeviceOption,
+    PluginOption,
+    parse_counts,
+    parse_settings,
+)
+from benchmark.machine.devices import chosen_device
+from benchmark.names import named_dataset, open_registry
+from benchmark.store.places import data_roots
+
+
+def pretrain(
+    dataset: DatasetOption,
+    backbone: BackboneOption = "conv_vae",
+    set_: Annotated[Optional[list[str]], typer.Option("--set", help="A setting, NAME=VALUE (repeatable).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and noise.")] = 0,
+    device: DeviceOption = "auto",
+    data_root: DataRootOption = None,
+    keep: Annotated[
+        Optional[str],
+        typer.Option(help="Posteriors kept of train, val and test images, drawn at random, e.g. 7500,1000,5000."),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the new bundle (default: in the cache).")] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Train a backbone on images and write its bundle (stage 1; minutes to hours, resumes after a kill)."""
+    from benchmark.bundles.pretrain import pretrain
+
+    registry = open_registry(plugin or [])
+    pretrain(
+        registry,
+        named_dataset(registry, dataset),
+        registry.get("backbone", backbone),
+        parse_settings(set_),
+        seed,
+        chosen_device(device),
+        data_roots(data_root),
+        parse_counts(keep) if keep else None,
+        out,
+    )

@@ -1,0 +1,60 @@
+"""`leaderboard` and `verify`: tables made from records, and records computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.cli.options import PluginOption, ResultsOption
+from benchmark.errors import UsageError
+from benchmark.names import open_registry
+from benchmark.progress import say
+
+
+def leaderboard(results: ResultsOption = Path("results")) -> None:
+    """Rebuild leaderboard.md, leaderboard.csv and their pictures from the records; exit 1 if any is damaged."""
+    from benchmark.report.board import write_pictures, write_tables
+
+    _require_records(results)
+    damaged = write_tables(results)
+    write_pictures(results)
+    for sentence in damaged:
+        say(f"left out: {sentence}")
+    say(f"written: {results / 'leaderboard.md'}")
+    raise typer.Exit(1 if damaged else 0)
+
+
+def verify(
+    results: ResultsOption = Path("results"),
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of the fits to repeat, at least one.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Decides which are drawn.")] = 0,
+    plugin: PluginOption = None,
+) -> None:
+    """Compute a random share of the recorded scores again, from scratch; exit 1 if any disagrees."""
+    from benchmark.verify import VERDICTS, told, verify
+
+    _require_records(results)
+    registry = open_registry(plugin or [])
+    counts, alike, interrupted = dict.fromkeys(VERDICTS, 0), [], False
+    try:
+        for finding in verify(registry, results, share, seed):
+            counts[finding.verdict] += 1
+            if alike and finding.said != alike[0].said:
+                print(told(alike), flush=True)
+                alike = []
+            alike.append(finding)
+    except KeyboardInterrupt:
+        interrupted = True
+    if alike:
+        print(told(alike))
+    if interrupted:
+        say("interrupted: this is what was verified so far")
+    print(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))
+    raise typer.Exit(130 if interrupted else 1 if counts["DISAGREES"] else 0)
+
+
+def _require_records(results: Path) -> None:
+    if not (results / "records").is_dir():
+        raise UsageError(f"{results}: no records here (expected a folder 'records')")

@@ -1,0 +1,91 @@
+"""`run`: fit and score priors on a bundle and write the leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from benchmark.cli.options import (
+    BackboneOption,
+    BundleOption,
+    DataRootOption,
+    DatasetOption,
+    DeviceOption,
+    ExtractorOption,
+    PluginOption,
+    ResultsOption,
+    WeightsOption,
+)
+from benchmark.progress import say
+from benchmark.protocol import Budget, PresetName, Split
+
+
+def run(
+    context: typer.Context,
+    file: Annotated[
+        Optional[Path],
+        typer.Option("--file", help="A TOML file with these options as keys; what is typed goes before."),
+    ] = None,
+    priors: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Priors with settings, e.g. 'evalp[gp_weight=1,10],gaussian' (default: all that come with it)."
+        ),
+    ] = None,
+    dataset: DatasetOption = "digits",
+    backbone: BackboneOption = "conv_vae",
+    bundle: BundleOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 3,
+    budget: Annotated[
+        Optional[Budget], typer.Option(help="full: each prior's own recipe; quick (default): steps capped.")
+    ] = None,
+    protocol: Annotated[
+        Optional[PresetName],
+        typer.Option(
+            help="rae (default with the full budget): 10,000 images against test; nvae: 50,000 against train; quick: 2,000."
+        ),
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Choose settings on val, report on test.")] = "test",
+    extractor: ExtractorOption = None,
+    inception_weights: WeightsOption = None,
+    metrics: Annotated[
+        Optional[str],
+        typer.Option(help="Measure these alone: names, 'scores' (in several shells) or 'timings' (in quiet)."),
+    ] = None,
+    device: DeviceOption = "auto",
+    results: ResultsOption = Path("results"),
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what is recorded as failed.")] = False,
+    data_root: DataRootOption = None,
+    plugins: PluginOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and about how long it takes; do nothing.")
+    ] = False,
+) -> None:
+    """Fit and score priors on a bundle and write the leaderboard (stage 2; what is recorded is not done again)."""
+    from benchmark import coordinator
+    from benchmark.request import Request, request_from, resolve, stored_reference
+
+    typed = {
+        name: value
+        for name, value in context.params.items()
+        if name in Request.model_fields and _is_typed(context, name)
+    }
+    request = request_from(typed, file)
+    if dry_run:
+        print(coordinator.dry_run(resolve(request, reference_of=stored_reference)))
+        return
+    try:
+        finished = coordinator.run(resolve(request))
+    except KeyboardInterrupt:
+        say("interrupted: the leaderboard holds what was measured, and the same command goes on from here")
+        raise typer.Exit(130) from None
+    print(finished.table)
+    say(finished.summary)
+    raise typer.Exit(1 if finished.failed else 0)
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

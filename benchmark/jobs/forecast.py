@@ -1,0 +1,62 @@
+"""What a run would do, and about how long that takes by what was recorded: nothing is computed."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.jobs.identity import Job
+from benchmark.jobs.measure import pending
+from benchmark.jobs.workspace import Workspace
+
+
+@dataclass
+class Forecast:
+    """One row's share of a run. `seconds` is of what has a recorded time, `unknown` counts what has none."""
+
+    label: str
+    seeds: int = 0
+    fits: int = 0
+    measurements: int = 0
+    recorded: int = 0
+    seconds: float = 0.0
+    unknown: int = 0
+
+
+def forecast(jobs: Iterable[Job], work: Workspace, records: list[dict[str, Any]]) -> list[Forecast]:
+    """One forecast a row, in the order of the jobs."""
+    times = _recorded_seconds(records)
+    rows: dict[str, Forecast] = {}
+    for job in jobs:
+        row = rows.setdefault(job.row.label, Forecast(job.row.label))
+        todo = pending(job, work)
+        row.seeds += 1
+        row.fits += todo.fit
+        row.measurements += len(todo.metrics)
+        row.recorded += todo.recorded
+        for kind in [*(["fit"] if todo.fit else []), *(metric.name for metric in todo.metrics)]:
+            seconds = next((times[key] for key in _keys(job.facts(), kind) if key in times), None)
+            row.seconds += seconds or 0.0
+            row.unknown += seconds is None
+    return list(rows.values())
+
+
+def _keys(row: dict[str, Any], kind: str) -> Iterable[tuple[Any, ...]]:
+    """What is taken for the time of a fit or a score, the nearest first: this row's here, the prior's here, elsewhere."""
+    yield row["bundle"], row["budget"], row["device"], row["label"], kind
+    yield row["bundle"], row["budget"], row["device"], row["prior"], kind
+    yield row["budget"], row["device"], row["prior"], kind
+
+
+def _recorded_seconds(records: list[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """Mean seconds of what was recorded, under each of `_keys`."""
+    found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for record in records:
+        seconds = record["values"].get("fit_seconds") if record["kind"] == "fit" else record.get("seconds")
+        if record["status"] == "ok" and seconds is not None:
+            for key in _keys(record["row"], record["kind"]):
+                found[key].append(seconds)
+    return {key: statistics.fmean(values) for key, values in found.items()}

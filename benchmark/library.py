@@ -1,0 +1,84 @@
+"""What a Python script calls: `benchmark.run`, `benchmark.load_results`, `benchmark.load_prior`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from backbones.api import Backbone
+from benchmark import coordinator
+from benchmark.bundles.decoding import decoded
+from benchmark.errors import UsageError
+from benchmark.jobs.failures import Failed
+from benchmark.jobs.fit import find_or_fit, load_fit
+from benchmark.report.frame import results_frame
+from benchmark.request import Request, request_from, resolve
+from benchmark.streams import seeded_globals, stream
+from priors.api import LatentPrior
+
+
+def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
+    """Fit and score priors and write the leaderboard, as the command `run` does; returns `load_results` of its table.
+
+    Give a `Request`, or its fields: `run(priors="evalp,ncp", dataset="digits", seeds=2, results="results")`.
+    Everything is done in this process. Rows that fail are recorded and said, and are missing from what is returned.
+    Raises `UsageError` for what does not exist or does not fit together.
+    """
+    if request is not None and fields:
+        raise UsageError("run: a request is whole: give it, or fields, not both")
+    resolved = resolve(request or request_from(fields))
+    coordinator.run(resolved)
+    found = load_results(resolved.results)
+    work = resolved.work
+    return found[(found["bundle"] == work.bundle.id[:16]) & (found["protocol"] == work.protocol.hash[:16])]
+
+
+def load_results(path: str | Path = "results") -> pd.DataFrame:
+    """All numbers of a results folder, one a line: see `benchmark.report.frame.results_frame` for the columns."""
+    if not (Path(path) / "records").is_dir():
+        raise UsageError(f"{path}: no records here (expected a folder 'records')")
+    return results_frame(Path(path))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedPrior:
+    """A fitted prior with the decoder that it was fitted for, frozen, on one device."""
+
+    prior: LatentPrior
+    backbone: Backbone
+    device: torch.device
+
+    @torch.no_grad()
+    def latents(self, n: int, seed: int = 0) -> Tensor:
+        """n latents (n, *latent_shape); the seed decides them."""
+        with seeded_globals(self.device, "loaded prior", seed):
+            return self.prior.sample(n, stream(self.device, "loaded prior", seed))
+
+    def images(self, n: int, seed: int = 0) -> Tensor:
+        """What `latents(n, seed)` decode to: uint8 (n, C, H, W)."""
+        return decoded(self.backbone, self.latents(n, seed), stream(self.device, "loaded prior decode", seed))
+
+
+def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
+    """A prior with settings as they are typed, e.g. `"evalp[gp_weight=1]"`, fitted with a seed: found, or fitted now.
+
+    `fields` are those of a `Request`: `load_prior("ncp", dataset="mnist", budget="full")`. The fit is the one that a
+    run of the same fields makes and shares; it is kept in the cache, and nothing is written to a results folder.
+    Raises `UsageError`, with the reason where the fit fails.
+    """
+    request = request_from({**fields, "priors": prior, "seeds": (seed,), "metrics": ()})
+    if len(request.priors or ()) != 1:
+        raise UsageError(f"load_prior {prior}: expected one prior with one value for each setting")
+    resolved = resolve(request, reference_of=lambda *_: None)
+    name = (request.priors or ())[0][0]
+    job = [job for job in resolved.jobs if job.row.name == name][-1]
+    try:
+        made = load_fit(job, resolved.work, find_or_fit(job, resolved.work))
+    except Failed as failure:
+        raise UsageError(f"load_prior {prior}: {failure}") from failure
+    return FittedPrior(made, resolved.work.backbone, resolved.work.device)

@@ -1,0 +1,26 @@
+"""Which device a command runs on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from benchmark.errors import UsageError
+from benchmark.machine.arithmetic import float32_alone
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+def chosen_device(name: DeviceName) -> torch.device:
+    """The device of that name, `auto` being CUDA where there is one. Raises `UsageError` where CUDA is not there.
+
+    On CUDA it sets the arithmetic that all records are made in.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        built = f" (this PyTorch asks for a driver of CUDA {torch.version.cuda})" if torch.version.cuda else ""
+        raise UsageError(f"--device cuda: no CUDA device is available here{built}; use --device cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    float32_alone()
+    return torch.device("cuda")

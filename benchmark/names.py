@@ -1,0 +1,89 @@
+"""What a user types -> the thing that it names: plugins, a data set, a bundle, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.find import find_bundle
+from benchmark.datasets.api import Dataset
+from benchmark.datasets.path import PathDataset
+from benchmark.errors import UsageError
+from benchmark.metrics.api import Metric
+from benchmark.progress import say
+from benchmark.registry import Registry
+from benchmark.settings import parse_named, validated
+
+#: words that stand for all metrics whose values belong to no machine, and to one
+BOUND_TO_MACHINE = {"scores": False, "timings": True}
+
+
+def open_registry(plugins: Iterable[Path]) -> Registry:
+    """The registry with those plugin files; one that is broken is named before anything is done without it."""
+    registry = Registry(list(plugins))
+    registry.at_hand("prior")  # which reads them
+    for origin, why in registry.broken.items():
+        say(f"broken plugin {origin}: {why}")
+    return registry
+
+
+def named_dataset(registry: Registry, name: str) -> Dataset:
+    """A registered data set, with settings where they are given, or a path: what ends in .npz or holds a separator."""
+    if _is_path(name):
+        return PathDataset(Path(name))
+    asked = parse_named(name, "--dataset")
+    if len(asked) != 1 or len(asked[0][1]) != 1:
+        raise UsageError(f"--dataset {name}: expected one data set with one value for each setting")
+    name, (settings,) = asked[0]
+    try:
+        cls = registry.get("dataset", name)
+    except UsageError as error:
+        raise UsageError(f"{error}; the folder is ./{name}" if Path(name).is_dir() else str(error)) from error
+    return cls(validated(cls.Config, settings, f"data set {name}"))
+
+
+def named_bundle(registry: Registry, dataset: str, backbone: str, name: str | None) -> Bundle:
+    """The bundle of that name or folder, else that of the data set and backbone; which of several is said in one line."""
+    registry.get("backbone", backbone)
+    images = None if name else named_dataset(registry, dataset)
+    bundle, others = find_bundle(images, backbone, name)
+    if images is not None and bundle.dataset != images.name:
+        preparation = bundle.card["dataset"]["preparation"]
+        say(f"there is no bundle of {images.name} here; {bundle.path.name} stands in: {preparation}")
+    if others:
+        say(f"using bundle {bundle.path.name}; there are also {', '.join(others)} (--bundle NAME)")
+    return bundle
+
+
+def dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset | None:
+    """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one."""
+    if _is_path(typed):
+        return PathDataset(Path(typed))
+    try:
+        cls = registry.get("dataset", bundle.dataset)
+    except UsageError:
+        return None
+    return cls(cls.Config(**bundle.card["dataset"].get("settings", {})))
+
+
+def require_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset:
+    """The same; raises `UsageError` where there is none."""
+    source = dataset_of(registry, typed, bundle)
+    if source is None:
+        raise UsageError(f"no data set is called '{bundle.dataset}': name the path of its images with --dataset")
+    return source
+
+
+def named_metrics(registry: Registry, words: Iterable[str] | None) -> list[type[Metric]]:
+    """Metrics by name, or `scores` and `timings` for those bound to no machine and to one; all where none are named."""
+    at_hand = [registry.get("metric", name) for name in registry.at_hand("metric")]
+    kinds = {word: [cls for cls in at_hand if cls.machine_bound == bound] for word, bound in BOUND_TO_MACHINE.items()}
+    chosen = [
+        cls for word in (kinds if words is None else words) for cls in kinds.get(word) or [registry.get("metric", word)]
+    ]
+    return list(dict.fromkeys(chosen))
+
+
+def _is_path(dataset: str) -> bool:
+    return dataset.endswith(".npz") or "/" in dataset or "\\" in dataset

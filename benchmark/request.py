@@ -1,0 +1,190 @@
+"""One run as asked, whole: the command line, a TOML file, Python and `verify` build the same object.
+
+`resolve` is the one place where its names become classes, and the classes rows and jobs.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.reference import Reference, find_reference, obtain_reference
+from benchmark.datasets.api import Dataset
+from benchmark.errors import UsageError
+from benchmark.extractors.api import Extractor, Unavailable
+from benchmark.jobs.identity import Job
+from benchmark.jobs.plan import jobs, rows
+from benchmark.jobs.reference_rows import REFERENCES
+from benchmark.jobs.workspace import Workspace
+from benchmark.machine.devices import DeviceName, chosen_device
+from benchmark.names import dataset_of, named_bundle, named_metrics, open_registry
+from benchmark.progress import say
+from benchmark.protocol import Budget, PresetName, Protocol, Split, chosen_preset, protocol_for
+from benchmark.registry import Registry
+from benchmark.settings import checked, parse_named
+from benchmark.store.places import data_roots
+from benchmark.store.records import RecordStore
+from benchmark.store.sealed import Damaged
+
+Priors = tuple[tuple[str, dict[str, Any]], ...]
+
+
+class Request(BaseModel):
+    """What is compared, on what, how, and where it is kept. Every field is an option of `run` and a key of its file.
+
+    `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, or a list of such words; None for
+    all that come with the suite and `plugins`. `seeds`: how many from 0 on, or a list of them. `protocol_settings`:
+    fields of the protocol given outright, whatever its preset says, as `verify` repeats what an older one measured.
+    Paths are relative to the current folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    priors: Priors | None = None
+    dataset: str = "digits"
+    backbone: str = "conv_vae"
+    bundle: str | None = None
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    budget: Budget | None = None
+    protocol: PresetName | None = None
+    protocol_settings: dict[str, Any] = {}
+    split: Split = "test"
+    extractor: str | None = None
+    inception_weights: Path | None = None
+    metrics: tuple[str, ...] | None = None
+    device: DeviceName = "auto"
+    results: Path = Path("results")
+    retry: bool = False
+    data_root: Path | None = None
+    plugins: tuple[Path, ...] = ()
+
+    @field_validator("priors", mode="before")
+    @classmethod
+    def _parse_priors(cls, given: Any) -> Any:
+        """Words as they are typed -> (name, settings), one for each choice of settings."""
+        if given is None:
+            return None
+        words = [given] if isinstance(given, str) else given
+        return tuple(
+            (name, settings)
+            for word in words
+            for name, choices in (parse_named(word, "--priors") if isinstance(word, str) else [(word[0], [word[1]])])
+            for settings in choices
+        )
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_seeds(cls, given: Any) -> Any:
+        return tuple(range(given)) if type(given) is int else given
+
+    @field_validator("seeds")
+    @classmethod
+    def _refuse_seeds(cls, given: tuple[int, ...]) -> tuple[int, ...]:
+        if min(given) < 0 or len(set(given)) < len(given):
+            raise ValueError("seeds are different numbers from 0 on")
+        return given
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _split_metrics(cls, given: Any) -> Any:
+        return tuple(word.strip() for word in given.split(",")) if isinstance(given, str) else given
+
+
+def request_from(given: dict[str, Any], file: Path | None = None) -> Request:
+    """A request of these fields, over those of a TOML file where one is named. Raises `UsageError`."""
+    return checked(Request, {**(_read(file) if file else {}), **given}, str(file) if file else "run")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--file {file}: not readable as TOML ({error})") from error
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request whose names have become classes: jobs in order, what they share, and what is to be said beforehand."""
+
+    jobs: list[Job]
+    work: Workspace
+    results: Path
+    notes: list[str]
+
+
+#: finds what an extractor sees in the images of a split, or makes it: (bundle, its data set, extractor, split)
+ReferenceOf = Callable[[Bundle, Dataset | None, Extractor, str], Reference | None]
+
+
+def resolve(request: Request, registry: Registry | None = None, reference_of: ReferenceOf | None = None) -> Resolved:
+    """Names -> classes, rows and jobs. Raises `UsageError` for whatever does not exist or does not fit together.
+
+    `reference_of` stands in for what finds a reference or makes a missing one.
+    """
+    preset = chosen_preset(request.protocol, request.budget, request.split)
+    registry = registry or open_registry(request.plugins)
+    device = chosen_device(request.device)
+    metrics = [metric() for metric in named_metrics(registry, request.metrics)]
+    bundle = named_bundle(registry, request.dataset, request.backbone, request.bundle)
+    fixed = request.protocol_settings
+    made = rows(registry, request.priors, bundle, preset.budget, fixed.get("reference_split", preset.reference_split))
+    reference_of = reference_of or partial(obtain_reference, device=device, roots=data_roots(request.data_root))
+    dataset = dataset_of(registry, request.dataset, bundle)
+
+    def protocol_of(extractor: Extractor) -> Protocol:
+        usual = protocol_for(bundle, preset, request.split, extractor, 0)
+        given = {**usual.model_dump(), **fixed, "extractor": extractor.identity()}
+        return checked(Protocol, given, "protocol") if fixed else usual
+
+    extractor, protocol, reference = _choose_extractor(request, registry, bundle, dataset, protocol_of, reference_of)
+    if reference is not None:
+        protocol = protocol.model_copy(update={"features": len(reference.statistics(device).mean)})
+    store = RecordStore(request.results / "records")
+    work = Workspace(bundle, registry, protocol, extractor, reference, metrics, store, device, request.retry)
+    made = [
+        row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
+    ]
+    notes = list(dict.fromkeys(row.note for row in made if row.note))
+    return Resolved(jobs(made, bundle, request.seeds, preset.budget, device.type), work, request.results, notes)
+
+
+def _choose_extractor(
+    request: Request,
+    registry: Registry,
+    bundle: Bundle,
+    dataset: Dataset | None,
+    protocol_of: Callable[[Extractor], Protocol],
+    reference_of: ReferenceOf,
+) -> tuple[Extractor, Protocol, Reference | None]:
+    """The extractor asked for with its reference; the data set's own, said in one line, where that cannot be had."""
+    usual = bundle.card["dataset"]["extractor"]
+    asked = request.extractor or usual
+    for name in dict.fromkeys([asked, usual]):
+        extractor = registry.get("extractor", name)(request.inception_weights if name == asked else None)
+        try:
+            protocol = protocol_of(extractor)
+            return extractor, protocol, reference_of(bundle, dataset, extractor, protocol.images)
+        except (Unavailable, UsageError) as error:
+            if extractor.embedded or name == usual:
+                raise UsageError(str(error)) from error
+            say(f"{name} cannot be used: {error}; scoring with {usual} instead")
+    raise AssertionError("the usual extractor either serves or is an error")
+
+
+def stored_reference(bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: str) -> Reference | None:
+    """The reference where there is one; else None, and a line that says so. Nothing is made."""
+    try:
+        reference = find_reference(bundle, extractor, split)
+    except Damaged as error:
+        say(f"reference is damaged and would be made again: {error}")
+        return None
+    if reference is None:
+        say(f"the {extractor.name} reference of {bundle.path.name}, {split} split, would be computed first")
+    return reference
