@@ -69,15 +69,14 @@ class Request(BaseModel):
     @classmethod
     def _parse_priors(cls, given: Any) -> Any:
         """Words as they are typed -> (name, settings), one for each choice of settings."""
-        if given is None:
-            return None
         words = [given] if isinstance(given, str) else given
-        return tuple(
-            (name, settings)
-            for word in words
-            for name, choices in (parse_named(word, "--priors") if isinstance(word, str) else [(word[0], [word[1]])])
-            for settings in choices
-        )
+        if not isinstance(words, (list, tuple)):
+            return given
+        pairs: list[Any] = []
+        for word in words:
+            parsed = parse_named(word, "--priors") if isinstance(word, str) else []
+            pairs += [(name, settings) for name, choices in parsed for settings in choices] or [word]
+        return tuple(pairs)
 
     @field_validator("seeds", mode="before")
     @classmethod

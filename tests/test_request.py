@@ -1,0 +1,163 @@
+"""One run as asked: what builds the same request, what is refused in one line, and what a dry run says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import record_files
+
+from benchmark.bundles.bundle import open_bundle
+from benchmark.errors import UsageError
+from benchmark.registry import Registry
+from benchmark.request import Request, request_from, resolve
+from benchmark.verify import _request
+
+WORDS = ["--priors", "evalp[steps=20,30],gaussian", "--seeds", "2", "--metrics", "fd,mmd", "--split", "val"]
+TOML = """
+priors = ["evalp[steps=20,30]", "gaussian"]
+seeds = 2
+metrics = ["fd", "mmd"]
+split = "val"
+"""
+
+
+@pytest.fixture
+def asked(cli, monkeypatch):
+    """The request that a command line builds."""
+
+    def request(*words):
+        built = []
+
+        def keep(request, *_, **__):
+            built.append(request)
+            raise UsageError("kept")
+
+        monkeypatch.setattr("benchmark.request.resolve", keep)
+        done = cli("run", *words)
+        assert built, done.err
+        return built[0]
+
+    return request
+
+
+def test_the_command_line_a_file_and_python_build_the_same_request(asked, tmp_path):
+    (tmp_path / "run.toml").write_text(TOML)
+    in_python = Request(
+        priors=[("evalp", {"steps": 20}), ("evalp", {"steps": 30}), ("gaussian", {})],
+        seeds=(0, 1),
+        metrics=("fd", "mmd"),
+        split="val",
+    )
+    assert asked(*WORDS) == in_python
+    assert asked("--file", tmp_path / "run.toml") == in_python
+
+
+def test_what_is_typed_goes_before_what_the_file_says(asked, tmp_path):
+    (tmp_path / "run.toml").write_text(TOML)
+    request = asked("--file", tmp_path / "run.toml", "--seeds", "3", "--split", "test")
+    assert request.seeds == (0, 1, 2)
+    assert request.split == "test"
+    assert request.metrics == ("fd", "mmd")
+
+
+def test_seeds_are_a_count_or_a_list():
+    assert Request(seeds=3).seeds == (0, 1, 2)
+    assert Request(seeds=[7, 9]).seeds == (7, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('prior = "evalp"', ["'prior'", "did you mean 'priors'"]),
+        ("seeds = 0", ["seeds"]),
+        ("seeds = [1, 1]", ["seeds are different numbers"]),
+        ("seeds = [-1]", ["seeds are different numbers"]),
+        ('split = "tset"', ["split='tset'", "'val' or 'test'"]),
+        ('device = "gpu"', ["device='gpu'", "'cuda'"]),
+        ("priors = 3", ["priors"]),
+        ("priors = [3]", ["priors"]),
+        ('priors = "evalp[steps=20"', ["--priors evalp[steps=20"]),
+        ("seeds = [", ["not readable as TOML"]),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it(text, parts, tmp_path, cli):
+    (tmp_path / "bad.toml").write_text(text)
+    done = cli("run", "--file", tmp_path / "bad.toml", "--results", tmp_path / "r")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    for part in parts:
+        assert part in done.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path, cli):
+    done = cli("run", "--file", tmp_path / "no.toml")
+    assert done.code == 2
+    assert "no.toml" in done.err
+
+
+def test_names_become_classes_rows_and_jobs(small_bundle, tmp_path):
+    request = request_from({"bundle": str(small_bundle), "priors": "evalp[steps=20]", "seeds": 2, "metrics": "fd,mmd"})
+    resolved = resolve(request)
+    labels = [job.row.label for job in resolved.jobs if job.seed == 0]
+    assert labels == ["aggregate_posterior", "reconstruction", "gaussian", "evalp[steps=20]"]
+    assert {job.seed for job in resolved.jobs} == {0, 1}
+    assert [metric.name for metric in resolved.work.metrics] == ["fd", "mmd"]
+    assert resolved.work.protocol.features == 64
+
+
+def test_fields_of_the_protocol_can_be_given_outright(small_bundle):
+    request = Request(bundle=str(small_bundle), protocol_settings={"mmd_permutations": 20, "generated": 30})
+    protocol = resolve(request).work.protocol
+    assert protocol.mmd_permutations == 20
+    assert protocol.generated == 30
+    with pytest.raises(UsageError, match=r"generatd.*did you mean 'generated'"):
+        resolve(Request(bundle=str(small_bundle), protocol_settings={"generatd": 30}))
+
+
+def test_a_record_names_the_request_that_made_it(small_bundle, tmp_path, cli):
+    """`verify` rebuilds the whole of a request from a record; its job then has the record's ids."""
+    words = ["run", "--bundle", small_bundle, "--priors", "latent_flow[steps=5]", "--seeds", 1, "--metrics", "fd,mmd"]
+    assert cli(*words, "--results", tmp_path).code == 0
+    records = [json.loads(path.read_text()) for path in record_files(tmp_path)]
+    measured = [record for record in records if record["kind"] != "fit" and record["row"]["prior"] == "latent_flow"]
+    assert len(measured) == 2
+    for record in measured:
+        resolved = resolve(_request(record, open_bundle(small_bundle), Registry()))
+        (job,) = [job for job in resolved.jobs if job.row.name == "latent_flow"]
+        assert job.fit_id == record["identity"]["fit"]
+        assert job.facts() == record["row"]
+
+
+def rows_of(table):
+    body = [line for line in table.splitlines() if line.startswith("|")][2:]
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in body)}
+
+
+def test_a_dry_run_says_what_is_to_do_and_does_nothing(small_bundle, tmp_path, cli):
+    words = ["run", "--bundle", small_bundle, "--priors", "latent_flow[steps=5]", "--metrics", "fd,mmd"]
+    words += ["--results", tmp_path / "r"]
+    done = cli(*words, "--seeds", 2, "--dry-run")
+    assert done.code == 0
+    assert not (tmp_path / "r").exists()
+    assert rows_of(done.out)["latent_flow[steps=5]"] == ["2", "2", "4", "0", "6 of unknown time"]
+    assert cli(*words, "--seeds", 1).code == 0
+    before = {path: path.read_bytes() for path in Path(tmp_path / "r").rglob("*") if path.is_file()}
+    done = cli(*words, "--seeds", 2, "--dry-run")
+    rows = rows_of(done.out)
+    assert rows["latent_flow[steps=5]"][:4] == ["2", "1", "2", "2"]
+    assert rows["reconstruction"][:4] == ["2", "0", "1", "1"]  # which has no mmd
+    assert re.fullmatch(r"\d+s", rows["latent_flow[steps=5]"][4]), "by the recorded times of seed 0"
+    assert {path: path.read_bytes() for path in Path(tmp_path / "r").rglob("*") if path.is_file()} == before
+
+
+def test_a_dry_run_computes_no_reference(small_bundle, tmp_path, cli):
+    shutil.copytree(small_bundle, tmp_path / "small")
+    shutil.rmtree(tmp_path / "small" / "reference")
+    done = cli("run", "--bundle", tmp_path / "small", "--priors", "gaussian", "--dry-run", "--results", tmp_path / "r")
+    assert done.code == 0
+    assert "would be computed first" in done.err
