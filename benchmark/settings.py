@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from typing import Any, get_origin
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from benchmark.errors import UsageError, unknown
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def parsed(text: str) -> Any:
@@ -61,7 +63,7 @@ def parse_named(text: str, option: str) -> list[tuple[str, list[dict[str, Any]]]
     return asked
 
 
-def validated(config: type[BaseModel], settings: dict[str, Any], of: str) -> BaseModel:
+def validated(config: type[Config], settings: dict[str, Any], of: str) -> Config:
     """`config(**settings)`; raises `UsageError` naming the setting, its value and what was expected."""
     for name in settings:
         if name not in config.model_fields:

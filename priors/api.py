@@ -123,9 +123,11 @@ class LatentPrior(nn.Module, ABC):
     buffers are its whole state. The harness seeds the global generator around construction, `fit` and
     `sample`; every draw that matters is to come from the generator that is passed in.
 
-    `recipes`: data set name -> (latent size, settings that the method's authors chose for it); `block_recipes` are those
-    for latents that are a block C x H x W, the top group of a hierarchy.
-    `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the former.
+    `config`: a subclass that names its own class here (`config: MyConfig`) has its settings checked by a type checker.
+    `recipes`: data set name -> (latent size, settings that the method's authors chose for it); `block_recipes` are
+    those for latents that are a block C x H x W, the top group of a hierarchy.
+    `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the
+    former.
     `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
     `learns`: target of `benchmark check` -> share of the Gaussian's MMD^2 that may be left over; for `standard`,
     where the Gaussian leaves nothing, the MMD^2 itself. An instance may narrow it to what its settings allow.
@@ -142,6 +144,7 @@ class LatentPrior(nn.Module, ABC):
     companions: ClassVar[tuple[dict[str, Any], ...]] = ()
     learns: dict[str, float] = {}
     network_evaluations: int = 1
+    config: PriorConfig
 
     def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig) -> None:
         super().__init__()

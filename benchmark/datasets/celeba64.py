@@ -54,12 +54,15 @@ class CelebA64(Dataset):
     terms = "CelebA (Liu et al. 2015), non-commercial research only"
     preview = "celeba64-preview"
     Config = CelebA64Config
+    config: CelebA64Config
 
     def load(self, roots: list[Path]) -> Images:
         found = self._prepared(roots) or self._ready_made(roots)
         if found is None:
             self._download(roots)
             found = self._prepared(roots)
+        if found is None:
+            raise UsageError(f"{self.name}: the download into {roots[-1]} left no {ARCHIVE} there; fetch it by hand")
         return found
 
     def _ready_made(self, roots: list[Path]) -> Images | None:
@@ -117,7 +120,8 @@ class CelebA64(Dataset):
                 raise ValueError("a part of it has no image")
         except (ValueError, KeyError) as error:
             raise UsageError(f"{partition}: not CelebA's partition list ({error}); fetch it again") from error
-        total, done, parts = sum(map(len, names.values())), 0, {}
+        total, done = sum(map(len, names.values())), 0
+        parts: dict[str, Tensor] = {}
         with _opener(source) as open_image, track(self.name) as progress:
             for split, listed in names.items():
                 parts[split] = torch.empty(len(listed), 3, SIDE, SIDE, dtype=torch.uint8)
@@ -135,7 +139,7 @@ class CelebA64(Dataset):
                 if left < 0 or top < 0:
                     raise ValueError(f"{image.width}x{image.height} pixels, expected 178x218")
                 square = image.convert("RGB").crop((left, top, left + self.config.crop, top + self.config.crop))
-                face = square.resize((SIDE, SIDE), Image.BILINEAR)
+                face = square.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         except (OSError, EOFError, KeyError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise UsageError(f"{source}: {name}, which {LIST} names, cannot be read ({error})") from error
         return torch.from_numpy(np.asarray(face).copy()).permute(2, 0, 1)
@@ -144,9 +148,7 @@ class CelebA64(Dataset):
         """torchvision's, which has failed for years: then `UsageError` says what to fetch by hand."""
         try:
             torchvision.datasets.CelebA(str(roots[-1]), download=True)
-        except (
-            Exception
-        ) as error:  # its errors are of every kind: no gdown, no network, a quota page in place of a file
+        except Exception as error:  # of every kind: no gdown, no network, a quota page in place of a file
             reason = " ".join(str(error).split())
             raise UsageError(
                 f"{self.name} is not in {', '.join(map(str, roots))} and could not be downloaded ({reason}); fetch "
@@ -159,7 +161,7 @@ class CelebA64(Dataset):
 def _opener(source: Path) -> Iterator[Opener]:
     """Opens images by name, from a folder or from a zip, in whichever folder they lie there."""
     if source.is_dir():
-        yield lambda name: open(source / name, "rb")
+        yield lambda name: (source / name).open("rb")
         return
     try:
         archive = zipfile.ZipFile(source)

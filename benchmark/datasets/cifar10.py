@@ -34,6 +34,7 @@ class CIFAR10(Dataset):
     extractor = "efficientnet-lite0"
     terms = "CIFAR-10 (Krizhevsky), from the 80 million tiny images; research use"
     Config = CIFAR10Config
+    config: CIFAR10Config
 
     def load(self, roots: list[Path]) -> Images:
         archive = next((root / ARCHIVE for root in roots if (root / ARCHIVE).is_file()), None)
@@ -64,7 +65,8 @@ class CIFAR10(Dataset):
         how = (
             "32x32; all of the training file, in its order 38000/2000/10000: the test images are not the official ones"
         )
-        return Images(*images.split([38_000, 2_000, 10_000]), how)
+        train, val, test = images.split([38_000, 2_000, 10_000])
+        return Images(train, val, test, how)
 
 
 def _has_files(root: Path) -> bool:

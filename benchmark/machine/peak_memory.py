@@ -1,7 +1,8 @@
 """Peak memory of tensors while a function runs, beyond what was held before; what libraries use inside is not seen.
 
-On a GPU the allocator is asked, from which cuDNN takes its workspaces too. On a CPU, whose allocator keeps no such count and gives freed memory back as it likes,
-every operation's results are counted while they live; those made of numpy arrays or of Python's lists are not.
+On a GPU the allocator is asked, from which cuDNN takes its workspaces too. On a CPU, whose allocator keeps no such
+count and gives freed memory back as it likes, every operation's results are counted while they live; those made of
+numpy arrays or of Python's lists are not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
-    """Bytes."""
+    """Bytes that tensors made by `run` took at once, at most."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -33,7 +34,7 @@ class _Held(TorchDispatchMode):
     """Adds up the storages that operations make, and takes them off when they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's, which has no types
         self.bytes = self.peak = 0
         self._storages: set[int] = set()
 
