@@ -131,7 +131,7 @@ class DecoderCell(nn.Module):
         return self.skip(x) + BRANCH * self.branch(x)
 
 
-def _cells(channels: int, config: NVAEConfig) -> nn.Sequential:
+def _make_cells(channels: int, config: NVAEConfig) -> nn.Sequential:
     return nn.Sequential(*[DecoderCell(channels, channels, config.expansion) for _ in range(config.cells)])
 
 
@@ -162,7 +162,7 @@ class Group(nn.Module):
     def __init__(self, channels: int, config: NVAEConfig) -> None:
         super().__init__()
         z = config.z_channels
-        self.cells = _cells(channels, config)
+        self.cells = _make_cells(channels, config)
         self.prior = nn.Sequential(nn.ELU(), nn.Conv2d(channels, 2 * z, 1))
         self.merge = nn.Conv2d(2 * channels, channels, 1)
         self.posterior = nn.Sequential(EncoderCell(channels, channels), nn.ELU(), nn.Conv2d(channels, 2 * z, 3, 1, 1))
@@ -229,7 +229,7 @@ class NVAE(Backbone):
                 self.rises.append(DecoderCell(widths[scale], widths[scale + 1], config.expansion, up=True))
         self.grow = nn.Sequential(
             *[DecoderCell(i, o, config.expansion, up=True) for i, o in pairwise(outer[::-1])],
-            _cells(outer[0], config),
+            _make_cells(outer[0], config),
             nn.ELU(),
         )
         self.to_image = nn.Conv2d(outer[0], colours, 3, 1, 1)
@@ -258,7 +258,7 @@ class NVAE(Backbone):
         return self._image(features)
 
     def reconstruct(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        features, _ = self._inferred(x, generator)
+        features, _ = self._infer(x, generator)
         return self._image(features)
 
     def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -275,7 +275,7 @@ class NVAE(Backbone):
 
     def bound_terms(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
         """log p(x | z) (n,) in nats for one z ~ q(z | x), and the cost of each group, the top one first."""
-        features, costs = self._inferred(x, generator)
+        features, costs = self._infer(x, generator)
         return self._log_likelihood(features, x), costs
 
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -314,7 +314,7 @@ class NVAE(Backbone):
             norm.eval()
             norm.momentum = momentum
 
-    def _inferred(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
+    def _infer(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
         """Features before the image, every group drawn from its posterior, and the cost of each, the top one first."""
         rising = self._bottom_up(x)
         mean, log_std = _mean_and_log_std(self.to_posterior(rising[-1]))

@@ -108,7 +108,7 @@ def sampler_loss(
     return energy(z).mean() + kl_weight * kl, kl
 
 
-def _runaway(upper: list[float]) -> dict[str, Any]:
+def _describe_runaway(upper: list[float]) -> dict[str, Any]:
     """What the record says where the last tenth of the upper bounds lies far above all: nothing otherwise."""
     late = statistics.fmean(upper[-max(len(upper) // 10, 1) :]) if upper else 0.0
     usual = statistics.median(upper) if upper else 0.0
@@ -245,7 +245,7 @@ class EVaLP(LatentPrior):
                 if bad:
                     raise Diverged(f"{', '.join(bad)} not finite after {(index + 1) * k} energy steps")
                 progress((index + 1) * k, rounds * k, **facts)
-        return _runaway(upper)
+        return _describe_runaway(upper)
 
     def _optimiser(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         if self.config.optimiser == "adam":
@@ -255,18 +255,18 @@ class EVaLP(LatentPrior):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         if self.config.proposals == 1:
-            z, _ = self.sampler.push(self._noise(n, generator))
+            z, _ = self.sampler.push(self._draw_noise(n, generator))
             return z.unflatten(1, self.latent_shape)
         z = sir.sample(self._weighted, n, self.config.proposals, generator)
         return z.unflatten(1, self.latent_shape)
 
-    def _noise(self, n: int, generator: torch.Generator) -> Tensor:
+    def _draw_noise(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.sampler.features, generator=generator, device=generator.device)
 
     def _weighted(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """n sets of M proposals (n, M, d) and their log-weights (n, M)."""
         m = self.config.proposals
-        noise = self._noise(n * m, generator)
+        noise = self._draw_noise(n * m, generator)
         z, log_det = self.sampler.push(noise)
         log_weights = -self.energy_network(z)
         if self.config.weights == "exact":

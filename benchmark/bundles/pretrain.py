@@ -99,12 +99,12 @@ def pretrain(
             "extractor": dataset.extractor,
         },
         "training": {"seed": seed, **vars(log), "collapsed": collapsed, **origin},
-        "hole": _hole(*parts["test"]),
-        "reconstruction": _reconstruction(extractor, backbone, images.test, parts["test"]),
+        "hole": _measure_hole(*parts["test"]),
+        "reconstruction": _score_reconstruction(extractor, backbone, images.test, parts["test"]),
     }
     bundle = write_bundle(path, card, backbone, parts)
     checkpoint.unlink()
-    _reconstruct(bundle, backbone, images, extractor, device)
+    _reconstruct_fully(bundle, backbone, images, extractor, device)
     say(
         f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
         f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training"
@@ -112,7 +112,7 @@ def pretrain(
     return bundle
 
 
-def _hole(mean: Tensor, std: Tensor) -> dict[str, float]:
+def _measure_hole(mean: Tensor, std: Tensor) -> dict[str, float]:
     """How far posteriors (n, *latent_shape) are from N(0, I): the mean KL of each in nats, the MMD^2 of them all.
 
     Where the latter is zero no prior can help.
@@ -124,7 +124,7 @@ def _hole(mean: Tensor, std: Tensor) -> dict[str, float]:
     return {"kl": kl, "mmd_imq": mmd_between(normal, z), "latents": n}
 
 
-def _reconstruct(
+def _reconstruct_fully(
     bundle: Bundle, backbone: Backbone, images: Images, extractor: Extractor, device: torch.device
 ) -> None:
     """Full reconstructions of a hierarchy are seen now, while its images are at hand."""
@@ -149,7 +149,7 @@ def _choose(images: Tensor, count: int | None, split: str) -> Tensor:
     return images[order[:count]]
 
 
-def _reconstruction(
+def _score_reconstruction(
     extractor: Extractor, backbone: Backbone, test: Tensor, posteriors: tuple[Tensor, Tensor]
 ) -> dict[str, Any] | None:
     """Fréchet distance between test images and what is decoded of one draw of each posterior that is kept."""

@@ -40,7 +40,7 @@ class CIFAR10(Dataset):
         archive = next((root / ARCHIVE for root in roots if (root / ARCHIVE).is_file()), None)
         official = self.config.test == "official"
         if archive is not None and not official and not any(map(_has_files, roots)):
-            return self._cut(_in_order(archive))
+            return self._cut(_load_in_order(archive))
         root = next((root for root in roots if _has_files(root)), roots[-1])
         try:
             train, test = (torchvision.datasets.CIFAR10(str(root), train=each, download=True) for each in (True, False))
@@ -81,7 +81,7 @@ def _as_images(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
-def _in_order(archive: Path) -> Tensor:
+def _load_in_order(archive: Path) -> Tensor:
     """The 50,000 training images of an .npz whose arrays hold them one after the other."""
     parts = PathDataset(archive).load([])
     images = torch.cat([parts.train, parts.val, parts.test])

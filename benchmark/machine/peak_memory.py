@@ -41,9 +41,9 @@ class _Held(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = {storage.data_ptr() for storage in _storages((args, kwargs))}
+        given = {storage.data_ptr() for storage in _find_storages((args, kwargs))}
         result = operation(*args, **(kwargs or {}))
-        for storage in _storages(result):
+        for storage in _find_storages(result):
             place, size = storage.data_ptr(), storage.nbytes()
             if size and place not in given and place not in self._storages:  # a view and a result in place are neither
                 self._storages.add(place)
@@ -57,5 +57,5 @@ class _Held(TorchDispatchMode):
         self.bytes -= size
 
 
-def _storages(tree: Any) -> list[torch.UntypedStorage]:
+def _find_storages(tree: Any) -> list[torch.UntypedStorage]:
     return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
