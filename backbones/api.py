@@ -18,7 +18,7 @@ Progress = Callable[..., None]
 
 
 def require_binary(x: Tensor) -> None:
-    """Raises ValueError where x holds another value than 0 and 1: a Bernoulli likelihood is a density of those alone."""
+    """Raise ValueError where x holds another value than 0 and 1: a Bernoulli likelihood is a density of those alone."""
     if not ((x == 0) | (x == 1)).all():
         raise ValueError("a Bernoulli likelihood needs images of 0 and 1 alone")
 
@@ -49,6 +49,7 @@ class Backbone(nn.Module, ABC):
     optimiser: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
 
     latent_shape: tuple[int, ...]
+    config: BackboneConfig
 
     def __init__(self, image_shape: tuple[int, int, int], config: BackboneConfig) -> None:
         super().__init__()

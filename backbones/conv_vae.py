@@ -3,7 +3,8 @@
     loss(x) = |x - decode(z)|^2  +  kl_weight * KL(q(z|x) || N(0, I)),     z = mean + std * noise
 
 with the squared error summed over pixels and averaged over channels, both averaged over the batch. With
-`likelihood=bernoulli` minus the log-likelihood takes the squared error's place, and kl_weight = 1 is the evidence bound.
+`likelihood=bernoulli` minus the log-likelihood takes the squared error's place, and kl_weight = 1 is the evidence
+bound.
 Encoder: four strided convolutions (w, 2w, 4w, 8w channels; the paper's w is 128), batch norm, ReLU.
 Decoder: linear to 8w x 8 x 8, strided transposed convolutions halving the width up to the image size,
 batch norm, ReLU, one last convolution, sigmoid. KL weights and sizes are those of the EVaLP release.
@@ -11,7 +12,8 @@ batch norm, ReLU, one last convolution, sigmoid. KL weights and sizes are those 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +58,8 @@ def _up(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
 class ConvVAE(Backbone):
     name = "conv_vae"
     Config = ConvVAEConfig
-    recipes: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+    config: ConvVAEConfig
+    recipes = {
         "mnist": ((1, 32, 32), {"nz": 16, "kl_weight": 0.312, "kernel": 4}),
         "cifar10": ((3, 32, 32), {"nz": 128, "kl_weight": 0.006, "kernel": 4}),
         "celeba64": ((3, 64, 64), {"nz": 64, "kl_weight": 0.05024, "kernel": 5}),
@@ -73,14 +76,14 @@ class ConvVAE(Backbone):
         self.latent_shape = (config.nz,)
         widths = [channels, w, 2 * w, 4 * w, 8 * w]
         self.encoder = nn.Sequential(
-            *[layer for pair in zip(widths, widths[1:]) for layer in _down(*pair, kernel)], nn.Flatten()
+            *[layer for pair in pairwise(widths) for layer in _down(*pair, kernel)], nn.Flatten()
         )
         self.to_posterior = nn.Linear(8 * w * (side // 16) ** 2, 2 * config.nz)
         self.from_latent = nn.Linear(config.nz, 8 * w * 8 * 8)
         ups, self._grid = (side // 8).bit_length() - 1, 8
         widths = [max(8 * w >> i, 1) for i in range(ups + 1)]
         self.decoder = nn.Sequential(
-            *[layer for pair in zip(widths, widths[1:]) for layer in _up(*pair, kernel)],
+            *[layer for pair in pairwise(widths) for layer in _up(*pair, kernel)],
             nn.Conv2d(widths[-1], channels, 5, padding=2),
             nn.Sigmoid(),
         )

@@ -7,9 +7,9 @@ so that a group that adds nothing to what is above it costs nothing: with dmu = 
 
     KL = 1/2 sum (dmu^2 / sigma^2 + dsigma^2 - 1) - log dsigma
 
-is zero. The bottom-up network ends at the top scale, where z_0 is drawn; the top-down one starts from a learned constant
-feature map, is joined by z_0 and by each further group, and doubles its resolution between scales. mu and log sigma are
-kept in 5 tanh(. / 5). `encode` gives q(z_0 | x); `decode` draws the other groups from their conditionals.
+is zero. The bottom-up network ends at the top scale, where z_0 is drawn; the top-down one starts from a learned
+constant feature map, is joined by z_0 and by each further group, and doubles its resolution between scales. mu and
+log sigma are kept in 5 tanh(. / 5). `encode` gives q(z_0 | x); `decode` draws the other groups from their conditionals.
 
     loss = -log p(x | z) + beta (kl_weight_top KL_0 + sum_l balance_l KL_l) + spectral_weight sum of singular values
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,8 @@ class NVAEConfig(BackboneConfig):
     """`groups`: latent groups per scale, coarsest first; each scale has twice the side of the one before.
 
     `top_side`: side of the coarsest scale. `width`: channels of the finest latent scale (a coarser one has twice as
-    many, up to `max_width`). `z_channels`: channels of a group. `cells`: residual cells per group and per change of side.
+    many, up to `max_width`). `z_channels`: channels of a group. `cells`: residual cells per group and per change of
+    side.
 
     Of decoding alone: `temperature` scales the standard deviations of the lower groups' conditionals, and with
     `readjust_batch_norm` the norms that samples pass have the statistics of samples (the paper's section 3.4).
@@ -129,7 +131,7 @@ class DecoderCell(nn.Module):
         return self.skip(x) + BRANCH * self.branch(x)
 
 
-def _cells(channels: int, config: NVAEConfig) -> nn.Sequential:
+def _make_cells(channels: int, config: NVAEConfig) -> nn.Sequential:
     return nn.Sequential(*[DecoderCell(channels, channels, config.expansion) for _ in range(config.cells)])
 
 
@@ -160,7 +162,7 @@ class Group(nn.Module):
     def __init__(self, channels: int, config: NVAEConfig) -> None:
         super().__init__()
         z = config.z_channels
-        self.cells = _cells(channels, config)
+        self.cells = _make_cells(channels, config)
         self.prior = nn.Sequential(nn.ELU(), nn.Conv2d(channels, 2 * z, 1))
         self.merge = nn.Conv2d(2 * channels, channels, 1)
         self.posterior = nn.Sequential(EncoderCell(channels, channels), nn.ELU(), nn.Conv2d(channels, 2 * z, 3, 1, 1))
@@ -185,6 +187,8 @@ class Group(nn.Module):
 class NVAE(Backbone):
     name = "nvae"
     Config = NVAEConfig
+    config: NVAEConfig
+    _sizes: Tensor
     optimiser = torch.optim.Adamax
 
     def __init__(self, image_shape: tuple[int, int, int], config: NVAEConfig) -> None:
@@ -203,7 +207,7 @@ class NVAE(Backbone):
         self.latent_shape = (config.z_channels, config.top_side, config.top_side)
 
         self.stem = nn.Conv2d(colours, outer[0], 3, 1, 1)
-        self.shrink = nn.Sequential(*[EncoderCell(i, o, 2) for i, o in zip(outer, outer[1:])])
+        self.shrink = nn.Sequential(*[EncoderCell(i, o, 2) for i, o in pairwise(outer)])
         self.bottom_up = nn.ModuleList()  # finest scale first, one module for each group from the last to the first
         for scale in reversed(range(scales)):
             above = widths[scale + 1] if scale + 1 < scales else widths[scale]
@@ -224,8 +228,8 @@ class NVAE(Backbone):
             if scale + 1 < scales:
                 self.rises.append(DecoderCell(widths[scale], widths[scale + 1], config.expansion, up=True))
         self.grow = nn.Sequential(
-            *[DecoderCell(i, o, config.expansion, up=True) for i, o in zip(outer[::-1], outer[::-1][1:])],
-            _cells(outer[0], config),
+            *[DecoderCell(i, o, config.expansion, up=True) for i, o in pairwise(outer[::-1])],
+            _make_cells(outer[0], config),
             nn.ELU(),
         )
         self.to_image = nn.Conv2d(outer[0], colours, 3, 1, 1)
@@ -236,7 +240,8 @@ class NVAE(Backbone):
         alike: dict[tuple[int, int], list[str]] = {}
         for path, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and module.groups == 1:
-                alike.setdefault(tuple(module.weight.flatten(1).shape), []).append(f"{path}.weight")
+                rows, columns = module.weight.flatten(1).shape
+                alike.setdefault((rows, columns), []).append(f"{path}.weight")
         self._alike = list(alike.values())
         for number, ((rows, _), names) in enumerate(alike.items()):
             vectors = torch.randn(len(names), rows, 1)
@@ -253,7 +258,7 @@ class NVAE(Backbone):
         return self._image(features)
 
     def reconstruct(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        features, _ = self._inferred(x, generator)
+        features, _ = self._infer(x, generator)
         return self._image(features)
 
     def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -270,7 +275,7 @@ class NVAE(Backbone):
 
     def bound_terms(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
         """log p(x | z) (n,) in nats for one z ~ q(z | x), and the cost of each group, the top one first."""
-        features, costs = self._inferred(x, generator)
+        features, costs = self._infer(x, generator)
         return self._log_likelihood(features, x), costs
 
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -309,7 +314,7 @@ class NVAE(Backbone):
             norm.eval()
             norm.momentum = momentum
 
-    def _inferred(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
+    def _infer(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
         """Features before the image, every group drawn from its posterior, and the cost of each, the top one first."""
         rising = self._bottom_up(x)
         mean, log_std = _mean_and_log_std(self.to_posterior(rising[-1]))
@@ -330,13 +335,14 @@ class NVAE(Backbone):
     def _top_down(
         self, z: Tensor, rising: list[Tensor] | None, generator: torch.Generator | None, temperature: float
     ) -> tuple[Tensor, list[Cost]]:
-        """Features before the image from the top group's z; the other groups from `rising` or, without, their priors."""
+        """Features before the image from the top group's z; other groups from `rising` or, without, their priors."""
         features = self.join_top(torch.cat([self.constant.expand(len(z), -1, -1, -1), z], 1))
-        features, costs = features.contiguous(memory_format=torch.channels_last), []
+        features = features.contiguous(memory_format=torch.channels_last)
+        costs: list[Cost] = []
         for scale, groups in enumerate(self.groups):
             if scale:
                 features = self.rises[scale - 1](features)
-            for group in groups:
+            for group in groups.children():
                 bottom_up = rising[len(costs)] if rising is not None else None
                 features, cost = group(features, bottom_up, generator, temperature)
                 costs.append(cost)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,10 +58,12 @@ def _generator(device: torch.device, *parts: int) -> torch.Generator:
 def validation_loss(backbone: Backbone, images: Tensor, batch_size: int = 500) -> tuple[float, dict[str, float]]:
     """Mean loss and terms over uint8 images in evaluation mode, with posterior noise that is the same in every call."""
     backbone.eval()
-    generator, totals = _generator(images.device, 0), Counter()
+    generator = _generator(images.device, 0)
+    totals: dict[str, float] = {}
     for batch in images.split(batch_size):
         loss, terms = backbone.loss(as_input(batch), generator)
-        totals.update({name: float(term) * len(batch) for name, term in {"loss": loss, **terms}.items()})
+        for name, term in {"loss": loss, **terms}.items():
+            totals[name] = totals.get(name, 0.0) + float(term) * len(batch)
     means = {name: total / len(images) for name, total in totals.items()}
     return means.pop("loss"), means
 
@@ -79,9 +81,11 @@ def train(
     if not steps:
         raise ValueError(f"batch_size {config.batch_size} is larger than the {len(train_images)} training images")
     total = config.epochs * steps
-    optimiser = backbone.optimiser(backbone.parameters(), config.learning_rate)
+    make_optimiser: Callable[..., torch.optim.Optimizer] = backbone.optimiser  # whose arguments the base does not have
+    optimiser = make_optimiser(backbone.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total, config.final_learning_rate)
-    log, best = TrainingLog(), None
+    log = TrainingLog()
+    best: dict[str, Tensor] = {}
     if checkpoint.exists():
         # to the CPU: loading moves what belongs on the device, and step counts there would be waited for at each step
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -110,7 +114,7 @@ def train(
         log.val_terms.append(val_terms)
         if not (math.isfinite(log.train_loss[-1]) and math.isfinite(log.val_loss[-1])):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}: lower learning_rate")
-        if best is None or log.val_loss[-1] < log.val_loss[log.best_epoch - 1]:
+        if not best or log.val_loss[-1] < log.val_loss[log.best_epoch - 1]:
             log.best_epoch = epoch + 1
             best = {name: value.clone() for name, value in backbone.state_dict().items()}
         log.seconds += time.perf_counter() - start

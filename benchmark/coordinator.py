@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from benchmark.jobs.forecast import Forecast, forecast
 from benchmark.jobs.measure import Outcome, run_job
-from benchmark.progress import say, shown_seconds
+from benchmark.progress import format_seconds, say
 from benchmark.report.board import table_text, write_pictures, write_tables
 from benchmark.request import Resolved
 from benchmark.store.in_force import note_in_force
@@ -78,7 +78,7 @@ def dry_run(resolved: Resolved) -> str:
 
 def _about(rows: list[Forecast]) -> str:
     unknown, seconds = sum(row.unknown for row in rows), sum(row.seconds for row in rows)
-    known = shown_seconds(seconds) if seconds or not unknown else ""
+    known = format_seconds(seconds) if seconds or not unknown else ""
     return " and ".join([*([known] if known else []), *([f"{unknown} of unknown time"] if unknown else [])])
 
 

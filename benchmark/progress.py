@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+#: called as `progress(step, total, name=value, ...)`
+Progress = Callable[..., None]
 
 #: seconds between two lines of one task in a log
 LOG_INTERVAL = 20.0
@@ -20,18 +24,19 @@ def say(line: str) -> None:
     console.print(line, markup=False)
 
 
-def shown_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds: `1h05m`, `2m03s`, `7s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
-def _facts(values: dict[str, float]) -> str:
+def _format_facts(values: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 @contextmanager
-def track(what: str) -> Iterator:
+def track(what: str) -> Iterator[Progress]:
     """Yields `progress(step, total, name=value, ...)`, shown as a bar or as lines with an ETA."""
     start = time.monotonic()
     if console.is_terminal:
@@ -42,11 +47,11 @@ def track(what: str) -> Iterator:
             TimeRemainingColumn(),
             TextColumn("{task.fields[facts]}", markup=False),
         ]
-        with Progress(*columns, console=console, transient=True) as bar:
+        with rich.progress.Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(what, total=None, facts="")
 
             def show(step: int, total: int, **values: float) -> None:
-                bar.update(task, completed=step, total=total, facts=_facts(values))
+                bar.update(task, completed=step, total=total, facts=_format_facts(values))
 
             yield show
         return
@@ -60,6 +65,6 @@ def track(what: str) -> Iterator:
         if now - last >= LOG_INTERVAL:
             last = now
             remaining = (now - start) / max(step - first, 1) * (total - step)
-            say(f"{what}: {step}/{total}, {shown_seconds(remaining)} left  {_facts(values)}".rstrip())
+            say(f"{what}: {step}/{total}, {format_seconds(remaining)} left  {_format_facts(values)}".rstrip())
 
     yield log

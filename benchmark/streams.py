@@ -28,13 +28,13 @@ def seeded_globals(device: torch.device, *name: str | int) -> Iterator[None]:
 
     Module initialisation and several libraries draw from them, whatever generator they are handed.
     """
-    seed, numpy_state, python_state = stream_seed(*name), np.random.get_state(), random.getstate()
+    seed, numpy_state, python_state = stream_seed(*name), np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 (the global generator is the point)
         random.seed(seed)
         try:
             yield
         finally:
-            np.random.set_state(numpy_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import pluggy
 import torch
@@ -67,15 +67,31 @@ def later_setting(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra=dict(_LATER), **constraints)
 
 
+class Split(Protocol):
+    """The aggregate posterior of one split of the images, to draw from."""
+
+    def __len__(self) -> int:
+        """How many images it was made from."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its draws are."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws (n, *latent_shape): an image at random (with replacement), then z ~ q(z|x)."""
+
+    def one_each(self, n: int, generator: torch.Generator) -> Tensor:
+        """One z from each of n distinct random images: independent draws, as two-sample statistics need."""
+
+
 @dataclass(frozen=True)
-class PosteriorSplit:
-    """The aggregate posterior of one split, to draw from: q(z) = 1/N sum_i N(z; mean_i, std_i^2)."""
+class PosteriorSplit(Split):
+    """A split whose posteriors are Gaussians: q(z) = 1/N sum_i N(z; mean_i, std_i^2)."""
 
     _mean: Tensor
     _std: Tensor
 
     def __len__(self) -> int:
-        """How many images it was made from."""
         return len(self._mean)
 
     @property
@@ -83,12 +99,10 @@ class PosteriorSplit:
         return self._mean.device
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n draws (n, *latent_shape): an image at random (with replacement), then z ~ q(z|x)."""
         index = torch.randint(len(self), (n,), generator=generator, device=self._mean.device)
         return self._draw(index, generator)
 
     def one_each(self, n: int, generator: torch.Generator) -> Tensor:
-        """One z from each of n distinct random images: independent draws, as two-sample statistics need."""
         if n > len(self):
             raise ValueError(f"{n} distinct images asked for, the split has {len(self)}")
         index = torch.randperm(len(self), generator=generator, device=self._mean.device)[:n]
@@ -108,8 +122,8 @@ class PosteriorSplit:
 class AggregatePosterior:
     """What a prior is trained on: draws from q_agg of the training images, and of held-out validation images."""
 
-    train: PosteriorSplit
-    val: PosteriorSplit
+    train: Split
+    val: Split
 
     @property
     def device(self) -> torch.device:
@@ -123,9 +137,11 @@ class LatentPrior(nn.Module, ABC):
     buffers are its whole state. The harness seeds the global generator around construction, `fit` and
     `sample`; every draw that matters is to come from the generator that is passed in.
 
-    `recipes`: data set name -> (latent size, settings that the method's authors chose for it); `block_recipes` are those
-    for latents that are a block C x H x W, the top group of a hierarchy.
-    `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the former.
+    `config`: a subclass that names its own class here (`config: MyConfig`) has its settings checked by a type checker.
+    `recipes`: data set name -> (latent size, settings that the method's authors chose for it); `block_recipes` are
+    those for latents that are a block C x H x W, the top group of a hierarchy.
+    `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the
+    former.
     `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
     `learns`: target of `benchmark check` -> share of the Gaussian's MMD^2 that may be left over; for `standard`,
     where the Gaussian leaves nothing, the MMD^2 itself. An instance may narrow it to what its settings allow.
@@ -142,6 +158,7 @@ class LatentPrior(nn.Module, ABC):
     companions: ClassVar[tuple[dict[str, Any], ...]] = ()
     learns: dict[str, float] = {}
     network_evaluations: int = 1
+    config: PriorConfig
 
     def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from torch import Tensor
 from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import Form
-from priors.parts.flows import CouplingFlow
+from priors.parts.flows import CouplingFlow, Flow
 from priors.parts.image_flows import ImageFlow
 
 VALIDATE_EVERY = 250  # steps
@@ -42,12 +42,13 @@ class LatentFlowConfig(PriorConfig):
 class LatentFlow(LatentPrior):
     name = "latent_flow"
     Config = LatentFlowConfig
-    recipes: dict[str, tuple[int, dict[str, Any]]] = {
+    config: LatentFlowConfig
+    recipes = {
         "mnist": (16, {}),
         "cifar10": (128, {"couplings": 4, "width": 512}),
         "celeba64": (64, {"couplings": 4, "width": 256}),
     }
-    block_recipes: dict[str, tuple[int, dict[str, Any]]] = {
+    block_recipes = {
         "mnist": (128, {"network": "conv", "couplings": 3, "width": 32, "steps": 5_000}),
         "celeba64": (1_280, {"network": "conv", "couplings": 3, "width": 64}),
         "cifar10": (5_120, {"network": "conv", "couplings": 3, "width": 64}),
@@ -58,6 +59,7 @@ class LatentFlow(LatentPrior):
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentFlowConfig) -> None:
         super().__init__(latent_shape, config)
+        self.flow: Flow
         if config.network == "conv":
             self.flow = ImageFlow(latent_shape, config.couplings, config.width)
         else:

@@ -13,14 +13,13 @@ CelebA 1e-4 diverges, and larger latents keep the release's. A chain of step s l
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
-from priors.parts.energies import ConvEnergy, Form, MLPEnergy
+from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
 from priors.parts.langevin import short_run
 from priors.parts.standard_normal import log_standard_normal
 
@@ -45,12 +44,13 @@ class MCMCEBMConfig(PriorConfig):
 class MCMCEBM(LatentPrior):
     name = "mcmc_ebm"
     Config = MCMCEBMConfig
-    recipes: dict[str, tuple[int, dict[str, Any]]] = {
+    config: MCMCEBMConfig
+    recipes = {
         "mnist": (16, {}),
         "celeba64": (64, {"learning_rate": 2e-5}),
         "cifar10": (128, {"learning_rate": 2e-5}),
     }
-    block_recipes: dict[str, tuple[int, dict[str, Any]]] = {
+    block_recipes = {
         "mnist": (
             128,
             {
@@ -72,6 +72,7 @@ class MCMCEBM(LatentPrior):
     def __init__(self, latent_shape: tuple[int, ...], config: MCMCEBMConfig) -> None:
         super().__init__(latent_shape, config)
         self.features = math.prod(latent_shape)
+        self.energy_network: Energy
         if config.network == "conv":
             self.energy_network = ConvEnergy(latent_shape, config.conv_widths)
         else:

@@ -58,14 +58,15 @@ def classifier_loss(energy: Energy, z_q: Tensor, z_0: Tensor) -> Tensor:
 class NCP(LatentPrior):
     name = "ncp"
     Config = NCPConfig
-    recipes: dict[str, tuple[int, dict[str, Any]]] = {
+    config: NCPConfig
+    recipes = {
         "mnist": (16, {}),
         "cifar10": (128, {}),
         "celeba64": (64, {}),
         # chosen on val: its 7,000 images are soon learned by heart
         "celeba64-preview": (64, {"learning_rate": 1e-4}),
     }
-    block_recipes: dict[str, tuple[int, dict[str, Any]]] = {
+    block_recipes = {
         "mnist": (
             128,
             {"network": "conv", "conv_widths": (32, 64, 64, 32), "steps": 4_000, "batch_size": 128, "proposals": 500},
@@ -80,6 +81,7 @@ class NCP(LatentPrior):
     def __init__(self, latent_shape: tuple[int, ...], config: NCPConfig) -> None:
         super().__init__(latent_shape, config)
         self.features = math.prod(latent_shape)
+        self.energy_network: Energy
         if config.network == "conv":
             self.energy_network = ConvEnergy(latent_shape, config.conv_widths, constant=True)
         else:

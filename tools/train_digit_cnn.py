@@ -1,4 +1,4 @@
-"""Train `digit-cnn` on MNIST and write its weights beside it: python tools/train_digit_cnn.py
+"""Train `digit-cnn` on MNIST and write its weights beside it: `python tools/train_digit_cnn.py`.
 
 Twelve epochs of cross-entropy with random affine distortions, Adam with a one-cycle learning rate, seed 0.
 All 60,000 training images are used and nothing is selected, so the test accuracy that it prints is an honest one.
@@ -19,7 +19,7 @@ from benchmark.store.places import data_roots
 EPOCHS, BATCH = 12, 250
 
 
-def _labelled(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _load_labelled(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """MNIST in its own order, padded as the data set `mnist` is, with labels (which no other part needs)."""
     Registry().get("dataset", "mnist")().load(data_roots())  # finds or downloads the files
     for root in data_roots():
@@ -31,7 +31,7 @@ def _labelled(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     raise FileNotFoundError("MNIST")
 
 
-def _distorted(images: torch.Tensor) -> torch.Tensor:
+def _distort(images: torch.Tensor) -> torch.Tensor:
     """Each image rotated, scaled and shifted a little at random."""
     n = len(images)
     angle, scale = (torch.rand(n) - 0.5) * 0.5, 1 + (torch.rand(n) - 0.5) * 0.3
@@ -45,8 +45,9 @@ def _distorted(images: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
+    """Train, write the weights, say the test accuracy."""
     torch.manual_seed(0)
-    images, labels = _labelled(train=True)
+    images, labels = _load_labelled(train=True)
     model = DigitClassifier().to(memory_format=torch.channels_last)
     steps = len(images) // BATCH
     optimiser = torch.optim.Adam(model.parameters())
@@ -54,7 +55,7 @@ def main() -> None:
     with track("digit-cnn") as progress:
         for epoch in range(EPOCHS):
             for step, index in enumerate(torch.randperm(len(images))[: steps * BATCH].split(BATCH)):
-                batch = _distorted(images[index]).to(memory_format=torch.channels_last)
+                batch = _distort(images[index]).to(memory_format=torch.channels_last)
                 loss = F.cross_entropy(model(batch), labels[index])
                 optimiser.zero_grad()
                 loss.backward()
@@ -62,7 +63,7 @@ def main() -> None:
                 schedule.step()
                 progress(epoch * steps + step + 1, EPOCHS * steps, loss=loss.item())
     model.eval()
-    images, labels = _labelled(train=False)
+    images, labels = _load_labelled(train=False)
     with torch.no_grad():
         accuracy = (model(images).argmax(1) == labels).float().mean().item()
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, WEIGHTS)

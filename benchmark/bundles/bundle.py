@@ -87,7 +87,7 @@ def round_weights(backbone: Backbone) -> None:
             parameter.copy_(parameter.half())
 
 
-def _smallest(value: Tensor) -> Tensor:
+def _shrink(value: Tensor) -> Tensor:
     half = value.half() if value.is_floating_point() else value
     return (half if torch.equal(half.to(value.dtype), value) else value).contiguous()
 
@@ -105,7 +105,7 @@ def write_bundle(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        weights = {name: _smallest(value.detach()).cpu() for name, value in backbone.state_dict().items()}
+        weights = {name: _shrink(value.detach()).cpu() for name, value in backbone.state_dict().items()}
         save_file(weights, temporary / "weights.safetensors")
         halves = {
             f"{split}.{name}": value.half().cpu().contiguous()

@@ -37,9 +37,8 @@ def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
 def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tuple[Bundle, list[str]]:
     """The bundle of that name or folder, else the first of the data set and backbone; and the others that match.
 
-    Bundles of the data set's usual settings come first.
-
-    Where a data set has no bundle its preview's serves. Raises `UsageError`.
+    Bundles of the data set's usual settings come first. Where a data set has no bundle its preview's serves.
+    Raises `UsageError`.
     """
     if name is not None and (Path(name) / "bundle.json").exists():
         try:
@@ -51,6 +50,8 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
         if name in bundles:
             return bundles[name], []
         raise UsageError(damaged[name]) if name in damaged else unknown("bundle", name, bundles)
+    if dataset is None:
+        raise UsageError("neither a bundle nor a data set is named")
     typed = dataset.config.model_dump(mode="json", exclude_unset=True)
     own = dataset.terms == USER_SUPPLIED
 

@@ -52,8 +52,8 @@ def pretrain(
     images = dataset.load(roots)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
     config = validated(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
-    chosen = dataset.config.model_dump(mode="json", exclude_unset=True)
-    name = "-".join([dataset.name, *_words(chosen), backbone_class.name, *_words(settings)])
+    typed = dataset.config.model_dump(mode="json", exclude_unset=True)
+    name = "-".join([dataset.name, *_name_parts(typed), backbone_class.name, *_name_parts(settings)])
     path = out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)
     if path.exists():
         raise UsageError(f"{path} exists already: remove it to train again, or name another folder with --out")
@@ -64,7 +64,7 @@ def pretrain(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         try:
-            backbone = backbone_class(images.shape, config).to(device, memory_format=torch.channels_last)
+            backbone = backbone_class(images.shape, config).to(device).to(memory_format=torch.channels_last)
         except ValueError as error:
             raise UsageError(str(error)) from error
     what = f"{backbone.name} on {dataset.name}"
@@ -82,8 +82,8 @@ def pretrain(
         say(f"{', '.join(collapsed)}: below {COLLAPSED} nats on the validation images, so these latents carry nothing")
     parts = {}
     for number, split in enumerate(SPLITS):
-        kept = _kept(getattr(images, split), keep[number] if keep else None, split)
-        parts[split] = posterior(backbone, kept.to(device))
+        chosen = _choose(getattr(images, split), keep[number] if keep else None, split)
+        parts[split] = posterior(backbone, chosen.to(device))
     draws = PosteriorSplit(*parts["train"])
     noise = stream(device, "finish")
     backbone.finish(draws.one_each(min(len(draws), FINISHING_LATENTS), noise), noise)
@@ -99,12 +99,12 @@ def pretrain(
             "extractor": dataset.extractor,
         },
         "training": {"seed": seed, **vars(log), "collapsed": collapsed, **origin},
-        "hole": _hole(*parts["test"]),
-        "reconstruction": _reconstruction(extractor, backbone, images.test, parts["test"]),
+        "hole": _measure_hole(*parts["test"]),
+        "reconstruction": _score_reconstruction(extractor, backbone, images.test, parts["test"]),
     }
     bundle = write_bundle(path, card, backbone, parts)
     checkpoint.unlink()
-    _reconstruct(bundle, backbone, images, extractor, device)
+    _reconstruct_fully(bundle, backbone, images, extractor, device)
     say(
         f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
         f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training"
@@ -112,7 +112,7 @@ def pretrain(
     return bundle
 
 
-def _hole(mean: Tensor, std: Tensor) -> dict[str, float]:
+def _measure_hole(mean: Tensor, std: Tensor) -> dict[str, float]:
     """How far posteriors (n, *latent_shape) are from N(0, I): the mean KL of each in nats, the MMD^2 of them all.
 
     Where the latter is zero no prior can help.
@@ -124,7 +124,7 @@ def _hole(mean: Tensor, std: Tensor) -> dict[str, float]:
     return {"kl": kl, "mmd_imq": mmd_between(normal, z), "latents": n}
 
 
-def _reconstruct(
+def _reconstruct_fully(
     bundle: Bundle, backbone: Backbone, images: Images, extractor: Extractor, device: torch.device
 ) -> None:
     """Full reconstructions of a hierarchy are seen now, while its images are at hand."""
@@ -137,11 +137,11 @@ def _reconstruct(
             say(f"no full reconstructions: {extractor.name} cannot be used: {error}")
 
 
-def _words(settings: dict[str, Any]) -> list[str]:
+def _name_parts(settings: dict[str, Any]) -> list[str]:
     return [f"{name}{shown(value)}" for name, value in sorted(settings.items())]
 
 
-def _kept(images: Tensor, count: int | None, split: str) -> Tensor:
+def _choose(images: Tensor, count: int | None, split: str) -> Tensor:
     """A random part of `images` of that size, the same in every call; all of them where they are no more."""
     if count is None or count >= len(images):
         return images
@@ -149,7 +149,7 @@ def _kept(images: Tensor, count: int | None, split: str) -> Tensor:
     return images[order[:count]]
 
 
-def _reconstruction(
+def _score_reconstruction(
     extractor: Extractor, backbone: Backbone, test: Tensor, posteriors: tuple[Tensor, Tensor]
 ) -> dict[str, Any] | None:
     """Fréchet distance between test images and what is decoded of one draw of each posterior that is kept."""

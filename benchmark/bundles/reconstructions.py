@@ -9,7 +9,6 @@ reference/<extractor>-<split>-<bundle>.safetensors, .json   features (float16), 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from benchmark.bundles.decoding import DECODE_BATCH, as_bytes
 from benchmark.bundles.reference import look_up, require_images_of, write_beside
 from benchmark.datasets.api import Images
 from benchmark.extractors.api import Extractor, Features
+from benchmark.progress import Progress
 from benchmark.streams import stream
 
 RECONSTRUCTED = 10_000  # images at most, for which features are kept
@@ -46,7 +46,7 @@ def make_reconstructions(
     split: str,
     device: torch.device,
     folder: Path | None,
-    progress: Any,
+    progress: Progress,
 ) -> Path | None:
     """Reconstruct a split's images with every group from its posterior and write the features of up to `RECONSTRUCTED`.
 
@@ -56,7 +56,8 @@ def make_reconstructions(
     require_images_of(bundle, images)
     of_split = getattr(images, split)
     order = torch.randperm(len(of_split), generator=stream(torch.device("cpu"), "reconstructions", split))
-    features_of, parts = None, list[Tensor]()
+    features_of: Features | None = None
+    parts: list[Tensor] = []
     noise = stream(device, "reconstruction noise", split)
     for chosen in order[:RECONSTRUCTED].split(DECODE_BATCH):
         made = backbone.reconstruct(as_input(of_split[chosen].to(device)), noise)

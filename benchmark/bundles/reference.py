@@ -8,9 +8,8 @@ They belong to images, not to a backbone: every bundle of the same images uses t
 
 from __future__ import annotations
 
-import functools
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from benchmark.bundles.bundle import Bundle
 from benchmark.datasets.api import Dataset, Images
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features
-from benchmark.progress import say, track
+from benchmark.progress import Progress, say, track
 from benchmark.scores.frechet import Statistics, feature_statistics
 from benchmark.store.places import cache_root
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
@@ -33,20 +32,25 @@ SUBSAMPLE = 2_000
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Opened, verified statistics of one split; `statistics` is kept, with the root of its covariance."""
+    """Opened, verified statistics of one split; what is read is kept, with the root of its covariance."""
 
     path: Path
     card: dict[str, Any]
+    _statistics: dict[torch.device, Statistics] = field(default_factory=dict, init=False, repr=False)
+    _subsample: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
-    @functools.cache
     def statistics(self, device: torch.device) -> Statistics:
-        tensors = load_file(self.path)
-        return Statistics(tensors["mean"].to(device), tensors["covariance"].to(device))
+        """Mean and covariance of the features, float64."""
+        if device not in self._statistics:
+            tensors = load_file(self.path)
+            self._statistics[device] = Statistics(tensors["mean"].to(device), tensors["covariance"].to(device))
+        return self._statistics[device]
 
-    @functools.cache
     def subsample(self, device: torch.device) -> Tensor:
         """Features (n, d) of up to `SUBSAMPLE` images at random, in random order; float32, kept as float16."""
-        return load_file(self.path)["subsample"].float().to(device)
+        if device not in self._subsample:
+            self._subsample[device] = load_file(self.path)["subsample"].float().to(device)
+        return self._subsample[device]
 
 
 def folders(bundle: Bundle) -> list[Path]:
@@ -86,7 +90,7 @@ def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict
 
 
 def require_images_of(bundle: Bundle, images: Images) -> None:
-    """Raises `UsageError` where `images` are not those that the bundle was made from."""
+    """Raise `UsageError` where `images` are not those that the bundle was made from."""
     if images.content_hash() != bundle.card["dataset"]["sha256"]:
         raise UsageError(
             f"these images are not the ones that {bundle.path.name} was made from (their hash differs); "
@@ -101,14 +105,15 @@ def make_reference(
     split: str,
     device: torch.device,
     folder: Path | None,
-    progress: Any,
+    progress: Progress,
 ) -> Reference:
     """Extract features of a split's images and write their statistics to `folder` (default: the cache).
 
     Raises `UsageError` where `images` are not those that the bundle was made from.
     """
     require_images_of(bundle, images)
-    features_of, of_split, parts = Features(extractor, device), getattr(images, split), list[Tensor]()
+    features_of, of_split = Features(extractor, device), getattr(images, split)
+    parts: list[Tensor] = []
     for batch in of_split.split(500):
         parts.append(features_of(batch))
         progress(sum(map(len, parts)), len(of_split))
@@ -121,9 +126,8 @@ def make_reference(
         "covariance": statistics.covariance.cpu(),
         "subsample": features[chosen[:SUBSAMPLE]].half().cpu(),
     }
-    return Reference(
-        *write_beside(bundle, extractor, split, len(of_split), tensors, folder, f"{extractor.name}-{split}")
-    )
+    name = f"{extractor.name}-{split}"
+    return Reference(*write_beside(bundle, extractor, split, len(of_split), tensors, folder, name))
 
 
 def obtain_reference(
@@ -168,6 +172,10 @@ def write_beside(
     folder: Path | None,
     name: str,
 ) -> tuple[Path, dict[str, Any]]:
+    """Write tensors taken of a split's images and, beside them, their card; returns the file and the card.
+
+    `folder`: None for the cache.
+    """
     path = (folder or folders(bundle)[1]) / f"{name}.safetensors"
     write_atomic(path, save(tensors))
     card = {

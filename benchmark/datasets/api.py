@@ -27,7 +27,8 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return tuple(self.train.shape[1:])
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -60,11 +61,12 @@ class Dataset(ABC):
     bundle stands in where there is none of this one.
     """
 
-    name: ClassVar[str]
-    extractor: ClassVar[str]
+    name: str
+    extractor: str
     terms: ClassVar[str]
     preview: ClassVar[str | None] = None
     Config: ClassVar[type[DatasetConfig]] = DatasetConfig
+    config: DatasetConfig
 
     def __init__(self, config: DatasetConfig | None = None) -> None:
         self.config = config or self.Config()

@@ -54,15 +54,18 @@ class CelebA64(Dataset):
     terms = "CelebA (Liu et al. 2015), non-commercial research only"
     preview = "celeba64-preview"
     Config = CelebA64Config
+    config: CelebA64Config
 
     def load(self, roots: list[Path]) -> Images:
-        found = self._prepared(roots) or self._ready_made(roots)
+        found = self._load_prepared(roots) or self._load_arrays(roots)
         if found is None:
             self._download(roots)
-            found = self._prepared(roots)
+            found = self._load_prepared(roots)
+        if found is None:
+            raise UsageError(f"{self.name}: the download into {roots[-1]} left no {ARCHIVE} there; fetch it by hand")
         return found
 
-    def _ready_made(self, roots: list[Path]) -> Images | None:
+    def _load_arrays(self, roots: list[Path]) -> Images | None:
         for path in (root / NPZ for root in roots):
             if path.is_file():
                 if self.config.crop != 148:
@@ -77,14 +80,14 @@ class CelebA64(Dataset):
                 return images
         return None
 
-    def _prepared(self, roots: list[Path]) -> Images | None:
+    def _load_prepared(self, roots: list[Path]) -> Images | None:
         for folder in (folder for root in roots for folder in (root, root / "celeba")):
             source = next((folder / name for name in (ARCHIVE, "img_align_celeba") if (folder / name).exists()), None)
             if source is None:
                 continue
             if not (folder / LIST).is_file():
                 raise UsageError(f"{source} is there, but not {folder / LIST}, which says how its images are split")
-            kept = self._kept(source, folder / LIST)
+            kept = self._prepare_once(source, folder / LIST)
             how = f"central {self.config.crop} of 178x218, resized to 64x64 (bilinear); official partition"
             count = sum(map(len, kept.values()))
             if count != sum(COUNTS):
@@ -92,7 +95,7 @@ class CelebA64(Dataset):
             return Images(**kept, preparation=how)
         return None
 
-    def _kept(self, source: Path, partition: Path) -> dict[str, Tensor]:
+    def _prepare_once(self, source: Path, partition: Path) -> dict[str, Tensor]:
         """The prepared images from the cache, made where they are not there, damaged, or of files that have changed."""
         states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (source, partition)]
         key = content_hash([self.config.crop, states])[:16]
@@ -117,25 +120,26 @@ class CelebA64(Dataset):
                 raise ValueError("a part of it has no image")
         except (ValueError, KeyError) as error:
             raise UsageError(f"{partition}: not CelebA's partition list ({error}); fetch it again") from error
-        total, done, parts = sum(map(len, names.values())), 0, {}
-        with _opener(source) as open_image, track(self.name) as progress:
+        total, done = sum(map(len, names.values())), 0
+        parts: dict[str, Tensor] = {}
+        with _open_source(source) as open_image, track(self.name) as progress:
             for split, listed in names.items():
                 parts[split] = torch.empty(len(listed), 3, SIDE, SIDE, dtype=torch.uint8)
                 for row, name in enumerate(listed):
-                    parts[split][row] = self._face(open_image, name, source)
+                    parts[split][row] = self._read_face(open_image, name, source)
                     done += 1
                     if done % 1_000 == 0:
                         progress(done, total)
         return parts
 
-    def _face(self, open_image: Opener, name: str, source: Path) -> Tensor:
+    def _read_face(self, open_image: Opener, name: str, source: Path) -> Tensor:
         try:
             with open_image(name) as file, Image.open(file) as image:
                 left, top = (image.width - self.config.crop) // 2, (image.height - self.config.crop) // 2
                 if left < 0 or top < 0:
                     raise ValueError(f"{image.width}x{image.height} pixels, expected 178x218")
                 square = image.convert("RGB").crop((left, top, left + self.config.crop, top + self.config.crop))
-                face = square.resize((SIDE, SIDE), Image.BILINEAR)
+                face = square.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         except (OSError, EOFError, KeyError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             raise UsageError(f"{source}: {name}, which {LIST} names, cannot be read ({error})") from error
         return torch.from_numpy(np.asarray(face).copy()).permute(2, 0, 1)
@@ -144,9 +148,7 @@ class CelebA64(Dataset):
         """torchvision's, which has failed for years: then `UsageError` says what to fetch by hand."""
         try:
             torchvision.datasets.CelebA(str(roots[-1]), download=True)
-        except (
-            Exception
-        ) as error:  # its errors are of every kind: no gdown, no network, a quota page in place of a file
+        except Exception as error:  # of every kind: no gdown, no network, a quota page in place of a file
             reason = " ".join(str(error).split())
             raise UsageError(
                 f"{self.name} is not in {', '.join(map(str, roots))} and could not be downloaded ({reason}); fetch "
@@ -156,10 +158,10 @@ class CelebA64(Dataset):
 
 
 @contextlib.contextmanager
-def _opener(source: Path) -> Iterator[Opener]:
+def _open_source(source: Path) -> Iterator[Opener]:
     """Opens images by name, from a folder or from a zip, in whichever folder they lie there."""
     if source.is_dir():
-        yield lambda name: open(source / name, "rb")
+        yield lambda name: (source / name).open("rb")
         return
     try:
         archive = zipfile.ZipFile(source)

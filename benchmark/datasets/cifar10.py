@@ -34,12 +34,13 @@ class CIFAR10(Dataset):
     extractor = "efficientnet-lite0"
     terms = "CIFAR-10 (Krizhevsky), from the 80 million tiny images; research use"
     Config = CIFAR10Config
+    config: CIFAR10Config
 
     def load(self, roots: list[Path]) -> Images:
         archive = next((root / ARCHIVE for root in roots if (root / ARCHIVE).is_file()), None)
         official = self.config.test == "official"
         if archive is not None and not official and not any(map(_has_files, roots)):
-            return self._cut(_in_order(archive))
+            return self._cut(_load_in_order(archive))
         root = next((root for root in roots if _has_files(root)), roots[-1])
         try:
             train, test = (torchvision.datasets.CIFAR10(str(root), train=each, download=True) for each in (True, False))
@@ -64,7 +65,8 @@ class CIFAR10(Dataset):
         how = (
             "32x32; all of the training file, in its order 38000/2000/10000: the test images are not the official ones"
         )
-        return Images(*images.split([38_000, 2_000, 10_000]), how)
+        train, val, test = images.split([38_000, 2_000, 10_000])
+        return Images(train, val, test, how)
 
 
 def _has_files(root: Path) -> bool:
@@ -79,7 +81,7 @@ def _as_images(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
-def _in_order(archive: Path) -> Tensor:
+def _load_in_order(archive: Path) -> Tensor:
     """The 50,000 training images of an .npz whose arrays hold them one after the other."""
     parts = PathDataset(archive).load([])
     images = torch.cat([parts.train, parts.val, parts.test])

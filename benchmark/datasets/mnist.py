@@ -26,11 +26,12 @@ class MNIST(Dataset):
     name = "mnist"
     extractor = "digit-cnn"
     Config = MNISTConfig
+    config: MNISTConfig
     terms = "MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0"
     source: ClassVar[type[torchvision.datasets.MNIST]] = torchvision.datasets.MNIST
 
     def load(self, roots: list[Path]) -> Images:
-        root = next((root for root in roots if self._found(root)), roots[-1])
+        root = next((root for root in roots if self._has_files(root)), roots[-1])
         try:
             train = self.source(str(root), train=True, download=True).data
             test = self.source(str(root), train=False, download=True).data
@@ -42,22 +43,20 @@ class MNIST(Dataset):
                 f"into {self.source.__name__}/raw/ under any of these folders"
             ) from error
         train, val = random_split(F.pad(train, (2, 2, 2, 2))[:, None], 50_000, 10_000)
-        splits, how = [train, val, F.pad(test, (2, 2, 2, 2))[:, None]], "28x28 padded to 32x32"
+        test, how = F.pad(test, (2, 2, 2, 2))[:, None], "28x28 padded to 32x32"
         if self.config.binarised:
-            splits, how = (
-                [_binarised(images, seed) for seed, images in enumerate(splits)],
-                f"{how}, statically binarised",
-            )
-        return Images(*splits, f"{how}; training file split at random 50000/10000")
+            train, val, test = (_binarise(images, seed) for seed, images in enumerate((train, val, test)))
+            how = f"{how}, statically binarised"
+        return Images(train, val, test, f"{how}; training file split at random 50000/10000")
 
-    def _found(self, root: Path) -> bool:
+    def _has_files(self, root: Path) -> bool:
         """All four files are there, packed or unpacked (torchvision checks their md5 and unpacks them)."""
         raw = root / self.source.__name__ / "raw"
         names = [name for name, _ in self.source.resources]
         return all((raw / name).exists() or (raw / name).with_suffix("").exists() for name in names)
 
 
-def _binarised(images: Tensor, seed: int) -> Tensor:
+def _binarise(images: Tensor, seed: int) -> Tensor:
     """uint8 images with 255 where a uniform draw of 0 to 254 is below the pixel, else 0: the same in every call."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(0, 255, images.shape, generator=generator, dtype=torch.uint8)

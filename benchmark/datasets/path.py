@@ -58,10 +58,10 @@ class PathDataset(Dataset):
         missing = [split for split in SPLITS if split not in parts]
         if missing:
             raise UsageError(f"{self.path}: no array named {', '.join(missing)} (needed: train, val, test)")
-        tensors = [self._as_images(split, parts[split]) for split in SPLITS]
-        if len({tensor.shape[1:] for tensor in tensors}) > 1:
+        train, val, test = (self._as_images(split, parts[split]) for split in SPLITS)
+        if not train.shape[1:] == val.shape[1:] == test.shape[1:]:
             raise UsageError(f"{self.path}: train, val and test images differ in shape")
-        return Images(*tensors, "as in the file")
+        return Images(train, val, test, "as in the file")
 
     def _as_images(self, split: str, array: np.ndarray) -> Tensor:
         if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
@@ -86,11 +86,12 @@ class PathDataset(Dataset):
         tensors = [torch.stack([_read(file, square) for file in group]) for group in files]
         how = f"central square, resized to {side}x{side} (bicubic)"
         if given:
-            return Images(*tensors, how)
-        tenth = len(tensors[0]) // 10
-        return Images(
-            *random_split(tensors[0], len(tensors[0]) - 2 * tenth, tenth, tenth), f"{how}; random split 80/10/10"
-        )
+            train, val, test = tensors
+            return Images(train, val, test, how)
+        (images,) = tensors
+        tenth = len(images) // 10
+        train, val, test = random_split(images, len(images) - 2 * tenth, tenth, tenth)
+        return Images(train, val, test, f"{how}; random split 80/10/10")
 
     @staticmethod
     def _image_files(folder: Path) -> list[Path]:
@@ -112,5 +113,5 @@ def _square(image: Image.Image, side: int, mode: str) -> Tensor:
     image = image.convert(mode)
     edge = min(image.size)
     left, top = (image.width - edge) / 2, (image.height - edge) / 2
-    array = np.asarray(image.resize((side, side), Image.BICUBIC, box=(left, top, left + edge, top + edge)))
+    array = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge)))
     return torch.from_numpy(array.copy()).reshape(side, side, -1).permute(2, 0, 1)

@@ -81,10 +81,10 @@ class Features:
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
             raise TypeError(f"features are taken of uint8 images, got {images.dtype}")
-        parts = (self._converted(part.to(self._device)) for part in images.split(self._batch_size))
+        parts = (self._convert(part.to(self._device)) for part in images.split(self._batch_size))
         return torch.cat([self._network(part)[0].float() for part in parts])
 
-    def _converted(self, images: Tensor) -> Tensor:
+    def _convert(self, images: Tensor) -> Tensor:
         if images.shape[1] == self._channels:
             return images
         if self._channels == 3:

@@ -6,6 +6,7 @@ and shipped beside this file. Its Fréchet distance is called "FD digit-cnn", ne
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class DigitClassifier(nn.Module):
             nn.Sequential(
                 nn.Conv2d(i, o, 3, stride=1 if i == 1 else 2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
             )
-            for i, o in zip(widths, widths[1:])
+            for i, o in pairwise(widths)
         ]
         self.features = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.logits = nn.Linear(FEATURES, 10)

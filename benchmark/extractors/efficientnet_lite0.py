@@ -58,13 +58,15 @@ class Convolution(nn.Module):
         before = (kernel - 1) // 2 if stride == 1 else (kernel - 2) // 2
         self.padding = (before, kernel - stride - before) * 2
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(outputs, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(F.pad(x, self.padding)))
 
     def fuse(self) -> None:
         """Fold the normalisation into the convolution, and symmetric padding with it: a third less time."""
+        if isinstance(self.norm, nn.Identity):
+            return
         self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
         if len(set(self.padding)) == 1:
             self.conv.padding, self.padding = self.padding[:2], (0, 0, 0, 0)

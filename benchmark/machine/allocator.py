@@ -1,7 +1,8 @@
 """Freed memory stays with the process, so that the next batch finds it there.
 
 glibc hands blocks of more than 32 MB back to the kernel as soon as they are freed, and gets the next batch's in fresh
-pages, each cleared and faulted in. On a CPU that costs half of the time of feature extraction and a quarter of training.
+pages, each cleared and faulted in. On a CPU that costs half of the time of feature extraction and a quarter of
+training.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def device_name(device: torch.device) -> str:
 
 
 @functools.cache
-def _driver(device: torch.device) -> dict[str, Any] | None:
+def _describe_driver(device: torch.device) -> dict[str, Any] | None:
     """Versions of CUDA and of the GPU's driver (Linux), and how it may round; None on a CPU."""
     if device.type != "cuda":
         return None
@@ -55,7 +55,7 @@ def _driver(device: torch.device) -> dict[str, Any] | None:
 
 
 @functools.cache
-def _code() -> dict[str, Any]:
+def _describe_code() -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str | None:
@@ -73,17 +73,17 @@ def _code() -> dict[str, Any]:
 
 
 @functools.cache
-def _packages() -> dict[str, str]:
+def _list_packages() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Code, packages, device, threads and command of this process, and the time now (UTC)."""
     return {
-        "code": _code(),
-        "packages": _packages(),
+        "code": _describe_code(),
+        "packages": _list_packages(),
         "device": device_name(device),
-        "driver": _driver(device),
+        "driver": _describe_driver(device),
         "instructions": torch.backends.cpu.get_cpu_capability(),  # one name of a processor may stand for several
         "threads": torch.get_num_threads(),
         "openmp": {name: value for name, value in os.environ.items() if name.startswith(OPENMP)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
 
 from priors.api import Diverged
 
@@ -14,7 +14,8 @@ class BestState:
 
     def __init__(self, network: nn.Module, patience: int) -> None:
         self._network, self._patience = network, patience
-        self._state, self._waited = None, 0
+        self._state: dict[str, Tensor] = {}
+        self._waited = 0
         self.value, self.step = math.inf, 0
 
     def exhausted(self, value: float, step: int, what: str) -> bool:

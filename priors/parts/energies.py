@@ -5,7 +5,9 @@ An MLP for a vector, convolutions for a block C x H x W.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -28,8 +30,8 @@ class Energy(nn.Module):
     last: nn.Linear
 
     def forward(self, z: Tensor) -> Tensor:
-        for features in self._outputs(z):
-            pass  # none but the last is kept: those of SIR's many proposals together would be the run's memory
+        # none but the last is kept: those of SIR's many proposals together would be the run's memory
+        (features,) = deque(self._outputs(z), maxlen=1)
         return self._read(features)
 
     def value_and_input_gradient(self, z: Tensor, of_last: int | None = None) -> tuple[Tensor, Tensor]:
@@ -45,31 +47,31 @@ class Energy(nn.Module):
         for layer, outputs in zip(reversed(self.hidden), reversed(after)):
             # one fused operation: as a product with the slopes this is a sixth of EVaLP's whole step
             slope_applied = torch.ops.aten.leaky_relu_backward(gradient, outputs[-rows:].detach(), self.SLOPE, True)
-            gradient = self._pulled_back(layer, slope_applied)
+            gradient = self._pull_back(layer, slope_applied)
         return value, gradient.flatten(1)
 
     def _outputs(self, z: Tensor) -> Iterator[Tensor]:
         """Of each hidden layer in turn."""
-        z = self._shaped(z)
+        z = self._reshape(z)
         for layer in self.hidden:
             # in place: one pass over memory less, a tenth of the time that SIR's many proposals take
             z = F.leaky_relu_(layer(z), self.SLOPE)
             yield z
 
     def _read(self, features: Tensor) -> Tensor:
-        return self.last(self._pooled(features)).squeeze(1)
+        return self.last(self._pool(features)).squeeze(1)
 
-    def _shaped(self, z: Tensor) -> Tensor:
+    def _reshape(self, z: Tensor) -> Tensor:
         return z
 
-    def _pooled(self, z: Tensor) -> Tensor:
+    def _pool(self, z: Tensor) -> Tensor:
         return z
 
     def _gradient_of_readout(self, rows: int, features: Tensor) -> Tensor:
         return self.last.weight.expand(rows, -1)
 
-    def _pulled_back(self, layer: nn.Module, gradient: Tensor) -> Tensor:
-        return gradient @ layer.weight
+    def _pull_back(self, layer: nn.Module, gradient: Tensor) -> Tensor:
+        return gradient @ layer.get_parameter("weight")
 
 
 class MLPEnergy(Energy):
@@ -78,7 +80,7 @@ class MLPEnergy(Energy):
     def __init__(self, features: int, width: int, depth: int = 2, constant: bool = False) -> None:
         super().__init__()
         sizes = [features] + [width] * depth
-        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes, sizes[1:]))
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.last = nn.Linear(width, 1, bias=constant)
 
 
@@ -91,18 +93,18 @@ class ConvEnergy(Energy):
             raise ValueError(f"network=conv needs a block of latents C x H x W, not {latent_shape}")
         self.latent_shape = tuple(latent_shape)
         sizes = [latent_shape[0], *widths]
-        self.hidden = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in zip(sizes, sizes[1:]))
+        self.hidden = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(sizes))
         self.last = nn.Linear(widths[-1], 1, bias=constant)
 
-    def _shaped(self, z: Tensor) -> Tensor:
+    def _reshape(self, z: Tensor) -> Tensor:
         return z.unflatten(1, self.latent_shape)
 
-    def _pooled(self, z: Tensor) -> Tensor:
+    def _pool(self, z: Tensor) -> Tensor:
         return z.mean((2, 3))
 
     def _gradient_of_readout(self, rows: int, features: Tensor) -> Tensor:
         of_each = self.last.weight / features[0, 0].numel()
         return of_each[:, :, None, None].expand(rows, -1, *features.shape[2:])
 
-    def _pulled_back(self, layer: nn.Module, gradient: Tensor) -> Tensor:
-        return F.conv_transpose2d(gradient, layer.weight, padding=1)
+    def _pull_back(self, layer: nn.Module, gradient: Tensor) -> Tensor:
+        return F.conv_transpose2d(gradient, layer.get_parameter("weight"), padding=1)

@@ -28,6 +28,8 @@ class ResidualBlock(nn.Module):
 class MaskedAffine(Transform):
     """y = x exp(s) + t where the mask (C, H, W) is 0, with s and t from a ResNet that sees only where it is 1."""
 
+    mask: Tensor
+
     def __init__(self, mask: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
@@ -38,8 +40,8 @@ class MaskedAffine(Transform):
             nn.ReLU(),
             nn.Conv2d(width, 2 * channels, 1),
         )
-        nn.init.zeros_(self.network[-1].weight)  # the identity at first: deep flows start well behaved
-        nn.init.zeros_(self.network[-1].bias)
+        for parameter in self.network[-1].parameters():  # the identity at first: deep flows start well behaved
+            nn.init.zeros_(parameter)
 
     def _shift_and_log_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shift, unbounded = self.network(x * self.mask).chunk(2, dim=1)

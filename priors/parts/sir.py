@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: proposals in memory at a time; on a CPU as many as stay in its cache between the layers of an energy network, on a GPU
-#: as many as fit where a layer of convolutions makes 64k values of each
+#: proposals in memory at a time; on a CPU as many as stay in its cache between the layers of an energy network, on a
+#: GPU as many as fit where a layer of convolutions makes 64k values of each
 CHUNK = {"cuda": 32_768, "cpu": 8_192}
 
 #: sets of proposals over which the effective sample size is averaged
