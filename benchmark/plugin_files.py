@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from benchmark.store.closure import PLUGIN, beside, closure
+from benchmark.store.closure import PLUGIN, beside, closure, within
 from benchmark.store.sealed import content_hash, file_hash
 
 
@@ -27,7 +27,7 @@ def load_file(path: Path) -> ModuleType:
     """The module of a plugin's file; the same one where neither the file nor what it imports beside it has changed."""
     path = path.resolve()
     inner = path.stem.replace(".", "_")
-    files = closure(inner, path, beside(path.parent))
+    files = closure(inner, path, within(beside(path.parent)))
     sources = {name: file_hash(file) for name, file in files.items()}
     package = PLUGIN + content_hash([str(path), sources])[:12]
     name = f"{package}.{inner}"

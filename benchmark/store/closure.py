@@ -27,6 +27,8 @@ PLUGIN = "latent_prior_plugin_"
 
 #: top-level name -> the path of its module or package without any suffix, None where it is somebody else's
 Owned = Callable[[str], Path | None]
+#: dotted name -> the file of that module or package, None where it is somebody else's or none at all
+Find = Callable[[str], Path | None]
 
 
 def beside(folder: Path) -> Owned:
@@ -49,19 +51,30 @@ def suite(root: Path) -> Owned:
     return {name: root / name for name in SUITE}.get
 
 
-def closure(name: str, file: Path, owned: Owned) -> dict[str, Path]:
-    """Module name -> file: the module `name` in `file`, and of all that is owned what it imports, however deep.
+def within(owned: Owned) -> Find:
+    """Files of the modules that are owned."""
+
+    def find(module: str) -> Path | None:
+        top, *inner = module.split(".")
+        place = owned(top)
+        return _file(place.joinpath(*inner)) if place else None
+
+    return find
+
+
+def closure(name: str, file: Path, find: Find) -> dict[str, Path]:
+    """Module name -> file: the module `name` in `file`, and what can be found of all that it imports, however deep.
 
     A package's `__init__.py` belongs to each of its modules, since importing one runs it.
     """
     files = {name: file}
-    waiting = _imports(name, file, owned)
+    waiting = _imports(name, file, find)
     while waiting:
         module = waiting.pop()
-        found = _find(module, owned)
+        found = find(module)
         if found and module not in files:
             files[module] = found
-            waiting |= _imports(module, found, owned)
+            waiting |= _imports(module, found, find)
     return files
 
 
@@ -75,14 +88,14 @@ def own_files(module: ModuleType) -> list[Path]:
         return []
     roots = [Path(root) for root in getattr(sys.modules.get(top), "__path__", [])]
     if top.startswith(PLUGIN):
-        files = closure(inner, file, beside(roots[0]))
+        files = closure(inner, file, within(beside(roots[0])))
     else:
         root = next((root for root in roots if file.is_relative_to(root)), file.with_suffix(""))
-        files = closure(name, file, {top: root}.get)
+        files = closure(name, file, within({top: root}.get))
     return list(dict.fromkeys([file, *(files[each] for each in sorted(files))]))
 
 
-def _imports(name: str, file: Path, owned: Owned) -> set[str]:
+def _imports(name: str, file: Path, find: Find) -> set[str]:
     """Dotted names that `file` imports, with the packages they lie in; some may be no modules."""
     is_package = file.name == "__init__.py" and name != "__init__"
     package = name if is_package else name.rpartition(".")[0]
@@ -90,12 +103,12 @@ def _imports(name: str, file: Path, owned: Owned) -> set[str]:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):  # importing it fails as well, or it is no Python source
         return set()
-    names = {name, *(each for node in ast.walk(tree) for each in _named(node, package, owned))}
+    names = {name, *(each for node in ast.walk(tree) for each in _named(node, package, find))}
     parts = (each.split(".") for each in names)
     return {".".join(words[:count]) for words in parts for count in range(1, len(words) + 1)}
 
 
-def _named(node: ast.AST, package: str, owned: Owned) -> Iterator[str]:
+def _named(node: ast.AST, package: str, find: Find) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     if isinstance(node, ast.ImportFrom):
@@ -104,17 +117,11 @@ def _named(node: ast.AST, package: str, owned: Owned) -> Iterator[str]:
         for alias in node.names:
             if alias.name != "*":
                 yield ".".join([*words, alias.name])
-            elif words:
-                yield ".".join(words)
-                place = owned(words[0])
-                # a package's `__all__` may name any module in it
-                yield from (".".join([*words, file.stem]) for file in (place and place.joinpath(*words[1:]).glob("*.py")) or [])
-
-
-def _find(module: str, owned: Owned) -> Path | None:
-    top, *inner = module.split(".")
-    place = owned(top)
-    return _file(place.joinpath(*inner)) if place else None
+                continue
+            yield ".".join(words)
+            found = find(".".join(words))
+            if found and found.name == "__init__.py":  # its `__all__` may name any module beside it
+                yield from (".".join([*words, file.stem]) for file in found.parent.glob("*.py"))
 
 
 def _file(place: Path) -> Path | None:
