@@ -38,11 +38,13 @@ def load_file(path: Path) -> ModuleType:
     importlib.invalidate_caches()  # a file may be younger than the last look at its folder
     folder = ModuleSpec(package, None, is_package=True)
     folder.submodule_search_locations = [str(path.parent)]
-    spec = importlib.util.spec_from_loader(name, _Loader(name, str(path)), is_package=False)
+    loader = _Loader(name, str(path))
+    spec = ModuleSpec(name, loader, origin=str(path))
+    spec.has_location = True
     try:
         sys.modules[package] = importlib.util.module_from_spec(folder)
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         for each in [each for each in sys.modules if each == package or each.startswith(f"{package}.")]:
             del sys.modules[each]
@@ -56,7 +58,8 @@ class _Loader(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importing(module.__name__.partition(".")[0])}
+        package = module.__name__.partition(".")[0]
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importing(package)}
         super().exec_module(module)
 
 

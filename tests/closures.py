@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import hashlib
 import json
 import sys
@@ -48,16 +49,18 @@ class BuiltIn:
         return f"{self.kind} {self.name}"
 
     def hashes(self, root: Path) -> dict[str, str]:
-        """File below `root` -> the start of its hash, for each that can decide a number and holds any code."""
+        """File below `root` -> hash, for each that can decide a number and holds any code."""
         file = root.joinpath(*self.module.split(".")).with_suffix(".py")
         find = within(suite(root))
         files = closure(self.module, file, lambda module: None if _left_out(module) else find(module))
-        shapes = {file: _shape(ast.parse(file.read_bytes())) for file in files.values()}
-        return {
-            file.relative_to(root).as_posix(): hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
-            for file, shape in sorted(shapes.items())
-            if len(shape) > 1
-        }
+        hashes = {file.relative_to(root).as_posix(): code_hash(file.read_bytes()) for file in files.values()}
+        return {file: hash for file, hash in hashes.items() if hash != code_hash(b"")}
+
+
+@functools.cache
+def code_hash(source: bytes) -> str:
+    """The start of the hash of what a file does."""
+    return hashlib.sha256(json.dumps(_shape(ast.parse(source))).encode()).hexdigest()[:16]
 
 
 def built_ins() -> list[BuiltIn]:
@@ -87,9 +90,9 @@ def undecided(kept: dict[str, Any], root: Path = ROOT) -> list[str]:
             said.append(f"{each.title}{raised}: {', '.join(changed) or 'no file'} changed")
             open_.append(each.name)
     if said:
+        raising = "raise its `version` (a data set has none: make its bundles again)"
         said += [
-            "where numbers change, raise its `version` (a data set has none: make its bundles again), then: "
-            "python tests/closures.py",
+            f"where numbers change, {raising}, then: python tests/closures.py",
             f"where none does: python tests/closures.py --same-numbers {' '.join(open_)}",
         ]
     return said

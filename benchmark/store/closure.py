@@ -80,12 +80,11 @@ def closure(name: str, file: Path, find: Find) -> dict[str, Path]:
 
 def own_files(module: ModuleType) -> list[Path]:
     """The closure of an imported module that is a plugin's: its own file, then the others in the order of their names."""
-    if not getattr(module, "__file__", None):
-        return []
-    file, name = Path(module.__file__), module.__name__
+    name = module.__name__
     top, _, inner = name.partition(".")
-    if top in SUITE:
+    if top in SUITE or not module.__file__:
         return []
+    file = Path(module.__file__)
     roots = [Path(root) for root in getattr(sys.modules.get(top), "__path__", [])]
     if top.startswith(PLUGIN):
         files = closure(inner, file, within(beside(roots[0])))
@@ -121,7 +120,7 @@ def _named(node: ast.AST, package: str, find: Find) -> Iterator[str]:
             yield ".".join(words)
             found = find(".".join(words))
             if found and found.name == "__init__.py":  # its `__all__` may name any module beside it
-                yield from (".".join([*words, file.stem]) for file in found.parent.glob("*.py"))
+                yield from (".".join([*words, file.stem]) for file in found.parent.glob("*.py") if file != found)
 
 
 def _file(place: Path) -> Path | None:
