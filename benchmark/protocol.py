@@ -50,6 +50,8 @@ PRESETS = {
 }
 #: the preset of a budget where none is named
 USUAL = {"quick": "quick", "full": "rae"}
+#: fields of the first protocols, whose hashes hold them as None; not to be added to
+COUNTED_AS_NONE = {"reference_split"}
 
 
 class Protocol(BaseModel):
@@ -90,7 +92,10 @@ class Protocol(BaseModel):
 
     @property
     def hash(self) -> str:
-        return content_hash(self.model_dump(mode="json"))
+        """Of every setting; one that came after the first protocols does not count where it is None."""
+        settings = self.model_dump(mode="json")
+        later = {name for name, value in settings.items() if value is None and name not in COUNTED_AS_NONE}
+        return content_hash({name: value for name, value in settings.items() if name not in later})
 
     def save(self, results: Path, bundle: str) -> None:
         """Note that a bundle (its short id) is scored under this protocol: tables are made from files alone."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import inspect
 import pkgutil
-import sys
+import re
+import traceback
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,8 @@ from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError, unknown
 from benchmark.extractors.api import Extractor
 from benchmark.metrics.api import REFERENCE_ROWS, Metric
-from benchmark.store.sealed import file_hash
+from benchmark.plugin_files import load_file
+from benchmark.store.closure import PLUGIN
 from priors.api import LatentPrior
 
 GROUP = "latent_prior_benchmark"
@@ -81,6 +82,7 @@ class Registry:
         self._manager.add_hookspecs(Hooks)
         self._classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
         self._origins: dict[type, str] = {}
+        self._modules: dict[type, ModuleType | None] = {}
         self._built_in: set[str] = set()
         self._installed: set[str] = set()
         self._entry_points_read = False
@@ -114,6 +116,10 @@ class Registry:
         """`built-in`, the plugin's file, or the entry point it came from."""
         return self._origins[cls]
 
+    def module(self, cls: type) -> ModuleType | None:
+        """The module that registered a class, which need not be the one that defines it."""
+        return self._modules[cls]
+
     def _read_built_in(self, kind: str) -> None:
         """Import a kind's own modules; all kinds' before any plugin file, so that no plugin can take their names."""
         for each in KINDS if self.files else [kind]:
@@ -125,7 +131,7 @@ class Registry:
                         self._read("built-in", functools.partial(importlib.import_module, module.name), of=module.name)
         while self.files:
             path = self.files.pop(0)
-            self._read(str(path), functools.partial(_import_file, path))
+            self._read(str(path), functools.partial(load_file, path))
 
     def _read_entry_points(self) -> None:
         if self._entry_points_read:
@@ -146,7 +152,7 @@ class Registry:
             self._manager.register(module, of)
             self._manager.check_pending()
         except (Exception, SystemExit) as error:
-            self.broken[of] = f"{type(error).__name__}: {error}"
+            self.broken[of] = _why(error)
             if self._manager.has_plugin(of):
                 self._manager.unregister(name=of)
             return
@@ -160,9 +166,9 @@ class Registry:
             named = ", ".join(spec.hook for spec in KINDS.values())
             self.broken[of] = f"it registers nothing: no function marked @hookimpl (one of {named})"
         for kind, hook in hooks:
-            self._take(kind, origin, of, hook)
+            self._take(kind, origin, of, hook, inspect.getmodule(module))
 
-    def _take(self, kind: str, origin: str, of: str, hook: Any) -> None:
+    def _take(self, kind: str, origin: str, of: str, hook: Any, module: ModuleType | None) -> None:
         try:
             for cls in hook():
                 _check(cls, KINDS[kind].base)
@@ -173,8 +179,9 @@ class Registry:
                     raise ValueError(f"the {kind} name '{cls.name}' is taken ({taken})")
                 self._classes[kind][cls.name] = cls
                 self._origins[cls] = origin
+                self._modules[cls] = module
         except (Exception, SystemExit) as error:
-            self.broken[of] = f"{type(error).__name__}: {error}"
+            self.broken[of] = _why(error)
 
 
 def _check(cls: Any, base: type) -> None:
@@ -190,9 +197,11 @@ def _check(cls: Any, base: type) -> None:
             raise unknown(f"setting in {cls.__name__}.quick", setting, cls.Config.model_fields)
 
 
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"latent_prior_plugin_{file_hash(path)[:12]}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def _why(error: BaseException) -> str:
+    """What went wrong with a plugin, and where, if that is a file which it imports from beside it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    own = [frame for frame, _ in frames if frame.f_globals.get("__name__", "").startswith(PLUGIN)]
+    said = re.sub(rf"{PLUGIN}\w+?\.", "", f"{type(error).__name__}: {error}")
+    if not own or own[-1].f_code.co_filename == own[0].f_code.co_filename:
+        return said
+    return f"{said} ({Path(own[-1].f_code.co_filename).name}, line {own[-1].f_lineno})"

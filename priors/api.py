@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol
 import pluggy
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
@@ -37,34 +38,38 @@ class PriorConfig(BaseModel):
 
     @classmethod
     def sampling_names(cls) -> set[str]:
-        return {name for name, field in cls.model_fields.items() if field.json_schema_extra == _SAMPLING}
+        return {name for name, field in cls.model_fields.items() if _marks(field).get("sampling")}
 
     def fit_settings(self) -> dict[str, Any]:
         """What decides a fit, and so its identity; a `later_setting` counts where it has another value than usual."""
-        settings = self.model_dump(mode="json", exclude=self.sampling_names())
-        fields = type(self).model_fields
-        usual = [
-            name
-            for name in settings
-            if fields[name].json_schema_extra == _LATER and getattr(self, name) == fields[name].default
-        ]
-        return {name: value for name, value in settings.items() if name not in usual}
+        return self.model_dump(mode="json", exclude=self.sampling_names() | self._usual())
 
     def sampling_settings(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", include=self.sampling_names())
+        """What decides how a fit is sampled, by the same rule."""
+        return self.model_dump(mode="json", include=self.sampling_names() - self._usual())
+
+    def _usual(self) -> set[str]:
+        """The settings that came later and have their default."""
+        fields = type(self).model_fields
+        later = {name for name, field in fields.items() if _marks(field).get("later")}
+        return {name for name in later if getattr(self, name) == fields[name].default}
 
 
-_SAMPLING, _LATER = {"role": "sampling"}, {"role": "later"}
+def _marks(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def sampling_setting(default: Any, **constraints: Any) -> Any:
     """A config field that acts on `sample` alone: fits are shared by all its values."""
-    return Field(default, json_schema_extra=dict(_SAMPLING), **constraints)
+    return Field(default, json_schema_extra={"sampling": True}, **constraints)
 
 
-def later_setting(default: Any, **constraints: Any) -> Any:
-    """A config field added to a prior that has records: with its default it changes neither fits nor their identity."""
-    return Field(default, json_schema_extra=dict(_LATER), **constraints)
+def later_setting(default: Any, sampling: bool = False, **constraints: Any) -> Any:
+    """A config field added to a prior that has records: with its default it changes no number, and so counts in no id.
+
+    `sampling`: it acts on `sample` alone. The default is then fixed for good: another one would need a new `version`.
+    """
+    return Field(default, json_schema_extra={"sampling": sampling, "later": True}, **constraints)
 
 
 class Split(Protocol):

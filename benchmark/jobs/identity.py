@@ -1,33 +1,39 @@
 """What a fit and a measurement are, and the ids that decide what has been done already.
 
-| what changes                                             | what is made again                        |
-|:---------------------------------------------------------|:------------------------------------------|
-| bundle, seed, budget, type of device                     | the fit, and all that is measured of it   |
-| a fit setting                                            | the fit, and all that is measured of it   |
-| a setting of sampling                                    | all that is measured; the fit is shared   |
-| a built-in prior's `version`                             | its fits, and all that is measured        |
-| a plugin's file, or a file of its own that it imports    | its fits, or what it measures             |
-| a metric's `version`, a protocol field that it `reads`   | what that metric measures                 |
-| the device, threads or dtype, of timings                 | the timings                               |
-| a metric is added, a field of the protocol is added      | nothing                                   |
-| a label, a folder, a module's place, the number of seeds | nothing                                   |
+| what changes                                              | what is made again                                 |
+|:----------------------------------------------------------|:---------------------------------------------------|
+| bundle, seed, budget, type of device                      | the fit, and all that is measured of it            |
+| a setting of the fit, typed or by a recipe                | the fit, and all that is measured of it            |
+| a setting of sampling                                     | all that is measured; the fit is shared            |
+| a built-in prior's `version`                              | its fits, and all that is measured of them         |
+| `REFERENCE_VERSION`                                       | what is measured of the reference rows             |
+| a metric's `version`                                      | what that metric measures                          |
+| a field of the protocol (such as the extractor)           | what is measured by the metrics that `reads` it    |
+| a plugin's file, or one of its own that it imports        | as for the `version` of a built-in                 |
+| device, threads or dtype                                  | timings                                            |
+| a metric, a later setting or a field that is None, added  | nothing                                            |
+| a label, a folder, a module's place, the number of seeds  | nothing                                            |
+| packages, commit, command                                 | nothing: they stand in each record                 |
 
 Every id is a hash of what stands on the left; `docs/identity.md` tells it at length.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.registry import Registry
+from benchmark.store.closure import own_files
 from benchmark.store.records import record_id
 from benchmark.store.sealed import content_hash, file_hash
 from priors.api import LatentPrior, PriorConfig
 
+#: raised when what the reference rows draw would be another
 REFERENCE_VERSION = 1
 
 
@@ -58,6 +64,7 @@ class Job:
 
     @property
     def fit_identity(self) -> dict[str, Any]:
+        """What decides a fit; of a reference row, which has none, what decides the posteriors that it draws from."""
         return {**self._shared(sampling=False), "seed": self.seed}
 
     @property
@@ -71,7 +78,7 @@ class Job:
         return {"fit": self.fit_id, "sampling": sampling}
 
     def measurement_identity(self, metric: dict[str, Any], settings: dict[str, Any], machine: Any) -> dict[str, Any]:
-        """`machine` is None but for timings."""
+        """What decides a measurement. `settings`: of the protocol what the metric reads; `machine`: None but for timings."""
         identity = {**self.source_identity, "metric": metric, "settings": settings}
         return identity if machine is None else {**identity, "machine": machine}
 
@@ -92,7 +99,7 @@ class Job:
         }
 
     def _shared(self, sampling: bool) -> dict[str, Any]:
-        """What all seeds of the row have in common."""
+        """What all seeds of the row have in common; with `sampling` its hash is the row's `config_hash`."""
         shared = {"bundle": self.bundle.id, "prior": self.row.identity, "device": self.device_type}
         if self.row.config is None:
             return shared
@@ -108,15 +115,14 @@ def class_identity(registry: Registry, cls: Any) -> dict[str, Any]:
     """What a registered class is, for hashing: its name with its version, or its source's hash if it is a plugin's."""
     if registry.origin(cls) == "built-in":
         return {"name": cls.name, "version": cls.version}
-    return {"name": cls.name, "source": _source_hash(cls)}
+    return {"name": cls.name, "source": _source_hash(registry.module(cls), sys.modules.get(cls.__module__))}
 
 
-def _source_hash(cls: type) -> str:
-    """Hash of the file a plugin class is defined in; of a package, of all its Python files."""
-    module = sys.modules[cls.__module__]
-    package = sys.modules.get(cls.__module__.partition(".")[0])
-    if getattr(package, "__path__", None):
-        files = sorted(file for root in package.__path__ for file in Path(root).rglob("*.py"))
-    else:
-        files = [Path(module.__file__)]
+@functools.cache
+def _source_hash(*modules: ModuleType | None) -> str:
+    """Hash of the modules that register and that define a class, and of their own files which they import.
+
+    It is taken once, so that a file edited while a run goes on does not pass for the code that is running.
+    """
+    files = dict.fromkeys(file for module in modules if module for file in own_files(module))
     return content_hash([file_hash(file) for file in files])

@@ -1,0 +1,134 @@
+"""The source files a module is made of: its own, and those of its folder or package that it imports, however deep.
+
+Imports are read from the source with `ast`, those inside functions too, and nothing is executed; what is imported by a
+computed name, and what is no Python source, is not seen. Who owns a module decides how far the reading goes:
+
+a plugin's file            the folder that it lies in
+an installed package       that package
+an installed single file   that file
+the suite's own modules    its three packages
+
+Whatever else is imported is somebody else's, and ignored.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+#: the packages of the suite: what lies beside a plugin under one of these names never stands in for them
+SUITE = ("benchmark", "priors", "backbones")
+#: how the name of a package starts that stands for a plugin's folder (see `benchmark/plugin_files.py`)
+PLUGIN = "latent_prior_plugin_"
+
+#: top-level name -> the path of its module or package without any suffix, None where it is somebody else's
+Owned = Callable[[str], Path | None]
+#: dotted name -> the file of that module or package, None where it is somebody else's or none at all
+Find = Callable[[str], Path | None]
+
+
+def beside(folder: Path) -> Owned:
+    """What modules of a plugin's folder find there: what is beside a file comes first, as it does for a script.
+
+    As in Python, a folder without `__init__.py` counts only where nothing else has its name.
+    """
+
+    def owned(name: str) -> Path | None:
+        if name in SUITE or not name.isidentifier():
+            return None
+        place = folder / name
+        return place if _file(place) or (place.is_dir() and not _found_elsewhere(name)) else None
+
+    return owned
+
+
+def suite(root: Path) -> Owned:
+    """The three packages of the suite, below `root`."""
+    return {name: root / name for name in SUITE}.get
+
+
+def within(owned: Owned) -> Find:
+    """Files of the modules that are owned."""
+
+    def find(module: str) -> Path | None:
+        top, *inner = module.split(".")
+        place = owned(top)
+        return _file(place.joinpath(*inner)) if place else None
+
+    return find
+
+
+def closure(name: str, file: Path, find: Find) -> dict[str, Path]:
+    """Module name -> file: the module `name` in `file`, and what can be found of all that it imports, however deep.
+
+    A package's `__init__.py` belongs to each of its modules, since importing one runs it.
+    """
+    files = {name: file}
+    waiting = _imports(name, file, find)
+    while waiting:
+        module = waiting.pop()
+        found = find(module)
+        if found and module not in files:
+            files[module] = found
+            waiting |= _imports(module, found, find)
+    return files
+
+
+def own_files(module: ModuleType) -> list[Path]:
+    """The closure of an imported module that is a plugin's: its own file, then the others in the order of their names."""
+    name = module.__name__
+    top, _, inner = name.partition(".")
+    if top in SUITE or not module.__file__:
+        return []
+    file = Path(module.__file__)
+    roots = [Path(root) for root in getattr(sys.modules.get(top), "__path__", [])]
+    if top.startswith(PLUGIN):
+        files = closure(inner, file, within(beside(roots[0])))
+    else:
+        root = next((root for root in roots if file.is_relative_to(root)), file.with_suffix(""))
+        files = closure(name, file, within({top: root}.get))
+    return list(dict.fromkeys([file, *(files[each] for each in sorted(files))]))
+
+
+def _imports(name: str, file: Path, find: Find) -> set[str]:
+    """Dotted names that `file` imports, with the packages they lie in; some may be no modules."""
+    is_package = file.name == "__init__.py" and name != "__init__"
+    package = name if is_package else name.rpartition(".")[0]
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # importing it fails as well, or it is no Python source
+        return set()
+    names = {name, *(each for node in ast.walk(tree) for each in _named(node, package, find))}
+    parts = (each.split(".") for each in names)
+    return {".".join(words[:count]) for words in parts for count in range(1, len(words) + 1)}
+
+
+def _named(node: ast.AST, package: str, find: Find) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        words = package.split(".") if package and node.level else []
+        words = words[: max(0, len(words) - node.level + 1)] + (node.module.split(".") if node.module else [])
+        for alias in node.names:
+            if alias.name != "*":
+                yield ".".join([*words, alias.name])
+                continue
+            yield ".".join(words)
+            found = find(".".join(words))
+            if found and found.name == "__init__.py":  # its `__all__` may name any module beside it
+                yield from (".".join([*words, file.stem]) for file in found.parent.glob("*.py") if file != found)
+
+
+def _file(place: Path) -> Path | None:
+    """The file of the module or package at a path without suffix; a package comes first, as in Python."""
+    files = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _found_elsewhere(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
