@@ -18,7 +18,7 @@ from benchmark.metrics.samples import as_png
 from benchmark.report.tables import tables
 from benchmark.store.sealed import read_sealed
 
-COLUMNS = "dataset backbone backbone_seed bundle prior reference protocol device metric mean low high seeds".split()
+COLUMNS = "dataset backbone backbone_seed bundle prior reference protocol device metric source mean low high seeds".split()
 
 
 @pytest.fixture

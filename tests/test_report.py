@@ -7,15 +7,15 @@ import subprocess
 import sys
 
 import matplotlib
-import numpy as np
 import pytest
 from boards import Results
 from PIL import Image
 from scipy import stats
 
 from benchmark.metrics.api import IMAGE_SETTINGS
-from benchmark.report import across, pareto
+from benchmark.report import pareto
 from benchmark.report.board import write_pictures
+from benchmark.report.pictures import DRAWN_FROM
 from benchmark.report.published import CLAIMS, FIGURES
 from benchmark.report.tables import tables
 from benchmark.store.sealed import write_sealed
@@ -99,7 +99,6 @@ def test_average_ranks_over_bundles_by_hand(results):
     assert results.tables()[-1][2:] == [["a", "1.33"], ["b", "1.67"], ["c", "3.00"]]
     p = stats.friedmanchisquare([1, 1, 2], [2, 2, 1], [3, 3, 3]).pvalue
     assert f"Friedman's test of all priors ranking alike: p = {p:.3g}, were" in last
-    assert "Nemenyi" not in last and "ranks/" not in last
 
 
 def test_two_bundles_have_ranks_and_no_test(results):
@@ -149,26 +148,6 @@ def test_a_second_extractor_has_a_table_of_its_own_after_the_first_s_and_each_sa
     assert second.startswith("digits, conv_vae seed 0, test split, quick protocol, FID\n")
     assert "FID orders them evalp, ncp, mcmc_ebm: Kendall's τ between the two orders of 3 priors is 0.33." in first
     assert "FD digit-cnn orders them ncp, evalp, mcmc_ebm: Kendall's τ" in second
-
-
-@pytest.mark.parametrize("count, drawn", [(7, False), (8, True)])
-def test_the_critical_difference_diagram_needs_eight_tables(count, drawn, results):
-    bundles(results, ["abc", "acb"] * (count // 2) + ["abc"] * (count % 2))
-    write_pictures(results.folder)
-    path = results.folder / "ranks" / "quick-2-cpu.png"
-    assert path.exists() is drawn and ("(ranks/quick-2-cpu.png)" in results.text) is drawn
-    if drawn:
-        assert f"within {2.343 * (12 / 48) ** 0.5:.2f} of each other are not told apart (Nemenyi" in results.text
-        assert Image.open(path).format == "PNG"
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_cliques_join_just_the_longest_runs_within_the_distance(seed):
-    generator = np.random.default_rng(seed)
-    ranks, distance = sorted(generator.uniform(1, 8, 8)), generator.uniform(0.2, 4)
-    near = {(i, j) for i in range(8) for j in range(i + 1, 8) if ranks[j] - ranks[i] <= distance}
-    longest = {(i, j) for i, j in near if not any((a <= i and j <= b) and (a, b) != (i, j) for a, b in near)}
-    assert set(across.cliques(ranks, distance)) == longest
 
 
 def timed(results, label, seconds, seeds=5):
@@ -223,7 +202,7 @@ def test_the_picture_is_a_png_linked_and_the_same_bytes_each_time(references, re
     write_pictures(results.folder)
     first = path.read_bytes()
     assert Image.open(path).format == "PNG" and Image.open(path).size == (960, 600)
-    assert set(Image.open(path).info) == {"dpi", pareto.DRAWN_FROM}, "no version, no date"
+    assert set(Image.open(path).info) == {"dpi", DRAWN_FROM}, "no version, no date"
     assert f"(pareto/{path.name})" in results.text
     path.unlink()
     write_pictures(results.folder)

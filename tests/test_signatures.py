@@ -32,18 +32,33 @@ HEALTHY = {
 }
 
 
+#: who says what
+SOURCES = {
+    "mmd": ("mmd_imq_p",),
+    "c2st": ("c2st_auc",),
+    "latent_neighbours": ("latent_coverage", "latent_recall"),
+    "neighbours": ("coverage", "recall"),
+    "sampling_time": ("effective_sample_size",),
+    "fit": ("runaway",),
+}
+
+
 def table_of(tmp_path, changes=(), config=None):
     """The one table of healthy rows with changed values, (label, metric, value), None for not measured."""
     results = Results(tmp_path / "results")
     rows = {label: dict(values) for label, values in HEALTHY.items()}
     for label, metric, value in changes:
         rows[label][metric] = value
+    kinds = {name: kind for kind, names in SOURCES.items() for name in names}
     for label, values in rows.items():
-        for metric, value in values.items():
-            for seed in range(SEEDS):
+        for seed in range(SEEDS):
+            by_kind = {}
+            for name, value in values.items():
                 if value is not None:
                     shown = value if isinstance(value, str) else value * (1 + NOISE[seed])
-                    results.add(label, metric, {metric: shown}, seed, config=config or {"proposals": 5_000})
+                    by_kind.setdefault(kinds.get(name, name), {})[name] = shown
+            for kind, shown in by_kind.items():
+                results.add(label, kind, shown, seed, config=config or {"proposals": 5_000})
     ((table,), *_) = tables(results.folder)
     return table
 
@@ -57,7 +72,7 @@ def test_values_that_were_not_measured_give_no_note(tmp_path):
     results.scores("ncp", [3.0, 3.1])
     ((table,), *_) = tables(results.folder)
     assert signatures.signatures(table) == []
-    results.add("aggregate_posterior", "latent_coverage", {"latent_coverage": 0.9})
+    results.add("aggregate_posterior", "latent_neighbours", {"latent_coverage": 0.9})
     results.add("gaussian", "mmd", {"mmd_imq_p": 0.9})
     ((table,), *_) = tables(results.folder)
     assert signatures.signatures(table) == []

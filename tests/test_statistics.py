@@ -10,7 +10,6 @@ from scipy import stats
 from benchmark.report.statistics import (
     Difference,
     above_best,
-    critical_difference,
     friedman,
     gap_closed,
     holm,
@@ -276,19 +275,3 @@ def test_friedman_is_that_of_the_formula():
     statistic = 12 * n / (k * (k + 1)) * ((ranks.mean(0) ** 2).sum() - k * (k + 1) ** 2 / 4)
     assert friedman(scores.tolist()) == pytest.approx(stats.chi2.sf(statistic, k - 1))
     assert friedman(scores[:2].tolist()) is None and friedman(scores[:, :2].tolist()) is None
-
-
-DEMSAR = {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}
-
-
-@pytest.mark.parametrize("rows, q", DEMSAR.items())
-def test_the_critical_difference_has_the_q_of_demsar_s_table(rows, q):
-    tables = 14
-    difference = critical_difference(rows, tables)
-    assert difference / math.sqrt(rows * (rows + 1) / (6 * tables)) == pytest.approx(q, abs=1.1e-3)
-    assert critical_difference(rows, 4 * tables) == pytest.approx(difference / 2)
-
-
-def test_the_critical_difference_of_demsar_s_example():
-    """Four classifiers on 14 data sets: 2.569 sqrt(4 x 5 / (6 x 14)) = 1.25."""
-    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)

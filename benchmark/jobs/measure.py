@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -152,7 +152,7 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
         if bad:
             raise ValueError(f"{', '.join(bad)} not finite")
         content_hash(values)  # raises where JSON cannot hold them: tensors, NaN within a list
-        content = {"status": "ok", "values": values}
+        content = {"status": "ok", "values": values, **_columns(metric, work)}
     except (Exception, SystemExit) as error:
         if of_the_machine(error):
             outcome.failures.append(f"{metric.name}: {reason_of(error)}; not recorded, so the next run tries again")
@@ -163,6 +163,20 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
         outcome.measured.append(metric.name)
     content |= {"seconds": time.perf_counter() - start, "provenance": provenance(work.device)}
     work.store.put(job.facts(), metric.name, _identity(job, metric, work), content)
+
+
+def _columns(metric: Metric, work: Workspace) -> dict[str, Any]:
+    """The columns that a stranger's metric declares, for its record: tables are made where its class is not at hand."""
+    if work.registry.origin(type(metric)) == "built-in":
+        return {}
+    try:
+        declared = type(metric).columns(work.protocol)
+        columns = None if declared is None else [asdict(column) for column in declared]
+        content_hash(columns)  # raises where JSON cannot hold them
+    except Exception as error:
+        say(f"metric {metric.name}: its columns cannot be read ({reason_of(error)}); its values go by their names")
+        columns = None
+    return {} if columns is None else {"columns": columns}
 
 
 def _recorded(work: Workspace, row: dict[str, Any], kind: str, identity: dict[str, Any]) -> dict[str, Any] | None:

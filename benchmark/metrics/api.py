@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import pluggy
@@ -36,6 +36,8 @@ IMAGE_ROWS = REFERENCE_ROWS
 IMAGE_SETTINGS = ("split", "reference_split", "extractor", "generated", "rounding")
 #: those that decide the pairs of latents that two-sample metrics compare
 LATENT_SETTINGS = ("split", "mmd_latents")
+#: of held-out q_agg, on which spatial latents are compared once more
+PRINCIPAL_AXES = 64
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,21 @@ class Facts:
 
 @dataclass(frozen=True)
 class Column:
-    """How a table shows one of the values that `measure` returns: its mean over seeds with half a 95 % interval.
+    """How a table shows one of the values that `measure` returns; most often by its name and a heading alone.
 
-    `value`: its name there. `group`: the table it stands in: one of `main`, `images`, `latents`, `time`, or any other
-    name, which makes a further table. `unit` stands behind the heading, `scale` is multiplied to the value,
-    `better` is the direction of the arrow, `digits` the least number of decimals.
-    `shows`: `median` in place of the mean, `count` for whole numbers that all seeds share, `time` for a median of
-    seconds (shown in milliseconds) with the quartiles of `<value>_quartiles`, `gap` for the share of the gap from
-    N(0, I) to the aggregate posterior that a row closes, `spread` for the standard deviation over seeds and, where the
-    metric has `<value>_redraws`, over the draws of one fit.
+    `value`: its name there.
+    `heading`: what stands above the column, followed by `unit` and by the arrow of `better`.
+    `group`: the table it stands in: `main`, `images`, `latents`, `projected` (those of latents on principal axes),
+    `spread` or `time`; any other name makes a table of that name.
+    `scale`: multiplied to the value. `digits`: the least number of decimals.
+    `shows`: what is made of the values of all seeds:
+        mean    with half a 95 % interval
+        median  with exactly `digits` decimals
+        count   a whole number that all seeds share
+        time    a median of seconds, in milliseconds, with the quartiles of `<value>_quartiles`
+        gap     the share of the gap from N(0, I) to the aggregate posterior that a row closes, in per cent
+        spread  two columns: the standard deviation over seeds, and that over the draws of one fit, which the metric
+                `redraws` calls `<value>_redraws`
     """
 
     value: str
@@ -75,6 +83,24 @@ class Column:
     better: Literal["lower", "higher"] | None = None
     digits: int = 0
     shows: Literal["mean", "median", "count", "time", "gap", "spread"] = "mean"
+
+    @property
+    def head(self) -> str:
+        arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
+        return self.heading + (f", {self.unit}" if self.unit else "") + arrow
+
+
+def projected(columns: list[Column]) -> list[Column]:
+    """The columns of the same values on principal axes (see `Evaluation.latent_pairs`)."""
+    return [
+        replace(
+            column,
+            value=f"{column.value}_pca{PRINCIPAL_AXES}",
+            heading=f"PCA-{PRINCIPAL_AXES}: {column.heading}",
+            group="projected",
+        )
+        for column in columns
+    ]
 
 
 class Statistics(Protocol):
@@ -173,9 +199,12 @@ class Metric(ABC):
     machine_bound: ClassVar[bool] = False
 
     @classmethod
-    def columns(cls, protocol: Any) -> list[Column]:
-        """The columns that show its values, in order; without any, a table of its own shows all that are numbers."""
-        return []
+    def columns(cls, protocol: Any) -> list[Column] | None:
+        """The columns that show its values, in order; none of them where the list is empty.
+
+        None, where nobody has thought of columns: a table of its own shows all values that are numbers, by their names.
+        """
+        return None
 
     def applies(self, facts: Facts) -> bool:
         """Whether this row is to have it and can; where not, nothing is recorded and a later run asks again."""

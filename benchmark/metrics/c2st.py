@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.metrics.api import LATENT_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.metrics.api import LATENT_SETTINGS, Column, Evaluation, Metric, hookimpl, projected
 from benchmark.scores.ranks import superiority
 
 FOLDS, HIDDEN, EPOCHS, BATCH = 5, 64, 32, 128
@@ -97,6 +98,11 @@ class ClassifierTest(Metric):
     name = "c2st"
     reads = LATENT_SETTINGS
     reference_rows = ("aggregate_posterior",)
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        whole = [Column("c2st_auc", "C2ST AUC", "latents", better="lower")]
+        return whole + projected(whole)
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         return {

@@ -11,9 +11,11 @@ normalised density of what it draws.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from benchmark.metrics.api import LATENT_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.metrics.api import LATENT_SETTINGS, Column, Evaluation, Metric, hookimpl
 
 BATCH = 500
 
@@ -21,6 +23,13 @@ BATCH = 500
 class CrossEntropy(Metric):
     name = "cross_entropy"
     reads = LATENT_SETTINGS
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return [
+            Column("cross_entropy", "cross-entropy", "latents", unit="nats", better="lower", digits=2),
+            Column("rate", "rate", "latents", unit="nats", better="lower", digits=2),
+        ]
 
     @torch.no_grad()
     def measure(self, evaluation: Evaluation) -> dict[str, float]:

@@ -12,12 +12,13 @@ a d x d matrix.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Column, Evaluation, Metric, hookimpl
 from benchmark.scores.frechet import Statistics, frechet_distance
 
 SIZES = 8
@@ -53,6 +54,10 @@ class FrechetAtInfinity(Metric):
     name = "fd_infinity"
     reads = IMAGE_SETTINGS
     reference_rows = IMAGE_ROWS
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return [Column("fd_infinity", f"{protocol.score} at ∞", "images", better="lower")]
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         reference = evaluation.reference.statistics(evaluation.device)

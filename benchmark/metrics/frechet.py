@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Evaluation, Metric, hookimpl
+from typing import Any
+
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Column, Evaluation, Metric, hookimpl
 from benchmark.scores.frechet import feature_statistics, frechet_distance
 
 
@@ -10,6 +12,14 @@ class Frechet(Metric):
     name = "fd"
     reads = IMAGE_SETTINGS
     reference_rows = IMAGE_ROWS
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return [
+            Column("fd", protocol.score, "main", better="lower"),
+            Column("fd", "gap closed", "main", better="higher", shows="gap"),
+            Column("fd", protocol.score, "spread", shows="spread"),
+        ]
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         reference = evaluation.reference.statistics(evaluation.device)

@@ -9,9 +9,11 @@ variance. Unbiased, so it can be negative, and reported unclipped; it does not d
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Column, Evaluation, Metric, hookimpl
 
 
 def kernel_distance(generated: Tensor, real: Tensor) -> float:
@@ -32,6 +34,13 @@ class KID(Metric):
     name = "kid"
     reads = IMAGE_SETTINGS
     reference_rows = IMAGE_ROWS
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return [
+            Column("kid", "KID ×10³", "images", scale=1000, better="lower"),
+            Column("kid", "gap closed in KID", "images", better="higher", shows="gap"),
+        ]
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         return {"kid": kernel_distance(*evaluation.feature_pair)}

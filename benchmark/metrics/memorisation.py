@@ -17,11 +17,21 @@ latents  near = max_i log q(z | x_i): the log-density of z, in nats, under the t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, LATENT_SETTINGS, Evaluation, Facts, Metric, hookimpl
+from benchmark.metrics.api import (
+    IMAGE_ROWS,
+    IMAGE_SETTINGS,
+    LATENT_SETTINGS,
+    Column,
+    Evaluation,
+    Facts,
+    Metric,
+    hookimpl,
+)
 from benchmark.scores.mmd import squared_distances
 from benchmark.scores.ranks import superiority
 
@@ -58,6 +68,10 @@ class Memorisation(Metric):
     reads = IMAGE_SETTINGS
     reference_rows = IMAGE_ROWS
 
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return [Column("memorisation", "memorisation (½)", "images")]
+
     def applies(self, facts: Facts) -> bool:
         against_test = facts.protocol.reference_split is None  # else there are no new images to be as near as
         return against_test and facts.has_train_reference
@@ -72,6 +86,10 @@ class LatentMemorisation(Metric):
     name = "latent_memorisation"
     reads = LATENT_SETTINGS
     reference_rows = ("aggregate_posterior",)
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return [Column("latent_memorisation", "memorisation (½)", "latents")]
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         _, drawn, real = next(evaluation.latent_pairs("memorisation"))

@@ -13,10 +13,13 @@ pooled latents with an MMD^2 at least as large.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import LATENT_SETTINGS, Evaluation, Facts, Metric, hookimpl
+from benchmark.metrics.api import LATENT_SETTINGS, Column, Evaluation, Facts, Metric, hookimpl, projected
 from benchmark.scores.mmd import KERNELS, kernel_matrix, median_squared_distance, permutation_test, squared_distances
 
 
@@ -29,10 +32,23 @@ def shared_bandwidths(evaluation: Evaluation, axes: Tensor | None = None) -> lis
     return [factor * median for factor in protocol.mmd_bandwidths]
 
 
+def _value(kernel: str) -> Column:
+    return Column(f"mmd_{kernel}", f"MMD² {kernel} ×10³", "main", scale=1000, better="lower")
+
+
 class MMD(Metric):
     name = "mmd"
     reads = (*LATENT_SETTINGS, "mmd_bandwidths", "mmd_permutations")
     reference_rows = ("aggregate_posterior",)  # the reconstruction row would meet its own images
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        main = [
+            column
+            for kernel in KERNELS
+            for column in (_value(kernel), Column(f"mmd_{kernel}_p", "p", "main", digits=3, shows="median"))
+        ]
+        return main + [replace(_value(kernel), group="spread", better=None, shows="spread") for kernel in KERNELS]
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         return self.compared(evaluation, *next(evaluation.latent_pairs("mmd")))
@@ -56,6 +72,10 @@ class ProjectedMMD(MMD):
     that what was recorded of the other stays."""
 
     name = "mmd_pca64"
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return projected([_value(kernel) for kernel in KERNELS])
 
     def applies(self, facts: Facts) -> bool:
         return len(facts.latent_shape) == 3

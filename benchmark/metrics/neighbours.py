@@ -15,12 +15,24 @@ A prior that keeps to one mode has a low coverage. For large samples of one dist
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, LATENT_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.metrics.api import (
+    IMAGE_ROWS,
+    IMAGE_SETTINGS,
+    LATENT_SETTINGS,
+    Column,
+    Evaluation,
+    Metric,
+    hookimpl,
+    projected,
+)
 from benchmark.scores.mmd import squared_distances
 
 K = 5
+SCORES = ("precision", "recall", "density", "coverage")
 
 
 def squared_radii(x: Tensor, k: int) -> Tensor:
@@ -49,6 +61,10 @@ class ImageNeighbours(Metric):
     reads = IMAGE_SETTINGS
     reference_rows = IMAGE_ROWS
 
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return [Column(name, name, "images", better="higher") for name in SCORES]
+
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         return neighbourhood_scores(*evaluation.feature_pair)
 
@@ -57,6 +73,11 @@ class LatentNeighbours(Metric):
     name = "latent_neighbours"
     reads = LATENT_SETTINGS
     reference_rows = ("aggregate_posterior",)
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        whole = [Column(f"latent_{name}", name, "latents", better="higher") for name in SCORES]
+        return whole + projected(whole)
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         return {

@@ -7,7 +7,9 @@ sampling alone contributes to the spread over seeds.
 
 from __future__ import annotations
 
-from benchmark.metrics.api import IMAGE_SETTINGS, LATENT_SETTINGS, Evaluation, Facts, Metric, hookimpl
+from typing import Any
+
+from benchmark.metrics.api import IMAGE_SETTINGS, LATENT_SETTINGS, Column, Evaluation, Facts, Metric, hookimpl
 from benchmark.metrics.mmd import shared_bandwidths
 from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.scores.mmd import KERNELS, mmd_between
@@ -16,6 +18,10 @@ from benchmark.scores.mmd import KERNELS, mmd_between
 class Redraws(Metric):
     name = "redraws"
     reads = (*dict.fromkeys((*IMAGE_SETTINGS, *LATENT_SETTINGS)), "mmd_bandwidths", "redraws")
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return []  # the columns of the scores that are drawn again show their spread (`Column.shows`)
 
     def applies(self, facts: Facts) -> bool:
         return facts.seed == 0 and facts.protocol.redraws > 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from benchmark.metrics.api import Evaluation, Metric, hookimpl
+from benchmark.metrics.api import Column, Evaluation, Metric, hookimpl
 
 
 def as_png(images: Tensor) -> str:
@@ -31,6 +32,10 @@ class Samples(Metric):
     name = "samples"
     reads = ("split", "grid_columns", "rounding")
     reference_rows = ("aggregate_posterior", "reconstruction")
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        return []  # pictures, which a grid shows
 
     def measure(self, evaluation: Evaluation) -> dict[str, str]:
         latents = evaluation.latents(evaluation.protocol.grid_columns, "grid")

@@ -14,7 +14,7 @@ import torch
 
 from benchmark.machine.peak_memory import peak_memory
 from benchmark.machine.stopwatch import durations
-from benchmark.metrics.api import Evaluation, Metric, hookimpl
+from benchmark.metrics.api import Column, Evaluation, Metric, hookimpl
 
 
 class SamplingTime(Metric):
@@ -22,6 +22,26 @@ class SamplingTime(Metric):
     version = 3
     reads = ("timing_batches", "timing_repeats", "timing_seconds")
     machine_bound = True
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        batches, largest = protocol.timing_batches, protocol.timing_batches[-1]
+        parts = {"latents": "prior", "decoding": "decode"}
+
+        def time(heading: str, part: str, batch: int, group: str) -> Column:
+            return Column(f"{part}_seconds_{batch}", heading, group, unit=f"ms / {batch:,}", shows="time")
+
+        return [
+            time("latents", "prior", largest, "main"),
+            time("images", "images", largest, "main"),
+            Column("network_evaluations", "network evaluations", "main", shows="count"),
+            Column("parameters", "parameters", "main", shows="count"),
+            *(time(heading, part, batch, "time") for heading, part in parts.items() for batch in batches),
+            *(
+                Column(f"{part}_peak_bytes_{largest}", heading, "time", unit=f"peak MB / {largest:,}", scale=1e-6)
+                for heading, part in parts.items()
+            ),
+        ]
 
     @torch.no_grad()
     def measure(self, evaluation: Evaluation) -> dict[str, Any]:

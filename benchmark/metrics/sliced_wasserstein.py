@@ -9,10 +9,12 @@ for equal distributions too; n is the same for all rows, and `aggregate_posterio
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import LATENT_SETTINGS, Evaluation, Metric, hookimpl
+from benchmark.metrics.api import LATENT_SETTINGS, Column, Evaluation, Metric, hookimpl, projected
 
 DIRECTIONS = 500
 
@@ -33,6 +35,11 @@ class SlicedWasserstein(Metric):
     name = "sliced_wasserstein"
     reads = LATENT_SETTINGS
     reference_rows = ("aggregate_posterior",)
+
+    @classmethod
+    def columns(cls, protocol: Any) -> list[Column]:
+        whole = [Column("sliced_wasserstein", "sliced W₂", "latents", better="lower")]
+        return whole + projected(whole)
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         values = {}

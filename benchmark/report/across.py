@@ -1,23 +1,14 @@
-"""Average ranks of priors over bundles, and the critical-difference diagram where there are bundles enough for one."""
+"""Average ranks of priors over bundles."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from benchmark.report.pareto import VERSION, is_drawn_from, save_figure
-from benchmark.report.statistics import critical_difference, friedman, mean_ranks
-from benchmark.report.tables import Table
-from benchmark.store.sealed import content_hash
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DIAGRAM_FROM = 8  # tables: below, hardly any two mean ranks can be told apart
+from benchmark.report.statistics import friedman, mean_ranks
+from benchmark.report.tables import FD, Table
 
 
 @dataclass(frozen=True)
@@ -42,16 +33,7 @@ class Group:
     @property
     def scores(self) -> list[list[float]]:
         """Mean FD: a list a table, a number a label."""
-        return [[table.rows[label].mean("fd") for label in self.labels] for table in self.tables]
-
-    @property
-    def has_diagram(self) -> bool:
-        return len(self.tables) >= DIAGRAM_FROM
-
-    @property
-    def file(self) -> str:
-        """Where the diagram lies in a results folder."""
-        return f"ranks/{self.preset}-{self.version}-{self.device}.png"
+        return [[table.rows[label].mean(FD) for label in self.labels] for table in self.tables]
 
 
 def across_bundles(made: list[Table]) -> list[Group]:
@@ -95,56 +77,4 @@ def across_markdown(groups: list[Group]) -> list[str]:
         else:
             lines.append(f"Friedman's test of all priors ranking alike: p = {p:.3g}, were bundles independent;")
             lines += ["those of one data set are less so.", ""]
-        if group.has_diagram:
-            distance = critical_difference(len(group.labels), len(group.tables))
-            lines += [f"Mean ranks within {distance:.2f} of each other are not told apart (Nemenyi, 5 %).", ""]
-            lines += [f"![critical differences, {group.preset} protocol, {group.device}]({group.file})", ""]
     return ["\n".join(lines)]
-
-
-def cliques(ranks: list[float], distance: float) -> list[tuple[int, int]]:
-    """First and last index of each longest run of ascending mean ranks that lie within `distance`; no run of one."""
-    runs: list[tuple[int, int]] = []
-    for first, rank in enumerate(ranks):
-        last = max(index for index, other in enumerate(ranks) if other - rank <= distance)
-        if last > first and (not runs or last > runs[-1][1]):
-            runs.append((first, last))
-    return runs
-
-
-def draw_critical_difference(group: Group, results: Path) -> None:
-    """Draw a group's diagram (Demsar 2006) where it has one and the file there is not it already."""
-    if not group.has_diagram:
-        return
-    ranks, path = group.ranks, results / group.file
-    distance = critical_difference(len(ranks), len(group.tables))
-    drawn_from = content_hash([VERSION, list(ranks.items()), distance])
-    if not is_drawn_from(path, drawn_from):
-        save_figure(_figure(ranks, distance), path, drawn_from)
-
-
-def _figure(ranks: dict[str, float], distance: float) -> Figure:
-    """Ranks on a line, best on the left; the better half is named on the left, the other on the right."""
-    from matplotlib.figure import Figure
-
-    k, runs = len(ranks), cliques(list(ranks.values()), distance)
-    low, high, half = 1, k, (k + 1) // 2
-    depth = 1 + 0.5 * len(runs)  # names start below the bars that join what is not told apart
-    figure = Figure(figsize=(8, 1.2 + 0.28 * (depth + half)), dpi=120, layout="constrained")
-    axes = figure.add_subplot(xlim=(low - 0.35 * k, high + 0.35 * k), ylim=(depth + half + 0.5, -2.5))
-    axes.axis("off")
-    axes.plot([low, high], [0, 0], color="black", linewidth=1)
-    for tick in range(low, high + 1):
-        axes.plot([tick, tick], [0, -0.3], color="black", linewidth=1)
-        axes.text(tick, -0.5, str(tick), ha="center", va="bottom", fontsize=9)
-    axes.plot([low, low + distance], [-1.9, -1.9], color="black", linewidth=2)
-    axes.text(low + distance, -1.9, f"  critical difference {distance:.2f}", va="center", fontsize=9)
-    for number, (first, last) in enumerate(runs):
-        ends = [list(ranks.values())[index] for index in (first, last)]
-        axes.plot([ends[0] - 0.05, ends[1] + 0.05], [0.5 + 0.5 * number] * 2, color="black", linewidth=4)
-    for index, (label, rank) in enumerate(ranks.items()):
-        left = index < half
-        height, edge = depth + (index if left else k - 1 - index), low - 0.05 * k if left else high + 0.05 * k
-        axes.plot([rank, rank, edge], [0, height, height], color="0.4", linewidth=1)
-        axes.text(edge, height, f" {label} ({rank:.2f}) ", ha="right" if left else "left", va="center", fontsize=9)
-    return figure

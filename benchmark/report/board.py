@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from benchmark.report.across import across_bundles, across_markdown, draw_critical_difference
+from benchmark.report.across import across_bundles, across_markdown
 from benchmark.report.grids import draw_grid
 from benchmark.report.markdown import table_markdown
 from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
-from benchmark.report.statistics import mean_interval
-from benchmark.report.tables import Table, tables
+from benchmark.report.tables import FD, Table, tables
 from benchmark.store.places import lock_path
+from benchmark.store.records import RecordStore
 from benchmark.store.sealed import content_hash, write_atomic
 
 COLUMNS = [
@@ -29,6 +30,7 @@ COLUMNS = [
     "protocol",
     "device",
     "metric",
+    "source",
     "mean",
     "low",
     "high",
@@ -37,50 +39,91 @@ COLUMNS = [
 TITLE = "# Leaderboard\n\nMade from the records in `records/` by `python -m benchmark leaderboard`.\n"
 
 
+#: of the time between two rewritings, at most this share goes into one
+SHARE = 0.05
+
+
+class Board:
+    """The pages of a results folder, rewritten while records come in; a record is read once.
+
+    `refresh` after each job, `write` where a run is interrupted, `finish` at its end.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self._results, self._store = results, RecordStore(results / "records")
+        self._next = -float("inf")
+        self.tables: list[Table] = []
+
+    def refresh(self) -> None:
+        """`write`, unless that was done so lately that it would take more than `SHARE` of the time."""
+        if time.monotonic() >= self._next:
+            self.write()
+
+    def write(self) -> list[str]:
+        """Rewrite leaderboard.md, leaderboard.csv and parity.md from the records. Returns what is damaged, a sentence each."""
+        start = time.monotonic()
+        results = self._results
+        folder = content_hash(str(results.resolve()))[:16]
+        with FileLock(lock_path(f"results-{folder}")):  # two processes: the later one sees the records of both
+            self.tables, damaged, in_none = tables(results, self._store)
+            sections = [table_markdown(table, self.tables) for table in self.tables]
+            sections += across_markdown(across_bundles(self.tables))
+            text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
+            write_atomic(results / "leaderboard.md", text.encode())
+            parity = parity_markdown(self.tables)
+            if parity is not None:
+                write_atomic(results / "parity.md", parity.encode())
+            tidy = pd.DataFrame([line for table in self.tables for line in _tidy(table)], columns=COLUMNS)
+            write_atomic(results / "leaderboard.csv", tidy.to_csv(index=False, float_format="%.8g").encode())
+        end = time.monotonic()
+        self._next = end + (end - start) * (1 / SHARE - 1)
+        return damaged
+
+    def draw(self) -> None:
+        """Draw every picture that leaderboard.md shows, of the tables as they were last written."""
+        for table in self.tables:
+            draw_grid(table, self._results)
+            draw_pareto(table, self._results)
+
+    def finish(self, bundle: str, protocol: str) -> str:
+        """`write` and `draw`. Returns the markdown of one bundle's tables under one protocol (one a type of device)."""
+        self.write()
+        self.draw()
+        return _text(self.tables, bundle, protocol)
+
+
 def write_tables(results: Path) -> list[str]:
-    """Rewrite leaderboard.md, leaderboard.csv and parity.md from the records. Returns what is damaged, a sentence each."""
-    folder = content_hash(str(results.resolve()))[:16]
-    with FileLock(lock_path(f"results-{folder}")):  # two processes: the later one sees the records of both
-        made, damaged, in_none = tables(results)
-        sections = [table_markdown(table, made) for table in made] + across_markdown(across_bundles(made))
-        text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
-        write_atomic(results / "leaderboard.md", text.encode())
-        parity = parity_markdown(made)
-        if parity is not None:
-            write_atomic(results / "parity.md", parity.encode())
-        tidy = pd.DataFrame([line for table in made for line in _tidy(table)], columns=COLUMNS)
-        write_atomic(results / "leaderboard.csv", tidy.to_csv(index=False, float_format="%.8g").encode())
-    return damaged
+    """`Board.write`, once."""
+    return Board(results).write()
 
 
 def table_text(results: Path, bundle: str, protocol: str) -> str:
-    """The markdown of one bundle's tables under one protocol (one a device type)."""
-    made = tables(results)[0]
+    """The markdown of one bundle's tables under one protocol (one a type of device)."""
+    return _text(tables(results)[0], bundle, protocol)
+
+
+def _text(made: list[Table], bundle: str, protocol: str) -> str:
     shown = [table for table in made if (table.bundle, table.protocol.hash) == (bundle, protocol)]
     return "\n".join(table_markdown(table, made) for table in shown)
 
 
 def write_pictures(results: Path) -> None:
-    """Draw every picture that leaderboard.md shows."""
-    made = tables(results)[0]
-    for table in made:
-        draw_grid(table, results)
-        draw_pareto(table, results)
-    for group in across_bundles(made):
-        draw_critical_difference(group, results)
+    """`Board.draw`, once."""
+    board = Board(results)
+    board.tables = tables(results)[0]
+    board.draw()
 
 
 def _tidy(table: Table) -> Iterator[list[Any]]:
     shared = [table.dataset, table.backbone, table.backbone_seed, table.bundle]
+    protocol = table.protocol.hash[:16]
     for _, row in sorted(table.rows.items()):
-        numbers: dict[str, tuple[float, float, float, int]] = {}
-        for metric in row.values:
-            values = row.over_seeds(metric)
-            if all(isinstance(value, (int, float)) for value in values):
-                name = table.protocol.score if metric == "fd" else metric
-                numbers[name] = (*mean_interval(values), len(values))
+        numbers = [
+            (table.protocol.score if key == FD else key[1], key[0], *interval, len(row.values[key]))
+            for key, interval in row.intervals.items()
+        ]
         gap, paired = table.gap_closed(row)
         if gap is not None:
-            numbers["gap_closed"] = (*gap, paired)
-        for metric, summary in sorted(numbers.items()):
-            yield [*shared, row.label, row.is_reference, table.protocol.hash[:16], table.device, metric, *summary]
+            numbers.append(("gap_closed", FD[0], *gap, paired))
+        for metric, source, *summary in sorted(numbers, key=lambda number: number[:2]):
+            yield [*shared, row.label, row.is_reference, protocol, table.device, metric, source, *summary]

@@ -1,30 +1,122 @@
-"""What stands in a table's cells, and the columns of the tables beside the main one."""
+"""The columns of a table, as its metrics declare them, and what stands in a cell."""
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from benchmark.jobs.evaluation import PRINCIPAL_AXES
-from benchmark.report.statistics import mean_interval
+from pydantic import TypeAdapter, ValidationError
 
-if TYPE_CHECKING:
-    from benchmark.report.tables import Table, TableRow
+from benchmark.metrics.api import Column, Metric
+from benchmark.registry import Registry
+from benchmark.report.frame import is_number
+from benchmark.report.tables import FIT_SECONDS, Key, Table, TableRow
+
+#: the groups of columns that have a place, and the metrics of each in order; any other metric's columns come after
+#: these, and any other group after the groups
+ORDER = {
+    "main": ("fd", "mmd", "sampling_time"),
+    "images": ("fd_infinity", "kid", "neighbours", "memorisation"),
+    "latents": ("c2st", "sliced_wasserstein", "latent_neighbours", "cross_entropy", "latent_memorisation"),
+    "projected": ("mmd_pca64", "c2st", "sliced_wasserstein", "latent_neighbours"),
+    "spread": ("fd", "mmd"),
+    "time": ("sampling_time",),
+}
 
 
-def number(values: list[float], least_digits: int = 0) -> str:
-    """Mean and half-interval, with three significant digits of the mean."""
-    if not values:
+@dataclass(frozen=True)
+class Shown:
+    """One column of one table: what stands above it, the value without which it is blank, and a row's cell."""
+
+    head: str
+    key: Key
+    cell: Callable[[TableRow], str]
+
+
+def columns_of(table: Table) -> dict[str, list[Shown]]:
+    """Group -> its columns, all in the order in which they are shown."""
+    declared = [(name, column) for name, columns in _declared(table) for column in columns]
+    others = sorted({column.group for _, column in declared} - set(ORDER))
+    shown: dict[str, list[Shown]] = {}
+    for group in (*ORDER, *others):
+        of_group = [(name, column) for name, column in declared if column.group == group]
+        places = {name: place for place, name in enumerate(ORDER.get(group, ()))}
+        of_group.sort(key=lambda each: places.get(each[0], len(places)))
+        shown[group] = [made for name, column in of_group for made in _shown(name, column, table)]
+    shown["main"] += [
+        Shown("fit, s", FIT_SECONDS, lambda row: number(row, FIT_SECONDS)),
+        Shown("seeds", FIT_SECONDS, lambda row: str(row.seeds)),
+    ]
+    return shown
+
+
+@functools.cache
+def _built_in() -> dict[str, type[Metric]]:
+    registry = Registry()
+    return {name: registry.get("metric", name) for name in registry.at_hand("metric")}
+
+
+def _declared(table: Table) -> Iterator[tuple[str, list[Column]]]:
+    """Each metric with its columns: a built-in's as its class has them, another's as its newest record has."""
+    built_in = _built_in()
+    for name, metric in built_in.items():
+        yield name, metric.columns(table.protocol) or []
+    newest = {record["kind"]: record for record in table.measured if record["kind"] not in built_in}
+    for name, record in sorted(newest.items()):
+        columns = _recorded(record)
+        yield name, [Column(value, value, name) for value in _numbers(name, table)] if columns is None else columns
+
+
+def _recorded(record: dict[str, Any]) -> list[Column] | None:
+    """The columns that a record declares; None where it declares none, or none that can be read."""
+    try:
+        return TypeAdapter(list[Column]).validate_python(record["columns"]) if "columns" in record else None
+    except ValidationError:
+        return None
+
+
+def _numbers(metric: str, table: Table) -> list[str]:
+    """The names of a metric's values that are numbers in some row, in the order of its records."""
+    return [
+        name
+        for source, name in dict.fromkeys(key for row in table.rows.values() for key in row.values)
+        if source == metric and any((source, name) in row.intervals for row in table.rows.values())
+    ]
+
+
+def _shown(metric: str, column: Column, table: Table) -> list[Shown]:
+    key = metric, column.value
+    if column.shows == "spread":
+        drawn = "redraws", f"{column.value}_redraws"
+        return [
+            Shown(f"{column.head}, over seeds", drawn, lambda row: _deviation(row.numbers(key).values(), column)),
+            Shown(f"{column.head}, one fit", drawn, lambda row: _deviation(_of_one_fit(row, key, drawn), column)),
+        ]
+    cells: dict[str, Callable[[TableRow], str]] = {
+        "mean": lambda row: number(row, key, column.scale, column.digits),
+        "median": lambda row: _median(row, key, column),
+        "count": lambda row: _count(row, key),
+        "time": lambda row: _time(row, key),
+        "gap": lambda row: share(table.gap_closed(row, key)[0]),
+    }
+    return [Shown(column.head, key, cells[column.shows])]
+
+
+def number(row: TableRow, key: Key, scale: float = 1, least_digits: int = 0) -> str:
+    """Mean and half-interval, times `scale`, with three significant digits of the mean."""
+    if key not in row.intervals:
         return ""
-    mean, low, high = mean_interval(values)
+    mean, low, high = (scale * part for part in row.intervals[key])
     return interval(mean, low, high, decimals(mean, least_digits))
 
 
 def decimals(mean: float, least: int = 0) -> int:
     """As many as give three significant digits, four at most."""
-    return min(max(2 - math.floor(math.log10(abs(mean))), least), 4) if mean else 2
+    return min(max(2 - math.floor(math.log10(abs(mean))), least), 4) if mean and math.isfinite(mean) else 2
 
 
 def interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
@@ -37,142 +129,49 @@ def share(gap: tuple[float, float, float] | None) -> str:
     return "" if gap is None else interval(*(100 * part for part in gap), digits=1, unit=" %")
 
 
-def timing(row: TableRow, metric: str) -> str:
-    """Milliseconds: median [quartiles], each a mean over seeds."""
-    medians, quartiles = row.over_seeds(metric), row.over_seeds(f"{metric}_quartiles")
-    if not medians:
-        return ""
-    low, high = (1000 * statistics.fmean(pair[end] for pair in quartiles) for end in (0, 1))
-    middle = 1000 * statistics.fmean(medians)
-    return f"{short(middle)} [{short(low)}, {short(high)}]"
-
-
 def short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def count(row: TableRow, metric: str) -> str:
-    values = row.over_seeds(metric)
+def quartiles(row: TableRow, key: Key) -> tuple[float, float, float] | None:
+    """Median and quartiles of a time in milliseconds, each a mean over seeds; None where one is missing."""
+    pairs = row.over_seeds((key[0], f"{key[1]}_quartiles"))
+    if key not in row.intervals or not pairs or not all(_is_pair(pair) for pair in pairs):
+        return None
+    low, high = (1000 * statistics.fmean(pair[end] for pair in pairs) for end in (0, 1))
+    return 1000 * statistics.fmean(row.numbers(key).values()), low, high
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+
+
+def _time(row: TableRow, key: Key) -> str:
+    found = quartiles(row, key)
+    return "{} [{}, {}]".format(*map(short, found)) if found else ""
+
+
+def _count(row: TableRow, key: Key) -> str:
+    values = list(row.numbers(key).values())
     return f"{values[0]:,}" if values else ""
 
 
-@dataclass(frozen=True)
-class Column:
-    """A metric's mean over seeds, times `scale`, with no fewer decimals than `least_digits`."""
-
-    header: str
-    metric: str
-    scale: float = 1
-    least_digits: int = 0
-
-    def cell(self, row: TableRow) -> str:
-        return number([self.scale * value for value in row.over_seeds(self.metric)], self.least_digits)
+def _median(row: TableRow, key: Key, column: Column) -> str:
+    values = row.numbers(key).values()
+    return f"{column.scale * statistics.median(values):.{column.digits}f}" if values else ""
 
 
-@dataclass(frozen=True)
-class GapColumn:
-    """The share of a score's gap that a row closes."""
-
-    header: str
-    metric: str
-    table: Table
-
-    def cell(self, row: TableRow) -> str:
-        return share(self.table.gap_closed(row, self.metric)[0])
+def _deviation(values: Any, column: Column) -> str:
+    if len(values) < 2:
+        return ""
+    deviation = column.scale * statistics.stdev(values)
+    return f"{deviation:.{decimals(deviation)}f}"
 
 
-@dataclass(frozen=True)
-class TimeColumn:
-    """A median time with quartiles, in milliseconds."""
-
-    header: str
-    metric: str
-
-    def cell(self, row: TableRow) -> str:
-        return timing(row, self.metric)
-
-
-@dataclass(frozen=True)
-class SpreadColumn:
-    """Standard deviation of a score times `scale`: over seeds, or over the draws of one fit."""
-
-    header: str
-    score: str
-    scale: float
-    of_one_fit: bool
-
-    @property
-    def metric(self) -> str:
-        return f"{self.score}_redraws"
-
-    def cell(self, row: TableRow) -> str:
-        values = row.over_seeds(self.score)
-        if self.of_one_fit:
-            redrawn = row.values.get(self.metric, {})
-            values = [value for seed, further in redrawn.items() for value in self._drawn(row, seed, further)]
-        if len(values) < 2:
-            return ""
-        deviation = self.scale * statistics.stdev(values)
-        return f"{deviation:.{decimals(deviation)}f}"
-
-    def _drawn(self, row: TableRow, seed: int, further: list[float]) -> list[float]:
-        """The score of a fit's first draw, where that was measured, and of its further ones."""
-        first = row.values.get(self.score, {})
-        return [first[seed], *further] if seed in first else further
-
-
-def spread_columns(score: str) -> list[SpreadColumn]:
-    """Where the spread of a score comes from: what fit and draw make together, and what the draw makes alone."""
-    shown = ((score, "fd", 1), ("MMD² imq ×10³", "mmd_imq", 1000), ("MMD² rbf ×10³", "mmd_rbf", 1000))
-    return [
-        SpreadColumn(f"{header}, {over}", metric, scale, of_one_fit)
-        for header, metric, scale in shown
-        for over, of_one_fit in (("over seeds", False), ("one fit", True))
-    ]
-
-
-def time_columns(batches: tuple[int, ...]) -> list[TimeColumn | Column]:
-    """The prior and the decoder apart at every batch size, and the memory of each at the largest."""
-    of = [("latents", "prior"), ("decoding", "decode")]
-    times = [TimeColumn(f"{name}, ms / {n:,}", f"{what}_seconds_{n}") for name, what in of for n in batches]
-    megabytes = [
-        Column(f"{name}, peak MB / {batches[-1]:,}", f"{what}_peak_bytes_{batches[-1]}", 1e-6) for name, what in of
-    ]
-    return [*times, *megabytes]
-
-
-def image_columns(table: Table) -> list[Column | GapColumn]:
-    """Images beside the Fréchet distance, which the extractor names."""
-    return [
-        Column(f"{table.protocol.score} at ∞ ↓", "fd_infinity"),
-        Column("KID ×10³ ↓", "kid", 1000),
-        GapColumn("gap closed in KID ↑", "kid", table),
-        Column("precision ↑", "precision"),
-        Column("recall ↑", "recall"),
-        Column("density ↑", "density"),
-        Column("coverage ↑", "coverage"),
-        Column("memorisation (½)", "memorisation"),
-    ]
-
-
-def latent_columns() -> list[Column]:
-    """Latents beside the MMD, and all of it again on the principal axes of spatial ones."""
-    two_sample = [
-        Column("C2ST AUC ↓", "c2st_auc"),
-        Column("sliced W₂ ↓", "sliced_wasserstein"),
-        Column("precision ↑", "latent_precision"),
-        Column("recall ↑", "latent_recall"),
-        Column("density ↑", "latent_density"),
-        Column("coverage ↑", "latent_coverage"),
-    ]
-    alone = [
-        Column("cross-entropy, nats ↓", "cross_entropy", least_digits=2),
-        Column("rate, nats ↓", "rate", least_digits=2),
-        Column("memorisation (½)", "latent_memorisation"),
-    ]
-    mmd = [Column(f"MMD² {kernel} ×10³ ↓", f"mmd_{kernel}", 1000) for kernel in ("imq", "rbf")]
-    projected = [
-        replace(of, header=f"PCA-{PRINCIPAL_AXES}: {of.header}", metric=f"{of.metric}_pca{PRINCIPAL_AXES}")
-        for of in (*mmd, *two_sample)
-    ]
-    return [*two_sample, *alone, *projected]
+def _of_one_fit(row: TableRow, key: Key, drawn: Key) -> list[float]:
+    """The score of a fit's first draw, where that was measured, and of its further ones."""
+    first, values = row.numbers(key), []
+    for seed, further in row.values.get(drawn, {}).items():
+        if isinstance(further, list) and all(map(is_number, further)):
+            values += [first[seed], *further] if seed in first else further
+    return values

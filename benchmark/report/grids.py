@@ -6,10 +6,15 @@ import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from benchmark.metrics.samples import from_png
-from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Table
-from benchmark.store.sealed import write_atomic
+from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
+from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Key, Table
+from benchmark.store.sealed import content_hash, write_atomic
+
+SAMPLES: Key = ("samples", "png")
+VERSION = 1  # of the drawing: a picture of another is drawn again
 
 
 def grid_file(table: Table) -> str:
@@ -18,15 +23,19 @@ def grid_file(table: Table) -> str:
 
 
 def draw_grid(table: Table, results: Path) -> None:
-    """Reference rows first, then priors, one shared noise per column; nothing where no row has samples."""
+    """Reference rows first, then priors, one shared noise per column.
+
+    Nothing where no row has samples, or where the file there is that picture already.
+    """
     order = [RECONSTRUCTION, CEILING, ZERO_LINE, *(row.label for row in table.priors)]
-    strips = {label: table.rows[label].over_seeds("png")[:1] for label in order if label in table.rows}
-    strips = {label: from_png(strip[0]) for label, strip in strips.items() if strip}
-    if strips:
-        _draw(strips, results / grid_file(table))
+    strips = {label: table.rows[label].over_seeds(SAMPLES)[:1] for label in order if label in table.rows}
+    shown = {label: strip[0] for label, strip in strips.items() if strip}
+    path, drawn_from = results / grid_file(table), content_hash([VERSION, list(shown.items())])
+    if shown and not is_drawn_from(path, drawn_from):
+        _draw({label: from_png(strip) for label, strip in shown.items()}, path, drawn_from)
 
 
-def _draw(strips: dict[str, Image.Image], path: Path) -> None:
+def _draw(strips: dict[str, Image.Image], path: Path, drawn_from: str) -> None:
     scale, gap, font = 2, 4, ImageFont.load_default(14)
     margin = max(int(font.getlength(label)) for label in strips) + 2 * gap
     width, height = (scale * side for side in next(iter(strips.values())).size)
@@ -36,6 +45,8 @@ def _draw(strips: dict[str, Image.Image], path: Path) -> None:
         top = index * (height + gap)
         pen.text((gap, top + height // 2), label, fill="black", font=font, anchor="lm")
         picture.paste(strip.convert("RGB").resize((width, height), Image.NEAREST), (margin, top))
+    note = PngInfo()
+    note.add_text(DRAWN_FROM, drawn_from)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", optimize=True, pnginfo=note)
     write_atomic(path, buffer.getvalue())

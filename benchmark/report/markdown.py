@@ -12,27 +12,13 @@ from benchmark.jobs.evaluation import PAIR
 from benchmark.metrics.api import FULL_RECONSTRUCTION
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
-from benchmark.report.columns import (
-    Column,
-    GapColumn,
-    SpreadColumn,
-    TimeColumn,
-    count,
-    decimals,
-    image_columns,
-    latent_columns,
-    number,
-    share,
-    short,
-    spread_columns,
-    time_columns,
-    timing,
-)
+from benchmark.report.columns import ORDER, Shown, columns_of, decimals, short
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import pareto_file, points
 from benchmark.report.signatures import signatures
+from benchmark.report.selection import machine_of
 from benchmark.report.statistics import RANKED_FROM, above_best, not_worse_than_best, share_seeds
-from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Table, TableRow, machine_of
+from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
 
 
 def table_markdown(table: Table, all_tables: list[Table]) -> str:
@@ -44,31 +30,40 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     backbone = f"{table.backbone} seed {table.backbone_seed}"
     lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
-    lines += [_grid(table, priors, not_worse_than_best(table.fd)), ""] if priors else []
-    lines += ["Reference rows, apart from the ranking (see README):", "", _grid(table, references, set()), ""]
+    columns = columns_of(table)
+    lines += [_grid(priors, columns["main"], not_worse_than_best(table.fd)), ""] if priors else []
+    lines += ["Reference rows, apart from the ranking (see README):", "", _grid(references, columns["main"], set()), ""]
     lines += _above_best(table)
-    pair = min(PAIR, p.generated, p.reference)
-    lines += _beside(
-        f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), k = {K}:",
-        [*priors, *references],
-        image_columns(table),
-    )
-    lines += _beside(
-        f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}:",
-        [*priors, *references],
-        latent_columns(),
-    )
-    lines += _beside(
-        f"Standard deviations over seeds, and over the {p.redraws + 1} draws of one fit (seed 0), which are sampling noise:",
-        [*priors, *references],
-        spread_columns(p.score),
-    )
-    lines += _beside("Time and memory, apart:", [*priors, *references], time_columns(p.timing_batches))
+    for caption, shown in _further(table, columns):
+        lines += _beside(caption, [*priors, *references], shown)
     lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
     lines += [f"![samples of {table.name}]({grid_file(table)})", ""]
     if points(table):
         lines += [f"![quality against sampling time of {table.name}]({pareto_file(table)})", ""]
     return "\n".join(lines)
+
+
+def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, list[Shown]]]:
+    """The tables beside the main one: what stands above each, and its columns."""
+    p = table.protocol
+    pair = min(PAIR, p.generated, p.reference)
+    return [
+        (
+            f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), k = {K}:",
+            columns["images"],
+        ),
+        (
+            f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}:",
+            columns["latents"] + columns["projected"],
+        ),
+        (
+            f"Standard deviations over seeds, and over the {p.redraws + 1} draws of one fit (seed 0), "
+            "which are sampling noise:",
+            columns["spread"],
+        ),
+        ("Time and memory, apart:", columns["time"]),
+        *((f"{_on_one_line(group)}:", shown) for group, shown in columns.items() if group not in ORDER),
+    ]
 
 
 def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
@@ -107,8 +102,8 @@ def _other_judge(table: Table, other: Table) -> str | None:
 
 
 def _order(table: Table, other: Table, judge: str) -> str:
-    shared = sorted(set(table.fd) & set(other.fd), key=lambda label: other.rows[label].mean("fd"))
-    tau = stats.kendalltau(*([made.rows[label].mean("fd") for label in shared] for made in (table, other))).statistic
+    shared = sorted(set(table.fd) & set(other.fd), key=lambda label: other.rows[label].mean(FD))
+    tau = stats.kendalltau(*([made.rows[label].mean(FD) for label in shared] for made in (table, other))).statistic
     few = f" (rows of fewer than {RANKED_FROM} seeds among them)" if set(shared) - set(other.ranked) else ""
     return (
         f"{judge} orders them {', '.join(shared)}{few}: "
@@ -170,10 +165,10 @@ def _timed_on(table: Table) -> str:
 
 def _extraction(table: Table) -> str:
     row = table.rows.get(CEILING)
-    times = row.over_seeds("extraction_seconds") if row else []
+    times = row.over_seeds(("extraction_time", "extraction_seconds")) if row else []
     if not times:
         return ""
-    images = row.over_seeds("extraction_images")[0]
+    images = row.over_seeds(("extraction_time", "extraction_images"))[0]
     return f"; features of {images} images: {short(1000 * statistics.fmean(times))} ms"
 
 
@@ -188,46 +183,33 @@ def _code(code: dict[str, Any]) -> str:
     return (code["commit"] or f"version {code['version']}")[:10] + (" (modified)" if code["dirty"] else "")
 
 
-def _grid(table: Table, rows: list[TableRow], best: set[str]) -> str:
-    batch = table.protocol.timing_batches[-1]
-    header = ["prior", f"{table.protocol.score} ↓", "gap closed ↑", "MMD² imq ×10³ ↓", "p", "MMD² rbf ×10³ ↓", "p"]
-    header += [
-        f"latents, ms / {batch:,}",
-        f"images, ms / {batch:,}",
-        "network evaluations",
-        "parameters",
-        "fit, s",
-        "seeds",
+def _grid(rows: list[TableRow], columns: list[Shown], best: set[str]) -> str:
+    body = [
+        [f"**{row.label}**" if row.label in best else row.label, *(column.cell(row) for column in columns)]
+        for row in rows
     ]
-    body = []
-    for row in rows:
-        line = [f"**{row.label}**" if row.label in best else row.label, number(row.over_seeds("fd"))]
-        line.append(share(table.gap_closed(row)[0]))
-        for kernel in ("imq", "rbf"):
-            line.append(number([1000 * value for value in row.over_seeds(f"mmd_{kernel}")]))
-            p_values = row.over_seeds(f"mmd_{kernel}_p")
-            line.append(f"{statistics.median(p_values):.3f}" if p_values else "")
-        line += [timing(row, f"prior_seconds_{batch}"), timing(row, f"images_seconds_{batch}")]
-        line += [count(row, "network_evaluations"), count(row, "parameters"), number(row.over_seeds("fit_seconds"))]
-        body.append([*line, row.seeds])
-    return _pipes(header, body)
+    return _pipes(["prior", *(column.head for column in columns)], body)
 
 
-def _beside(
-    caption: str, rows: list[TableRow], columns: list[Column | GapColumn | SpreadColumn | TimeColumn]
-) -> list[str]:
+def _beside(caption: str, rows: list[TableRow], columns: list[Shown]) -> list[str]:
     """A further table, reference rows in italics, of the rows and columns that have a value; nothing where none has."""
-    columns = [c for c in columns if any(row.over_seeds(c.metric) for row in rows) and any(map(c.cell, rows))]
+    columns = [c for c in columns if any(row.values.get(c.key) for row in rows) and any(map(c.cell, rows))]
     if not columns:
         return []
     body = [
         [f"*{row.label}*" if row.is_reference else row.label, *(column.cell(row) for column in columns)]
         for row in rows
-        if any(row.over_seeds(column.metric) for column in columns)
+        if any(row.values.get(column.key) for column in columns)
     ]
-    return [caption, "", _pipes(["prior", *(column.header for column in columns)], body), ""]
+    return [caption, "", _pipes(["prior", *(column.head for column in columns)], body), ""]
 
 
-def _pipes(header: list[str], body: list[list[Any]]) -> str:
+def _pipes(header: list[str], body: list[list[str]]) -> str:
     alignment = ["left"] + ["right"] * (len(header) - 1)
+    header, *body = ([_on_one_line(cell).replace("|", "\\|") for cell in line] for line in (header, *body))
     return tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+
+
+def _on_one_line(text: str) -> str:
+    """Names and headings may be anybody's, and a line break would end the table."""
+    return " ".join(text.split())

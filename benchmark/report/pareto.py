@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from benchmark.report.statistics import mean_interval
-from benchmark.report.tables import Table, TableRow
+from benchmark.report.columns import quartiles
+from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
+from benchmark.report.tables import FD, Table, TableRow
 from benchmark.store.sealed import content_hash, write_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: where a label may stand beside its point, in typographic points
 SIDES = [(8, 6, "left"), (8, -14, "left"), (-8, 6, "right"), (-8, -14, "right"), (8, 20, "left"), (8, -28, "left")]
-VERSION = 2  # of the drawings: a picture of another is drawn again
-DRAWN_FROM = "Drawn-From"  # a PNG's own note of the points that it shows
+VERSION = 2  # of the drawing: a picture of another is drawn again
 
 
 @dataclass(frozen=True)
@@ -61,13 +55,10 @@ def _closes(table: Table) -> bool:
 
 
 def _point(table: Table, row: TableRow, closes: bool) -> Point | None:
-    metric = f"prior_seconds_{table.protocol.timing_batches[-1]}"
-    scores = row.over_seeds("fd")
-    quality = table.gap_closed(row)[0] if closes else mean_interval(scores) if scores else None
-    if quality is None or not row.over_seeds(metric):
+    time = quartiles(row, ("sampling_time", f"prior_seconds_{table.protocol.timing_batches[-1]}"))
+    quality = table.gap_closed(row)[0] if closes else row.intervals.get(FD)
+    if quality is None or time is None:
         return None
-    ends = np.mean(row.over_seeds(f"{metric}_quartiles"), axis=0)
-    time = tuple(float(1000 * seconds) for seconds in (row.mean(metric), *ends))
     quality = tuple(None if math.isnan(part) else 100 * part if closes else part for part in quality)
     return Point(row.label, row.is_reference, time, quality)
 
@@ -92,28 +83,22 @@ def draw_pareto(table: Table, results: Path) -> None:
     facts = f"{title}; {table.protocol.split} split, {table.protocol.preset} protocol"
     score, batch = table.protocol.score, table.protocol.timing_batches[-1]
     labels = [f"ms / {batch:,} latents", f"gap closed in {score}, %" if closes else score]
-    drawn_from = content_hash([VERSION, facts, labels, [asdict(point) for point in shown]])
+    drawn_from = content_hash([VERSION, facts, labels, [_rounded(point) for point in shown]])
     if not is_drawn_from(path, drawn_from):
-        save_figure(_figure(shown, closes, facts, labels), path, drawn_from)
+        buffer = io.BytesIO()
+        _figure(shown, closes, facts, labels).savefig(
+            buffer, format="png", metadata={"Software": None, DRAWN_FROM: drawn_from}
+        )
+        write_atomic(path, buffer.getvalue())
 
 
-def is_drawn_from(path: Path, drawn_from: str) -> bool:
-    """Whether a picture is there and says that it shows this."""
-    try:
-        with Image.open(path) as picture:
-            return picture.info.get(DRAWN_FROM) == drawn_from
-    except OSError:
-        return False
+def _rounded(point: Point) -> list[Any]:
+    """A point as far as it can be seen: the last bit of a sum is no reason to draw again."""
+    return [point.label, point.reference, *(f"{part:.6g}" for part in (*point.time, *point.quality) if part is not None)]
 
 
-def save_figure(figure: Figure, path: Path, drawn_from: str) -> None:
-    """Write a PNG whose bytes are the same each time."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None, DRAWN_FROM: drawn_from})
-    write_atomic(path, buffer.getvalue())
-
-
-def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> Figure:
+def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> Any:
+    """A matplotlib figure."""
     import seaborn
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -141,7 +126,7 @@ def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> 
     return figure
 
 
-def _name(figure: Figure, labels: list[str], places: list[tuple[float, float]]) -> None:
+def _name(figure: Any, labels: list[str], places: list[tuple[float, float]]) -> None:
     """Each label beside its point: at the first of `SIDES` where it meets no other label or point and stays inside."""
     from matplotlib.transforms import Bbox
 

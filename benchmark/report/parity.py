@@ -13,13 +13,13 @@ from tabulate import tabulate
 from benchmark.report.columns import interval, number
 from benchmark.report.published import CLAIMS, FIFTY, FIGURES, OTHER_RECIPES, Claim, Figure
 from benchmark.report.statistics import RANKED_FROM, paired_difference
-from benchmark.report.tables import Table
+from benchmark.report.tables import FD, Key, Table, TableRow
 
-#: metric -> what it is called, and the factor and unit in which it is shown
-SHOWN = {
-    "fd": ("FD", 1, ""),
-    "mmd_imq": ("MMD² imq", 1000, " × 10⁻³"),
-    "prior_seconds_1000": ("time of 1,000 latents", 1000, " ms"),
+#: a claim's metric -> where its value is, what it is called, and the factor and unit in which it is shown
+SHOWN: dict[str, tuple[Key, str, float, str]] = {
+    "fd": (FD, "FD", 1, ""),
+    "mmd_imq": (("mmd", "mmd_imq"), "MMD² imq", 1000, " × 10⁻³"),
+    "prior_seconds_1000": (("sampling_time", "prior_seconds_1000"), "time of 1,000 latents", 1000, " ms"),
 }
 STANDING_IN = {"celeba64": ("celeba64", "celeba64-preview")}
 TITLE = """# Parity with published numbers
@@ -84,12 +84,12 @@ def _obtained(figure: Figure, table: Table | None) -> tuple[str, str]:
     """What came out here for a published figure, and in what it differs."""
     if figure.prior is None:
         return "no such prior here", ""
-    if table is None or not (row := table.rows.get(figure.prior)) or not row.over_seeds("fd"):
+    if table is None or not (row := table.rows.get(figure.prior)) or not row.numbers(FD):
         return "not measured", ""
     gap, _ = table.gap_closed(row)
     closed = "" if gap is None or row.is_reference else f", gap closed {interval(*(100 * of for of in gap), 1, ' %')}"
     p = table.protocol
-    here = f"{p.score} {number(row.over_seeds('fd'))}{closed} ({_named(table)})"
+    here = f"{p.score} {number(row, FD)}{closed} ({_named(table)})"
     differs = (
         f"{p.generated:,} images against {p.reference:,} of {p.images}, {p.score}; frozen backbone; {p.preparation}"
     )
@@ -101,7 +101,7 @@ def _claims(shown: list[Table]) -> str:
     body = []
     for claim in CLAIMS:
         relation = "about as" if claim.alike else "lower than"
-        said = f"`{claim.first}` {relation} `{claim.second}` in {SHOWN[claim.metric][0]}"
+        said = f"`{claim.first}` {relation} `{claim.second}` in {SHOWN[claim.metric][1]}"
         for dataset in claim.datasets:
             asked = set()
             for table in _tables_of(dataset, shown):
@@ -117,10 +117,10 @@ def _claims(shown: list[Table]) -> str:
 
 def _held(claim: Claim, table: Table) -> list[str]:
     """Both values, their difference with its interval, and what that says of the claim."""
-    rows = [table.rows.get(label) for label in (claim.first, claim.second)]
-    values = [row.values.get(claim.metric, {}) if row else {} for row in rows]
-    _, scale, unit = SHOWN[claim.metric]
-    shown = [f"{number([scale * value for value in of.values()])}{unit}" if of else "" for of in values]
+    key, _, scale, unit = SHOWN[claim.metric]
+    rows = [table.rows.get(label, TableRow(label)) for label in (claim.first, claim.second)]
+    values = [row.numbers(key) for row in rows]
+    shown = [f"{number(row, key, scale)}{unit}" if of else "" for row, of in zip(rows, values, strict=True)]
     seeds = sorted(set(values[0]) & set(values[1]))
     if not seeds:
         return [*shown, "", "not measured"]

@@ -8,8 +8,19 @@ from __future__ import annotations
 import statistics
 
 from benchmark.metrics.api import FULL_RECONSTRUCTION
+from benchmark.report.frame import FIT
 from benchmark.report.statistics import mean_interval, paired_difference
-from benchmark.report.tables import CEILING, ZERO_LINE, Table
+from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table
+
+IMQ_P: Key = ("mmd", "mmd_imq_p")
+AUC: Key = ("c2st", "c2st_auc")
+SAMPLE_SIZE: Key = ("sampling_time", "effective_sample_size")
+REPLAY: Key = ("latent_memorisation", "latent_memorisation")
+#: of what -> its coverage and its recall
+COVERAGE: dict[str, tuple[Key, Key]] = {
+    "latents": (("latent_neighbours", "latent_coverage"), ("latent_neighbours", "latent_recall")),
+    "images": (("neighbours", "coverage"), ("neighbours", "recall")),
+}
 
 #: a row with under half of the coverage and recall of draws of q_agg has lost modes; both waver by hundredths
 COVERED = 0.5
@@ -48,7 +59,7 @@ def weak_backbone(table: Table) -> list[str]:
 
     Of a hierarchy, known by its full reconstructions, that is the conditionals of the lower groups as well.
     """
-    seeds, (gaussian, ceiling) = table.paired("fd", ZERO_LINE, CEILING)
+    seeds, (gaussian, ceiling) = table.paired(FD, ZERO_LINE, CEILING)
     if not seeds:
         return []
     share = 1 - statistics.fmean(ceiling) / statistics.fmean(gaussian)
@@ -56,8 +67,8 @@ def weak_backbone(table: Table) -> list[str]:
         return []
     whole = table.rows.get(FULL_RECONSTRUCTION)
     of = "the decoder's"
-    if whole is not None and whole.over_seeds("fd"):
-        of = f"the lower groups' and the decoder's ({whole.mean('fd'):.3g} is left where every group is inferred)"
+    if whole is not None and whole.numbers(FD):
+        of = f"the lower groups' and the decoder's ({whole.mean(FD):.3g} is left where every group is inferred)"
     return [
         f"weak backbone: even the aggregate posterior's {table.protocol.score} is only {max(share, 0):.0%} below "
         f"N(0, I)'s; most of it is {of}, which no prior on z repairs"
@@ -69,7 +80,7 @@ def no_hole(table: Table) -> list[str]:
 
     The second is said with the gap in FD, which more images may tell from 0. That a classifier tells nothing is that it does no better than on draws of q_agg (1/2, where those were not tried).
     """
-    seeds, (gaussian, ceiling) = table.paired("fd", ZERO_LINE, CEILING)
+    seeds, (gaussian, ceiling) = table.paired(FD, ZERO_LINE, CEILING)
     found, beside = [], ""
     if len(seeds) > 1:
         mean, low, high = paired_difference(gaussian, ceiling)
@@ -81,9 +92,9 @@ def no_hole(table: Table) -> list[str]:
                 f"({low:.3g} to {high:.3g})"
             )
     row = table.rows.get(ZERO_LINE)
-    p_values, areas = (row.over_seeds("mmd_imq_p"), row.values.get("c2st_auc", {})) if row else ([], {})
+    p_values, areas = (list(row.numbers(IMQ_P).values()), row.numbers(AUC)) if row else ([], {})
     if p_values and len(areas) > 1:
-        of_q_agg = table.rows[CEILING].values.get("c2st_auc", {}) if CEILING in table.rows else {}
+        of_q_agg = table.rows[CEILING].numbers(AUC) if CEILING in table.rows else {}
         p, auc = statistics.median(p_values), statistics.fmean(areas.values())
         _, low, high = mean_interval([area - of_q_agg.get(seed, 0.5) for seed, area in areas.items()])
         if p > UNTOLD and low <= 0 <= high:
@@ -101,14 +112,14 @@ def mode_collapse(table: Table) -> list[str]:
     draws, falls where they keep together.
     """
     ceiling, found = table.rows.get(CEILING), []
-    for what, metrics in (("latents", ("latent_coverage", "latent_recall")), ("images", ("coverage", "recall"))):
-        if ceiling is None or not all(ceiling.over_seeds(metric) for metric in metrics):
+    for what, metrics in COVERAGE.items():
+        if ceiling is None or not all(ceiling.numbers(metric) for metric in metrics):
             continue
         coverage = metrics[0]
         if ceiling.mean(coverage) < COVERAGE_TOLD:
             continue
         for row in table.priors:
-            measured = all(row.over_seeds(metric) for metric in metrics)
+            measured = all(row.numbers(metric) for metric in metrics)
             if measured and all(row.mean(metric) < COVERED * ceiling.mean(metric) for metric in metrics):
                 found.append(
                     f"mode collapse of {row.label}: it covers {row.mean(coverage):.0%} of held-out {what}, the "
@@ -122,7 +133,7 @@ def runaway(table: Table) -> list[str]:
     return [
         f"runaway of {row.label} seed {seed}: {sentence}"
         for row in table.priors
-        for seed, sentence in sorted(row.values.get("runaway", {}).items())
+        for seed, sentence in sorted(row.values.get((FIT, "runaway"), {}).items())
     ]
 
 
@@ -144,7 +155,7 @@ def saturation(table: Table) -> list[str]:
     proposals = {record["row"]["label"]: record["row"]["config"].get("proposals") for record in table.records}
     found = []
     for row in table.priors:
-        sizes, tried = row.over_seeds("effective_sample_size"), proposals.get(row.label)
+        sizes, tried = list(row.numbers(SAMPLE_SIZE).values()), proposals.get(row.label)
         if not sizes:
             continue
         size = statistics.fmean(sizes)
@@ -159,12 +170,12 @@ def saturation(table: Table) -> list[str]:
 
 def memorisation(table: Table) -> list[str]:
     """A prior's latents lie as near to the training posteriors as draws of these do, where that can be told."""
-    metric, ceiling = "latent_memorisation", table.rows.get(CEILING)
-    if ceiling is None or not ceiling.over_seeds(metric) or ceiling.mean(metric) < REPLAY_TOLD:
+    metric, ceiling = REPLAY, table.rows.get(CEILING)
+    if ceiling is None or not ceiling.numbers(metric) or ceiling.mean(metric) < REPLAY_TOLD:
         return []
     return [
         f"memorisation by {row.label}: its latents are as near to training posteriors ({row.mean(metric):.2f}) as "
         f"draws of these are ({ceiling.mean(metric):.2f})"
         for row in table.priors
-        if row.over_seeds(metric) and row.mean(metric) >= ceiling.mean(metric)
+        if row.numbers(metric) and row.mean(metric) >= ceiling.mean(metric)
     ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -14,13 +18,25 @@ CONFIDENCE = 0.95
 RANKED_FROM = 5  # seeds
 
 
-def mean_interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval over seeds; one value has no interval (nan)."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = _t(len(values)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
+def mean_intervals(groups: Sequence[Sequence[float]]) -> list[tuple[float, float, float]]:
+    """Mean and 95 % t-interval of each group of values, one a seed; a group of one has no interval (nan).
+
+    Groups of one size are taken at once: scipy needs as long for thousands of them as for one.
+    """
+    found: list[tuple[float, float, float]] = [(math.nan, math.nan, math.nan)] * len(groups)
+    for size in {len(group) for group in groups}:
+        places = [place for place, group in enumerate(groups) if len(group) == size]
+        values = np.array([groups[place] for place in places], dtype=float)
+        means = values.mean(1)
+        half = stats.sem(values, axis=1) * stats.t.isf((1 - CONFIDENCE) / 2, size - 1) if size > 1 else math.nan
+        for place, ends in zip(places, np.stack([means, means - half, means + half], 1).tolist(), strict=True):
+            found[place] = tuple(ends)
+    return found
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """`mean_intervals` of one group."""
+    return mean_intervals([values])[0]
 
 
 def paired_difference(first: list[float], second: list[float]) -> tuple[float, float, float]:
@@ -28,22 +44,32 @@ def paired_difference(first: list[float], second: list[float]) -> tuple[float, f
     return mean_interval([one - other for one, other in zip(first, second, strict=True)])
 
 
-def gap_closed(gaussian: list[float], prior: list[float], ceiling: list[float]) -> tuple[float, float, float] | None:
-    """(gaussian - prior) / (gaussian - ceiling), a ratio of means over paired seeds, with a 95 % interval.
+Gap = tuple[float, float, float]
 
-    The interval is of the linearised ratio r: the residuals (g - p) - r (g - c) over the mean gap, t-distributed.
-    None where the gap g - c is not above 0, or its own 95 % interval is not: then there is nothing to close.
+
+def gaps_closed(triples: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float]]]) -> list[Gap | None]:
+    """Of (gaussian, prior, ceiling) over paired seeds: (gaussian - prior) / (gaussian - ceiling), a ratio of means.
+
+    With a 95 % interval, that of the linearised ratio r: the residuals (g - p) - r (g - c) over the mean gap,
+    t-distributed. None where the gap g - c is not above 0, or its own 95 % interval is not: then there is nothing to
+    close.
     """
-    gained = np.subtract(gaussian, prior)
-    gap = np.subtract(gaussian, ceiling)
-    mean, low, _ = mean_interval(list(gap))
-    if mean <= 0 or low <= 0:
-        return None
-    ratio = float(gained.mean() / mean)
-    if len(gap) < 2:
-        return ratio, math.nan, math.nan
-    half = _t(len(gap)) * float(np.std(gained - ratio * gap, ddof=1)) / math.sqrt(len(gap)) / abs(mean)
-    return ratio, ratio - half, ratio + half
+    gained = [np.subtract(gaussian, prior) for gaussian, prior, _ in triples]
+    gaps = [np.subtract(gaussian, ceiling) for gaussian, _, ceiling in triples]
+    ratios = [of.mean() / gap.mean() if gap.mean() > 0 else math.nan for of, gap in zip(gained, gaps, strict=True)]
+    residuals = [of - ratio * gap for of, ratio, gap in zip(gained, ratios, gaps, strict=True)]
+    found: list[Gap | None] = []
+    of_gaps, of_residuals = mean_intervals(gaps), mean_intervals(residuals)
+    for ratio, (mean, low, _), (_, left, right) in zip(ratios, of_gaps, of_residuals, strict=True):
+        closes = mean > 0 and not low <= 0  # one seed has no interval
+        half = (right - left) / 2 / mean if closes else math.nan
+        found.append((float(ratio), float(ratio - half), float(ratio + half)) if closes else None)
+    return found
+
+
+def gap_closed(gaussian: list[float], prior: list[float], ceiling: list[float]) -> Gap | None:
+    """`gaps_closed` of one row."""
+    return gaps_closed([(gaussian, prior, ceiling)])[0]
 
 
 @dataclass(frozen=True)
@@ -88,20 +114,19 @@ def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
     if not groups:
         return {}
     best = min(groups, key=lambda label: statistics.fmean(groups[label].values()))
-    compare = _paired if share_seeds(groups) else _welch
-    pairs = itertools.combinations([*(label for label in groups if label != best), best], 2)
-    found = {pair: compare(*(groups[label] for label in pair)) for pair in pairs}
-    raw = {pair: _two_sided(*each) for pair, each in found.items()}
-    adjusted = dict(zip(raw, holm(list(raw.values()))))
-    stop = sum(p <= 1 - CONFIDENCE for p in adjusted.values())
+    pairs = list(itertools.combinations([*(label for label in groups if label != best), best], 2))
+    values = {label: [value for _, value in sorted(by_seed.items())] for label, by_seed in groups.items()}
+    samples = [(values[one], values[other]) for one, other in pairs]
+    paired = share_seeds(groups)
+    tests = _paired_tests(samples) if paired and samples else [_welch_test(*each) for each in samples]
+    adjusted = holm([test.p for test in tests])
+    stop = sum(p <= 1 - CONFIDENCE for p in adjusted)
     differences: dict[str, Difference] = {}
-    for step, pair in enumerate(sorted(raw, key=raw.get)):  # stable, as `holm` is
-        if pair[1] != best:
-            continue
-        mean, error, freedom = found[pair]
-        level = (1 - CONFIDENCE) / (len(raw) - min(step, stop))
-        half = float(stats.t.isf(level / 2, freedom)) * error if error else 0.0
-        differences[pair[0]] = Difference(mean, mean - half, mean + half, adjusted[pair])
+    for step, place in enumerate(sorted(range(len(tests)), key=lambda place: tests[place].p)):  # stable, as `holm` is
+        label, other = pairs[place]
+        if other == best:
+            low, high = tests[place].interval(1 - (1 - CONFIDENCE) / (len(tests) - min(step, stop)))
+            differences[label] = Difference(tests[place].mean, low, high, adjusted[place])
     return dict(sorted(differences.items(), key=lambda item: item[1].mean))
 
 
@@ -119,26 +144,51 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _paired(row: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
-    """Mean difference, its standard error, degrees of freedom."""
-    differences = [row[seed] - other[seed] for seed in other]
-    n = len(differences)
-    return statistics.fmean(differences), float(np.std(differences, ddof=1)) / math.sqrt(n), n - 1
+@dataclass(frozen=True)
+class _Test:
+    """A two-sided t-test of one row against another: mean difference, p, and the interval at a level."""
+
+    mean: float
+    p: float
+    interval: Callable[[float], tuple[float, float]]
 
 
-def _welch(row: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
-    """Mean difference, its standard error, degrees of freedom after Welch and Satterthwaite."""
-    both = [list(by_seed.values()) for by_seed in (row, other)]
-    variances = [float(np.var(values, ddof=1)) / len(values) for values in both]
-    mean = statistics.fmean(both[0]) - statistics.fmean(both[1])
-    parts = sum(variance**2 / (len(values) - 1) for variance, values in zip(variances, both))
-    return mean, math.sqrt(sum(variances)), sum(variances) ** 2 / parts if parts else 1.0
+def _paired_tests(pairs: list[tuple[list[float], list[float]]]) -> list[_Test]:
+    """Of values paired by seed, all pairs at once."""
+    values = np.array(pairs)
+    found = _quietly(stats.ttest_rel, values[:, 0], values[:, 1], axis=1)
+
+    def interval(place: int, level: float) -> tuple[float, float]:
+        ends = found.confidence_interval(level)
+        return float(ends.low[place]), float(ends.high[place])
+
+    return [
+        _constant(mean)
+        if np.ptp(differences) == 0
+        else _Test(mean, float(found.pvalue[place]), functools.partial(interval, place))
+        for place, differences in enumerate(values[:, 0] - values[:, 1])
+        for mean in [float(differences.mean())]
+    ]
 
 
-def _two_sided(mean: float, error: float, freedom: float) -> float:
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+def _welch_test(one: list[float], other: list[float]) -> _Test:
+    if np.ptp(one) == np.ptp(other) == 0:
+        return _constant(one[0] - other[0])
+    found = _quietly(stats.ttest_ind, one, other, equal_var=False)
+    ends = found.confidence_interval
+    return _Test(float(np.mean(one) - np.mean(other)), float(found.pvalue), lambda level: tuple(map(float, ends(level))))
+
+
+def _constant(difference: float) -> _Test:
+    """Where nothing is spread there is nothing to test by: what differs does so for certain."""
+    return _Test(difference, 0.0 if difference else 1.0, lambda level: (difference, difference))
+
+
+def _quietly(test: Callable[..., Any], *samples: Any, **settings: Any) -> Any:
+    """A test of scipy without its warnings of samples that are constant, or all but constant (p is 0 there)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return test(*samples, **settings)
 
 
 def mean_ranks(scores: list[list[float]]) -> list[float]:
@@ -151,16 +201,3 @@ def friedman(scores: list[list[float]]) -> float | None:
     if len(scores) < 3 or len(scores[0]) < 3:
         return None
     return float(stats.friedmanchisquare(*zip(*scores)).pvalue)
-
-
-def critical_difference(rows: int, tables: int) -> float:
-    """Nemenyi's: mean ranks of k rows over N tables differ, at 5 %, when farther apart than q sqrt(k (k + 1) / 6 N).
-
-    q is the studentized range's quantile, of k and infinitely many degrees of freedom, over sqrt(2). Demsar 2006.
-    """
-    q = float(stats.studentized_range.ppf(CONFIDENCE, rows, math.inf)) / math.sqrt(2)
-    return q * math.sqrt(rows * (rows + 1) / (6 * tables))
-
-
-def _t(n: int) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))

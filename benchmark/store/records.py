@@ -5,13 +5,18 @@ What is recorded is not done again. A record of a failure is kept like any other
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
 
 SCHEMA = 1
+
+#: time of the last change, size and inode of a file
+_Stamp = tuple[int, int, int]
 
 
 def record_id(identity: dict[str, Any]) -> str:
@@ -21,9 +26,15 @@ def record_id(identity: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class RecordStore:
-    """The records below `root`: `<dataset>/<backbone>/<prior>/<kind>-<id>.json`."""
+    """The records below `root`: `<dataset>/<backbone>/<prior>/<kind>-<id>.json`.
+
+    What `all` has read it keeps: the records that it returns are shared, and not to be changed.
+    """
 
     root: Path
+    _read: dict[str, tuple[_Stamp, dict[str, Any] | Damaged]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def path(self, row: dict[str, Any], kind: str, id: str) -> Path:
         return self.root / row["dataset"] / row["backbone"] / row["prior"] / f"{kind}-{id}.json"
@@ -46,14 +57,39 @@ class RecordStore:
         return write_sealed(self.path(row, kind, id), value)
 
     def all(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """Every good record in a fixed order, and for each damaged one the sentence that says so."""
-        records, damaged = [], []
-        for path in sorted(self.root.rglob("*.json")):
-            try:
-                records.append(_checked(path))
-            except Damaged as error:
-                damaged.append(str(error))
-        return records, damaged
+        """Every good record in a fixed order, and for each damaged one the sentence that says so.
+
+        A file is read again where it is new or another than before, whoever wrote it.
+        """
+        known = dict(self._read)
+        self._read.clear()
+        for path, stamp in _stamped(self.root):
+            before = known.get(path)
+            self._read[path] = before if before and before[0] == stamp else (stamp, _checked_or_why(Path(path)))
+        found = [value for _, value in self._read.values()]
+        good = [value for value in found if not isinstance(value, Damaged)]
+        return good, [str(value) for value in found if isinstance(value, Damaged)]
+
+
+def _stamped(folder: str | Path) -> Iterator[tuple[str, _Stamp]]:
+    """The JSON files of a folder and those below it, by name, each with what tells that it was not written since."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _stamped(entry.path)
+        elif entry.name.endswith(".json"):
+            status = entry.stat()
+            yield entry.path, (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _checked_or_why(path: Path) -> dict[str, Any] | Damaged:
+    try:
+        return _checked(path)
+    except Damaged as error:
+        return error
 
 
 def _checked(path: Path) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""The values of all tables as one tidy frame: a line a value, and each with its source, the fit itself or a metric.
+
+What a fit says of itself and what a metric measured may bear one name; they are told apart by the source.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark.report.selection import Selection, select
+
+FIT = "fit"  # the source of what a fit says of itself
+COLUMNS = [
+    "dataset",
+    "backbone",
+    "backbone_seed",
+    "bundle",
+    "row",
+    "prior",
+    "seed",
+    "metric",
+    "source",
+    "value",
+    "preset",
+    "protocol",
+    "split",
+    "extractor",
+    "score",
+    "device",
+]
+#: for who looks closer
+FURTHER = ["config_hash", "budget", "record", "time", "table"]
+
+
+def tidy_frame(selections: list[Selection]) -> pd.DataFrame:
+    """One line a value of these tables: `COLUMNS`, as `results_frame` has them, and `FURTHER`.
+
+    Values are as records hold them (numbers, lists, strings); `table` is the index of the selection. Where a metric
+    has several versions, the newest record's value stands.
+    """
+    lines: list[tuple[Any, ...]] = []
+    for table, selection in enumerate(selections):
+        protocol = selection.protocol
+        shared = (selection.dataset, selection.backbone, selection.backbone_seed, selection.bundle)
+        settings = (protocol.preset, protocol.hash[:16], protocol.split, protocol.extractor.get("name"), protocol.score)
+        newest: dict[tuple[str, int, str, str], tuple[Any, dict[str, Any]]] = {}
+        for record in selection.measured:
+            row = record["row"]
+            told = {FIT: selection.facts(record), record["kind"]: record["values"]}
+            for source, values in told.items():
+                for name, value in values.items():
+                    newest[row["label"], row["seed"], name, source] = value, record
+        for (label, seed, name, source), (value, record) in newest.items():
+            of_record = record["row"]["config_hash"], record["row"]["budget"], _id(record, source), _time(record)
+            of_row = label, record["row"]["prior"], seed, name, source, value
+            lines.append((*shared, *of_row, *settings, selection.device, *of_record, table))
+    return pd.DataFrame(lines, columns=[*COLUMNS, *FURTHER], dtype=object)  # whole numbers stay whole
+
+
+def _id(record: dict[str, Any], source: str) -> str:
+    return record["identity"]["fit"] if source == FIT else record["id"]
+
+
+def _time(record: dict[str, Any]) -> str:
+    return record["provenance"]["time"]
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be averaged: a number that is neither infinite nor too large for a float."""
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def results_frame(results: Path) -> pd.DataFrame:
+    """All numbers of a results folder, one a line, of the configuration that each row's latest run used.
+
+    A value that several protocols share, such as a latent score under two extractors, has a line for each.
+
+    dataset, backbone, backbone_seed, bundle   what was frozen; a bundle by the first 16 digits of its id
+    row, prior, seed                           the label in the table, the prior's name, the seed of fit and draws
+    metric                                     name of the value, as the metric returns it: `fd`, `mmd_imq`, ...
+    source                                     the metric that measured it, or `fit` for what a fit says of itself
+    value                                      float
+    preset, protocol, split, extractor, score  the protocol: its preset, the first 16 digits of its hash, the reported
+                                               split, the extractor's name and what its Frechet distance is called
+    device                                     `cpu` or `cuda`
+
+    Damaged records are left out, as from the tables (`python -m benchmark leaderboard` names them).
+    """
+    frame = tidy_frame(select(results)[0])
+    numbers = frame[[is_number(value) for value in frame["value"]]]
+    return numbers[COLUMNS].reset_index(drop=True).infer_objects().astype({"value": float})

@@ -1,0 +1,18 @@
+"""A picture's own note of what it shows, so that one that is there already is not drawn again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+DRAWN_FROM = "Drawn-From"  # a text of the PNG: the hash of all that it was drawn from
+
+
+def is_drawn_from(path: Path, drawn_from: str) -> bool:
+    """Whether a picture is there and says that it shows this."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get(DRAWN_FROM) == drawn_from
+    except OSError:
+        return False

@@ -1,0 +1,190 @@
+"""Which records stand in which table: one bundle under one protocol on one type of device.
+
+A measurement belongs to a table when the settings that it was made with are the protocol's, whichever command made it.
+Of each label the configuration is taken that its latest run used, of each timing the machine that timed last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.protocol import Protocol, saved_protocols
+from benchmark.store.in_force import in_force
+from benchmark.store.records import RecordStore
+
+Record = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Selection:
+    """The records of one table, oldest first, and what is told of those that are not among them.
+
+    `fits`: id -> record of the fits behind them. `fitted_on`: the machine that times to fit are of.
+    """
+
+    protocol: Protocol
+    dataset: str
+    backbone: str
+    backbone_seed: int
+    bundle: str
+    device: str
+    records: list[Record]
+    fits: dict[str, Record]
+    failures: list[str]
+    left_out: list[str]
+    fitted_on: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}-{self.backbone}-{self.bundle[:8]}-{self.protocol.hash[:8]}-{self.device}"
+
+    @property
+    def place(self) -> tuple[str, str, int, str]:
+        """Where it stands among tables of one protocol."""
+        return self.dataset, self.backbone, self.backbone_seed, self.bundle
+
+    @property
+    def first_scored(self) -> str:
+        """When the first of its scores was measured; empty without one."""
+        return min((r["provenance"]["time"] for r in self.records if r["kind"] == "fd"), default="")
+
+    @property
+    def measured(self) -> list[Record]:
+        """The measurements that succeeded."""
+        return [record for record in self.records if record["kind"] != "fit" and record["status"] == "ok"]
+
+    def facts(self, record: Record) -> dict[str, Any]:
+        """What the fit behind a measurement says of itself; no time to fit of another machine than the table's."""
+        fit = self.fits.get(record["identity"]["fit"])
+        if fit is None:
+            return {}
+        same_machine = machine_of(fit) == self.fitted_on
+        return {name: value for name, value in fit["values"].items() if name != "fit_seconds" or same_machine}
+
+
+def select(results: Path, store: RecordStore | None = None) -> tuple[list[Selection], list[str], list[str]]:
+    """The selections of a results folder, in the order of its tables; what is damaged; and which good records are in none.
+
+    `store` is that of the folder, where one has read of it before.
+    """
+    records, damaged = (store or RecordStore(results / "records")).all()
+    protocols, damaged_protocols = saved_protocols(results)
+    last_run, damaged_notes = in_force(results)
+    of_bundle: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        of_bundle[record["row"]["bundle"]].append(record)
+    found, placed = [], set()
+    for bundle, protocol in protocols:
+        covered = [record for record in of_bundle[bundle] if _belongs(record, protocol)]
+        placed |= {record["id"] for record in covered}
+        found += _of_protocol(protocol, covered, last_run)
+    in_none = _counted([record for record in records if record["id"] not in placed])
+    found.sort(key=lambda of: (*of.place, of.protocol.split, of.protocol.preset, of.first_scored, of.name))
+    return found, damaged + damaged_protocols + damaged_notes, in_none
+
+
+def _counted(in_none: list[Record]) -> list[str]:
+    """For each bundle with records that no protocol covers, the sentence that counts them."""
+    counts: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    for record in in_none:
+        row = record["row"]
+        counts[row["dataset"], row["backbone"], row["bundle"]][record["kind"]] += 1
+    return [
+        f"{sum(kinds.values())} records of {dataset} {backbone} (bundle `{bundle}`), measured under settings that no "
+        f"protocol here has: {', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))}"
+        for (dataset, backbone, bundle), kinds in sorted(counts.items())
+    ]
+
+
+def _belongs(record: Record, protocol: Protocol) -> bool:
+    if record["row"]["budget"] not in (None, protocol.budget):
+        return False
+    return protocol.covers(record["identity"].get("settings", {}))
+
+
+def _of_protocol(
+    protocol: Protocol, records: list[Record], last_run: dict[tuple[str, str, str], dict[str, str]]
+) -> Iterator[Selection]:
+    """The selections that a protocol makes of the records that it covers: one a device and bundle."""
+    groups = defaultdict(list)
+    for record in records:
+        row = record["row"]
+        seed = row.get("backbone_seed", 0)  # records of the first bundles do not name it
+        groups[row["dataset"], row["backbone"], seed, row["bundle"], row["device"]].append(record)
+    for key, group in groups.items():
+        made = _selection(protocol, *key, group, last_run.get((key[3], protocol.budget, key[4]), {}))
+        # fits and timings of another protocol's run alone make no table
+        if any(record["kind"] != "fit" for record in made.records):
+            yield made
+
+
+def _selection(
+    protocol: Protocol,
+    dataset: str,
+    backbone: str,
+    backbone_seed: int,
+    bundle: str,
+    device: str,
+    records: list[Record],
+    last_run: dict[str, str],
+) -> Selection:
+    records = sorted(records, key=lambda record: (record["provenance"]["time"], record["id"]))
+    current = {record["row"]["label"]: record["row"]["config_hash"] for record in records}
+    present = {(record["row"]["label"], record["row"]["config_hash"]) for record in records}
+    current |= {label: noted for label, noted in last_run.items() if (label, noted) in present}
+    machines = [record["identity"]["machine"] for record in records if "machine" in record["identity"]]
+    kept, left_out = [], set()
+    for record in records:
+        label = record["row"]["label"]
+        if record["row"]["config_hash"] != current[label]:
+            left_out.add(f"an older {label}")
+        elif record["identity"].get("machine") not in (None, *machines[-1:]):
+            left_out.add(f"{label}'s {record['kind']} on another machine")
+        else:
+            kept.append(record)
+    # fits and timings serve several protocols, so they make no row: a score does, and takes its fit under any label
+    scored = {r["row"]["label"] for r in kept if r["kind"] != "fit" and "machine" not in r["identity"]}
+    kept = [record for record in kept if record["row"]["label"] in scored or record["status"] != "ok"]
+    fits = {record["id"]: record for record in records if (record["kind"], record["status"]) == ("fit", "ok")}
+    used = {record["identity"]["fit"] for record in kept if record["kind"] != "fit"}
+    made = Selection(
+        protocol=protocol,
+        dataset=dataset,
+        backbone=backbone,
+        backbone_seed=backbone_seed,
+        bundle=bundle,
+        device=device,
+        records=kept,
+        fits=fits,
+        failures=_failures(kept),
+        left_out=[],
+        fitted_on=next((machine_of(fit) for id, fit in reversed(fits.items()) if id in used), None),
+    )
+    for record in made.measured:
+        fit = fits.get(record["identity"]["fit"])
+        if fit and machine_of(fit) != made.fitted_on:
+            left_out.add(f"{record['row']['label']}'s time to fit on another machine")
+    made.left_out = sorted(left_out)
+    return made
+
+
+def machine_of(record: Record) -> str:
+    """The processor that made a record, and how much of it."""
+    return "{device}, {threads} threads".format(**record["provenance"])
+
+
+def _failures(records: list[Record]) -> list[str]:
+    """A sentence for each reason of a row and seed, naming all that failed for it: a bad draw fails every metric."""
+    kinds: dict[tuple[str, int, str, str], list[str]] = defaultdict(list)
+    for record in records:
+        if record["status"] != "ok":
+            row = record["row"]
+            kinds[row["label"], row["seed"], record["status"], record["reason"]].append(record["kind"])
+    return sorted(
+        f"{label} seed {seed}: {', '.join(sorted(failed))} {status}: {reason}"
+        for (label, seed, status, reason), failed in kinds.items()
+    )
