@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 import benchmark
 from benchmark.cli.app import main
 
 ROOT = Path(benchmark.__file__).resolve().parent.parent
+#: what to type for a run that takes a second, beside its bundle and results
+RUN = ["--priors", "gaussian", "--seeds", 1, "--metrics", "fd", "--device", "cpu"]
 
 
 def _command(words, cache, log):
@@ -28,7 +31,9 @@ def _command(words, cache, log):
 def start(words, cache, log):
     """The command line in a process of its own, forked from one that has imported the packages already."""
     forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload(["benchmark.cli.app", "benchmark.coordinator", "benchmark.bundles.pretrain", "priors.evalp", __name__])
+    forked.set_forkserver_preload(
+        ["benchmark.cli.app", "benchmark.coordinator", "benchmark.bundles.pretrain", "priors.evalp", __name__]
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
         multiprocessing.forkserver.ensure_running()
@@ -42,6 +47,17 @@ def finish(process, log):
     process.join(120)
     assert not process.is_alive()
     return SimpleNamespace(code=process.exitcode, output=Path(log).read_text())
+
+
+def only_line(done):
+    """The one line that a refused command prints."""
+    assert done.code == 2
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    lines = done.err.splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("error: "), done.err
+    return lines[0]
 
 
 def record_files(results):
@@ -61,3 +77,9 @@ def the_record(results, kind, prior="evalp", seed=0, **row):
     found = [(r, path) for r, path in found if r["kind"] == kind and wanted.items() <= r["row"].items()]
     assert len(found) == 1
     return found[0]
+
+
+def scores_of(results):
+    """The leaderboard's means: rows by metrics."""
+    board = pd.read_csv(Path(results) / "leaderboard.csv")
+    return board.pivot(index="prior", columns="metric", values="mean")

@@ -1,23 +1,37 @@
-"""What tests share: a cache of their own, a small real bundle, the command line in this process."""
+"""What tests share: a cache of their own, a small real bundle, the command line in this process.
+
+Where a test belongs: in the file named after the module whose behaviour it proves (`test_mmd.py`: the MMD of `metrics` and
+of `scores`), or after the package where it proves what all of its members share (`test_metrics.py`).
+"""
 
 import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from draws import seeded
+from faces import PARTITION, jpeg
+from vaes import SMALL
 
 from backbones.conv_vae import ConvVAE
+from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.pretrain import pretrain
 from benchmark.bundles.reference import make_reference
 from benchmark.cli.app import main
+from benchmark.datasets.celeba64 import CelebA64Preview
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.path import PathDataset
 from benchmark.extractors.digit_cnn import DigitCNN
-from benchmark.protocol import protocol_for
+from benchmark.jobs.evaluation import Evaluation
+from benchmark.protocol import PRESETS, protocol_for
 from benchmark.registry import Registry
+from benchmark.settings import shown
+from benchmark.store.sealed import read_sealed
+from priors.api import PosteriorSplit
 
 CPU = torch.device("cpu")
 #: what is proved here are the CPU's bits, so `--device auto` is to find no GPU; test_cuda.py gives it back to commands
@@ -88,3 +102,76 @@ def brief_timings(monkeypatch):
         "benchmark.request.protocol_for",
         lambda *given: protocol_for(*given).model_copy(update={"timing_batches": (4,), "timing_seconds": 0.0}),
     )
+
+
+@pytest.fixture
+def nothing_shipped(tmp_path, monkeypatch):
+    """Which bundles there are is each test's own affair, whatever the package ships."""
+    monkeypatch.setattr("benchmark.bundles.find.SHIPPED", tmp_path / "shipped")
+
+
+@pytest.fixture
+def small_preview(monkeypatch):
+    """The preview of CelebA has as few images as a test makes."""
+    monkeypatch.setattr(CelebA64Preview, "counts", (6, 4, 5))
+
+
+@pytest.fixture(scope="session")
+def faces():
+    """Nine images of 178x218 as JPEG: random blocks, so that a pixel's shift or another image is seen at once."""
+    blocks = [np.random.default_rng(number).integers(0, 256, (37, 30, 3), np.uint8) for number in range(len(PARTITION))]
+    arrays = [block.repeat(6, 0).repeat(6, 1)[:218, :178] for block in blocks]
+    return {name: jpeg(array) for name, array in zip(PARTITION, arrays)}
+
+
+@pytest.fixture
+def squares(tmp_path, cli):
+    """`squares(name, setting=value, ...)` trains a tiny hierarchy on 200 images of 4 x 4 squares and returns its card."""
+    blocks = torch.rand(300, 4, 4, generator=seeded()).gt(0.5).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    images = (255 * blocks).to(torch.uint8).numpy()
+    np.savez(tmp_path / "squares.npz", train=images[:200], val=images[200:240], test=images[240:])
+
+    def train(name, **settings):
+        settings = {**SMALL, "batch_size": 50, **settings}
+        words = [word for setting, value in settings.items() for word in ("--set", f"{setting}={shown(value)}")]
+        words += ["--backbone", "nvae", "--device", "cpu", "--out", tmp_path / name]
+        done = cli("pretrain", "--dataset", tmp_path / "squares.npz", *words)
+        assert done.code == 0, done.err
+        return read_sealed(tmp_path / name / "bundle.json"), done.err
+
+    return train
+
+
+@pytest.fixture
+def held_out() -> PosteriorSplit:
+    """Posteriors of 60 images that nobody encoded, of 2 x 3 latents."""
+    return PosteriorSplit(torch.randn(60, 2, 3, generator=seeded(0)), torch.full((60, 2, 3), 0.3))
+
+
+@pytest.fixture
+def given(small_bundle):
+    """An evaluation whose features are given: `given(features, real)`."""
+
+    def make(features, real, seed=0):
+        bundle, extractor = open_bundle(small_bundle), DigitCNN()
+        protocol = protocol_for(bundle, PRESETS["quick"], "test", extractor, features=64)
+        reference = SimpleNamespace(subsample=lambda device: real)
+        made = Evaluation(None, {}, None, None, None, reference, protocol, seed, CPU, None)
+        made.features = features
+        return made
+
+    return make
+
+
+@pytest.fixture
+def no_inception(tmp_path, monkeypatch):
+    """No Inception weights and no network; the list of what was to be downloaded."""
+    asked = []
+
+    def refuse(url, *_, **__):
+        asked.append(url)
+        raise URLError("no network here")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    return asked

@@ -4,17 +4,16 @@ import itertools
 from types import SimpleNamespace
 
 import torch
+from draws import CPU
+from posteriors import narrowing
 
 from benchmark.jobs.evaluation import Evaluation
 from benchmark.protocol import Protocol
 from priors.api import LatentPrior, PosteriorSplit, PriorConfig
 
-CPU = torch.device("cpu")
+#: what the names of values on principal axes end in
+SUFFIX = "_pca64"
 fits = itertools.count()  # latents are kept by identity: every source has one of its own
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class Scaled(LatentPrior):
@@ -52,3 +51,8 @@ def evaluation(source, held_out: PosteriorSplit, seed: int = 0, train=None, **se
     shape = held_out._mean.shape[1:]
     backbone = SimpleNamespace(latent_shape=tuple(shape), decode=lambda z, generator: z.sigmoid())
     return Evaluation(source, {"fit": next(fits)}, backbone, held_out, None, None, protocol, seed, CPU, train)
+
+
+def spatial_evaluation(source=None, shape=(4, 5, 6), seed=0, **settings) -> Evaluation:
+    """One of latents C x H x W, which are compared on principal axes too."""
+    return evaluation(source or Scaled(shape, 1.3), narrowing(*shape), seed, **{"mmd_latents": 100, **settings})

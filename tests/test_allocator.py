@@ -17,7 +17,7 @@ if sys.argv[1] == "keep":
 block = torch.ones(10_000_000)
 del block
 before = resource.getrusage(resource.RUSAGE_SELF)
-for _ in range(100):
+for _ in range(30):
     block = torch.ones(10_000_000)
     del block
 after = resource.getrusage(resource.RUSAGE_SELF)
@@ -27,7 +27,7 @@ print(after.ru_minflt - before.ru_minflt, after.ru_maxrss - before.ru_maxrss)
 
 @pytest.mark.skipif(not keep_freed_memory(), reason="not glibc")
 def test_a_freed_block_is_used_again_without_a_page_fault_and_without_growing():
-    """A hundred blocks of 40 MB, each 9,766 pages of 4 kB: all are faulted in anew, or but a few, which are kept."""
+    """Thirty blocks of 40 MB, each 9,766 pages of 4 kB: all are faulted in anew, or but a few, which are kept."""
 
     # glibc reads the same settings from MALLOC_*: where somebody has set them, "leave" would keep as well
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
@@ -38,5 +38,6 @@ def test_a_freed_block_is_used_again_without_a_page_fault_and_without_growing():
         return map(int, done.stdout.split())
 
     (kept, growth), (usual, _) = faults("keep"), faults("leave")
-    assert kept < 10 * 9_766 and growth < 400_000  # kB
-    assert usual > 90 * 9_766
+    assert kept < 10 * 9_766
+    assert growth < 400_000  # kB
+    assert usual > 27 * 9_766

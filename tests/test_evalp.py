@@ -2,28 +2,26 @@
 
 import copy
 import math
-import sys
 
 import pytest
 import torch
+from draws import seeded, silent
+from networks import plain_conv_energy, plain_energy
+from posteriors import clusters, gaussian_posterior
 from scipy import stats
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from benchmark.jobs.plan import resolved
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit
-from priors.evalp import EVaLP, EVaLPConfig
+from priors.evalp import EVaLP, EVaLPConfig, energy_loss
 from priors.parts import sir
-from priors.parts.energies import MLPEnergy
-from priors.parts.sir import effective_sample_size, resample
+from priors.parts.energies import ConvEnergy
+from priors.parts.image_flows import ImageFlow
+from priors.parts.sir import effective_sample_size
 
+pytestmark = pytest.mark.usefixtures("seeded_modules")
 SMALL = {"batch_size": 16, "energy_width": 12, "couplings": 2, "sampler_width": 10}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def silent(*_, **__) -> None: ...
 
 
 def built(latent_shape=(4,), seed: int = 0, perturbed: float = 0.0, **settings) -> EVaLP:
@@ -34,21 +32,6 @@ def built(latent_shape=(4,), seed: int = 0, perturbed: float = 0.0, **settings) 
             for parameter in prior.parameters():
                 parameter.add_(perturbed * torch.randn_like(parameter))
     return prior
-
-
-def aggregate(n: int = 50, d: int = 4) -> AggregatePosterior:
-    """Two clusters, away from N(0, I)."""
-    generator = seeded(11)
-    mean = torch.where(torch.arange(n)[:, None] % 2 == 0, 1.5, -1.0) + 0.2 * torch.randn(n, d, generator=generator)
-    split = PosteriorSplit(mean, 0.1 + 0.1 * torch.rand(n, d, generator=generator))
-    return AggregatePosterior(split, split)
-
-
-def plain_energy(network: MLPEnergy) -> nn.Sequential:
-    """The same network, written again out of torch's own layers."""
-    linears = [copy.deepcopy(module) for module in network.modules() if isinstance(module, nn.Linear)]
-    assert len(linears) == 3
-    return nn.Sequential(linears[0], nn.LeakyReLU(0.01), linears[1], nn.LeakyReLU(0.01), linears[2])
 
 
 # The fit, against a second implementation
@@ -144,14 +127,16 @@ def test_fit_equals_a_plain_implementation(optimiser, kl_weight, energy_steps, l
     """50 energy steps from equal generators, in float64, where nothing but an error could differ."""
     torch.set_default_dtype(torch.float64)
     try:
-        split = aggregate().train
+        split = clusters().train
         posterior = AggregatePosterior(*[PosteriorSplit(split._mean.double(), split._std.double())] * 2)
         prior, f, flow, facts, told, moved = both_fits(optimiser, kl_weight, energy_steps, learning_rate, posterior)
     finally:
         torch.set_default_dtype(torch.float32)
     assert furthest(prior.energy_network.parameters(), f.parameters()) < 1e-9
-    assert furthest(prior.sampler.parameters(), flow.parameters()) < 1e-9 and min(moved) > 1e-4
-    assert told[-1][:2] == (50, 50) and told[-1][2] == pytest.approx(facts, abs=1e-9)
+    assert furthest(prior.sampler.parameters(), flow.parameters()) < 1e-9
+    assert min(moved) > 1e-4
+    assert told[-1][:2] == (50, 50)
+    assert told[-1][2] == pytest.approx(facts, abs=1e-9)
 
 
 @PARITY
@@ -161,7 +146,7 @@ def test_fit_equals_a_plain_implementation_in_single_precision(optimiser, kl_wei
     The bias of a unit whose slope is the same for all latents has a gradient of zero, of which an adaptive
     optimiser makes steps in the direction of rounding; it adds a constant to f.
     """
-    prior, f, flow, facts, told, moved = both_fits(optimiser, kl_weight, energy_steps, learning_rate, aggregate())
+    prior, f, flow, facts, told, moved = both_fits(optimiser, kl_weight, energy_steps, learning_rate, clusters())
     assert furthest(prior.sampler.parameters(), flow.parameters()) < 1e-5 < 0.1 * min(moved)
     z = torch.randn(200, 4, generator=seeded(8))
     with torch.no_grad():
@@ -176,7 +161,7 @@ def test_a_fit_is_decided_by_its_generator():
     def fitted(seed: int, global_seed: int) -> torch.Tensor:
         prior = built(steps=20)
         torch.manual_seed(global_seed)
-        prior.fit(aggregate(), seeded(seed), silent)
+        prior.fit(clusters(), seeded(seed), silent)
         return torch.cat([parameter.detach().flatten() for parameter in prior.parameters()])
 
     assert torch.equal(fitted(0, 0), fitted(0, 1))
@@ -189,7 +174,7 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def test_a_fit_moves_samples_to_the_aggregate_posterior():
     prior = built(steps=1500, learning_rate=2e-3, batch_size=32, energy_width=32, sampler_width=32)
-    posterior = aggregate()
+    posterior = clusters()
     wanted = posterior.train.sample(1500, seeded(1))
     before = energy_distance(prior.sample(1500, seeded(2)), wanted)
     prior.fit(posterior, seeded(0), silent)
@@ -197,7 +182,7 @@ def test_a_fit_moves_samples_to_the_aggregate_posterior():
 
 
 def test_latents_that_are_not_finite_end_as_diverged():
-    bad = aggregate()
+    bad = clusters()
     bad.train._mean[:] = math.nan
     with pytest.raises(Diverged, match="upper.*not finite after 5 energy steps"):
         built(steps=20).fit(bad, seeded(), silent)
@@ -213,7 +198,7 @@ def test_a_fit_that_fails_on_its_way_ends_as_diverged():
                 self._mean[:] = math.inf
             return z
 
-    told, split = [], aggregate().train
+    told, split = [], clusters().train
     with pytest.raises(Diverged, match="not finite after 50 energy steps"):
         built(steps=50).fit(
             AggregatePosterior(Spoiling(split._mean, split._std), split), seeded(), lambda *step, **_: told.append(step)
@@ -221,26 +206,44 @@ def test_a_fit_that_fails_on_its_way_ends_as_diverged():
     assert told == [(5, 50)]
 
 
-# The energy
+def test_the_penalty_of_a_conv_energy_trains_it_as_double_backward_does():
+    energy = ConvEnergy((2, 4, 4), (5, 7)).double()
+    z_q, z_g = (torch.randn(8, 32, generator=seeded(seed)).double() for seed in (0, 1))
+    a = torch.rand(8, 1, generator=seeded(2)).double()
+    parameters = list(energy.parameters())
+    loss, penalty = energy_loss(energy, z_q, z_g, a, 10.0)
+    ours = torch.autograd.grad(loss, parameters)
+    network, between = plain_conv_energy(energy), (a * z_q + (1 - a) * z_g).unflatten(1, (2, 4, 4)).requires_grad_()
+    (gradient,) = torch.autograd.grad(network(between).sum(), between, create_graph=True)
+    expected_penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    blocks = [z.unflatten(1, (2, 4, 4)) for z in (z_q, z_g)]
+    expected = network(blocks[0]).mean() - network(blocks[1]).mean() + 10 * expected_penalty
+    assert torch.allclose(loss, expected, atol=1e-12)
+    assert torch.allclose(penalty, expected_penalty, atol=1e-12)
+    for mine, theirs in zip(ours, torch.autograd.grad(expected, parameters)):
+        assert torch.allclose(mine, theirs, atol=1e-10)
 
 
-def test_energy_and_its_input_gradient_equal_autograd():
-    """Values for all rows, slopes for the last ones, and a penalty's gradient in the parameters (second order)."""
+@pytest.mark.slow
+def test_evalp_with_a_rich_sampler_meets_its_own_model_at_full_kl_weight():
+    """At w = 1 the sampler minimises KL(p_g || p): exact weights are nearly equal, and log Z by quadrature agrees."""
+    angles = torch.arange(8) * (math.pi / 4)
+    means = 2 * torch.stack([angles.cos(), angles.sin()], 1)
+    ring = PosteriorSplit(means.repeat(500, 1), torch.full((4000, 2), 0.25))
+    settings = {"steps": 6000, "kl_weight": 1.0, "couplings": 6, "sampler_width": 48, "learning_rate": 1e-3}
     torch.manual_seed(0)
-    energy = MLPEnergy(5, 13).double()
-    plain = plain_energy(energy)
-    z = torch.randn(12, 5, generator=seeded(), dtype=torch.float64)
-    value, gradient = energy.value_and_input_gradient(z, of_last=4)
-    assert value.shape == (12,) and gradient.shape == (4, 5)
-    assert torch.allclose(value, plain(z).squeeze(1)) and torch.allclose(energy(z), value)
-    free = z[-4:].clone().requires_grad_()
-    (expected,) = torch.autograd.grad(plain(free).sum(), free, create_graph=True)
-    assert torch.allclose(gradient, expected)
-    for slopes, values, network in ((gradient, value[-4:], energy), (expected, plain(free).squeeze(1), plain)):
-        ((slopes.norm(dim=1) - 1).square().mean() + values.mean()).backward()
-    for ours, theirs in zip(energy.parameters(), plain.parameters()):
-        assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
-    assert all(parameter.grad.abs().sum() > 0 for parameter in energy.parameters())
+    prior = EVaLP((2,), EVaLPConfig(**settings, energy_width=64, proposals=50))
+    prior.fit(AggregatePosterior(ring, ring), seeded(), silent)
+    with torch.no_grad():
+        _, log_weights = prior._weighted(400, seeded(1))
+        axis = torch.linspace(-9, 9, 600)
+        log_mass = -prior.energy(torch.cartesian_prod(axis, axis)) + 2 * math.log(18 / 599)
+        kl = log_mass.logsumexp(0) - log_weights.mean()
+    assert effective_sample_size(log_weights).mean() > 0.9 * 50
+    assert -0.01 < kl < 0.05
+
+
+# Energy, density and samples
 
 
 def test_energy_is_f_less_the_log_density_of_the_base():
@@ -251,63 +254,6 @@ def test_energy_is_f_less_the_log_density_of_the_base():
         assert torch.allclose(prior.energy(z), plain_energy(prior.energy_network)(flat).squeeze(1) - base, atol=1e-5)
 
 
-# Sampling-importance-resampling
-
-
-def test_resampling_gives_the_target_from_proposals_of_another_density():
-    """N(0, 1.5^2) proposals, weighted to N(1, 0.7^2): mean, variance and distribution function."""
-    n, m = 20_000, 300
-    proposal, target = Normal(0.0, 1.5), Normal(1.0, 0.7)
-    z = 1.5 * torch.randn(n, m, generator=seeded(1))
-    drawn = resample(z[:, :, None], target.log_prob(z) - proposal.log_prob(z), seeded(2)).squeeze(1)
-    assert drawn.mean().item() == pytest.approx(1.0, abs=4 * 0.7 / math.sqrt(n))
-    assert drawn.var().item() == pytest.approx(0.49, abs=4 * 0.49 * math.sqrt(2 / n))
-    assert stats.kstest(drawn.numpy(), stats.norm(1, 0.7).cdf).pvalue > 0.01
-
-
-def test_resampling_chooses_in_proportion_to_the_weights():
-    weights = torch.tensor([0.05, 0.6, 0.0, 0.35])
-    proposals = torch.arange(4.0)[None, :, None].expand(40_000, 4, 1)
-    for offset in (0.0, 50.0, -50.0):
-        drawn = resample(proposals, (weights.log() + offset).expand(40_000, 4), seeded()).flatten().long()
-        counts = torch.bincount(drawn, minlength=4)
-        assert counts[2] == 0
-        kept = [0, 1, 3]
-        assert stats.chisquare(counts[kept], (weights[kept] * 40_000).double()).pvalue > 0.01
-
-
-def test_resampling_of_one_proposal_returns_it():
-    z = torch.randn(6, 1, 3, generator=seeded())
-    for log_weight in (0.0, 1e4, -1e4):
-        assert torch.equal(resample(z, torch.full((6, 1), log_weight), seeded()), z[:, 0])
-
-
-def test_resampling_keeps_rows_apart_and_proposals_whole():
-    """Row i only ever gets one of its own proposals, with all its coordinates."""
-    z = torch.arange(5 * 7 * 3.0).view(5, 7, 3)
-    drawn = resample(z, torch.randn(5, 7, generator=seeded()), seeded())
-    assert drawn.shape == (5, 3)
-    assert all((z[row] == drawn[row]).all(1).any() for row in range(5))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_extreme_log_weights_are_safe(dtype):
-    z = torch.arange(4.0, dtype=dtype)[None, :, None].expand(1000, 4, 1)
-    rows = {(-1e4, 1e4, -1e4, 0.0): {1}, (-1e4, -1e4, -2e4, -2e4): {0, 1}, (1e4, 1e4, 1e4, 1e4): {0, 1, 2, 3}}
-    for row, chosen in rows.items():
-        log_weights = torch.tensor(row, dtype=dtype).expand(1000, 4)
-        assert set(resample(z, log_weights, seeded()).flatten().long().tolist()) == chosen
-        sizes = effective_sample_size(log_weights)
-        assert torch.allclose(sizes, torch.full_like(sizes, len(chosen)), rtol=5e-3)
-
-
-def test_effective_sample_size_by_hand():
-    rows = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1e-30, 1e-30, 1e-30], [2.0, 1.0, 1.0, 0.0]])
-    expected = torch.tensor([4.0, 1.0, 16 / 6])
-    assert torch.allclose(effective_sample_size(rows.log()), expected, rtol=1e-5)
-    assert torch.allclose(effective_sample_size(rows.log() - 20), expected, rtol=1e-4)
-
-
 @pytest.mark.parametrize("weights", ["exact", "release"])
 def test_weights_are_what_their_formula_says(weights):
     """exact: -f(z) + log N(z; 0, I) - log p_g(z); release: -f(z)."""
@@ -315,7 +261,8 @@ def test_weights_are_what_their_formula_says(weights):
     density = built((2, 2), perturbed=0.2, proposals=1)
     with torch.no_grad():
         z, log_weights = prior._weighted(6, seeded(4))
-        assert z.shape == (6, 5, 4) and log_weights.shape == (6, 5)
+        assert z.shape == (6, 5, 4)
+        assert log_weights.shape == (6, 5)
         flat = z.reshape(30, 4)
         expected = -plain_energy(prior.energy_network)(flat).squeeze(1)
         if weights == "exact":
@@ -388,7 +335,9 @@ def test_resampled_latents_have_no_log_prob():
 def test_samples_have_the_latent_shape_and_are_decided_by_the_generator(proposals):
     prior = built((2, 3, 1), perturbed=0.2, proposals=proposals)
     z = prior.sample(50, seeded(1))
-    assert z.shape == (50, 2, 3, 1) and z.isfinite().all() and not z.requires_grad
+    assert z.shape == (50, 2, 3, 1)
+    assert z.isfinite().all()
+    assert not z.requires_grad
     torch.manual_seed(0)
     assert torch.equal(prior.sample(50, seeded(1)), z)
     assert not torch.equal(prior.sample(50, seeded(2)), z)
@@ -401,26 +350,10 @@ def test_many_proposals_are_drawn_in_parts(monkeypatch):
     parts = prior.sample(2000, seeded(1))
     monkeypatch.undo()
     whole = prior.sample(2000, seeded(2))
-    assert parts.shape == (2000, 2) and len(parts.unique(dim=0)) == 2000
+    assert parts.shape == (2000, 2)
+    assert len(parts.unique(dim=0)) == 2000
     assert all(stats.ks_2samp(parts[:, i], whole[:, i]).pvalue > 0.01 for i in range(2))
     assert built(proposals=sir.CHUNK["cpu"] + 1).sample(2, seeded()).shape == (2, 4)
-
-
-def test_many_draws_take_no_more_memory_than_few():
-    """Small results kept between the large blocks that come and go pinned a new block each: gigabytes."""
-    resource = pytest.importorskip("resource")
-
-    def weighted(n, generator):
-        proposals = torch.randn(n, 5_000, 4, generator=generator)
-        hidden = proposals.repeat(1, 1, 128)  # the 10 MB of an energy network's layer
-        return proposals, hidden.sum(2) * 0
-
-    def peak(draws):
-        sir.sample(weighted, draws, 5_000, seeded())
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-    before = peak(20)
-    assert peak(400) - before < 200e6
 
 
 def test_diagnostics_tell_the_effective_sample_size_of_resampling():
@@ -430,7 +363,8 @@ def test_diagnostics_tell_the_effective_sample_size_of_resampling():
         flat.energy_network.last.weight.zero_()
     assert flat.diagnostics(seeded())["effective_sample_size"] == pytest.approx(20, rel=1e-3)
     assert 1 < tilted(proposals=20).diagnostics(seeded())["effective_sample_size"] < 19
-    assert built(proposals=1).network_evaluations == 1 and built(proposals=20).network_evaluations == 40
+    assert built(proposals=1).network_evaluations == 1
+    assert built(proposals=20).network_evaluations == 40
 
 
 # Settings
@@ -439,10 +373,11 @@ def test_diagnostics_tell_the_effective_sample_size_of_resampling():
 @pytest.mark.parametrize("changed", [{"proposals": 500}, {"weights": "release"}])
 def test_sampling_settings_do_not_ask_for_a_new_fit(changed):
     base, other = EVaLPConfig(), EVaLPConfig(**changed)
-    assert other.fit_settings() == base.fit_settings() and other.sampling_settings() != base.sampling_settings()
+    assert other.fit_settings() == base.fit_settings()
+    assert other.sampling_settings() != base.sampling_settings()
     one, two = built(steps=10), built(steps=10, **changed)
     for prior in (one, two):
-        prior.fit(aggregate(), seeded(), silent)
+        prior.fit(clusters(), seeded(), silent)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
 
 
@@ -483,7 +418,8 @@ def test_recipes_are_what_the_authors_ran(dataset):
     row = TABLE[dataset]
     settings, note = EVaLP.recipe(dataset, (row["nz"],))
     config = EVaLPConfig(**settings)
-    assert note is None and EVaLP.recipes[dataset][0] == row["nz"]
+    assert note is None
+    assert EVaLP.recipes[dataset][0] == row["nz"]
     assert (config.energy_width, config.sampler_width) == (row["width"], row["hidden"])
     assert config.couplings == row["couplings"]
     assert (config.optimiser, config.learning_rate) == ("adam" if row["adam"] else "rmsprop", row["rate"])
@@ -507,4 +443,45 @@ def test_the_objective_as_written_is_shown_beside_the_recipe():
 def test_unknown_data_takes_the_recipe_of_the_nearest_latent_size_and_says_so(latent_shape, nearest):
     settings, note = EVaLP.recipe("holiday_photos", latent_shape)
     assert settings == EVaLP.recipe(nearest, latent_shape)[0]
-    assert "evalp" in note and "holiday_photos" in note and nearest in note
+    assert "evalp" in note
+    assert "holiday_photos" in note
+    assert nearest in note
+
+
+def test_evalp_on_a_top_group_is_the_release():
+    config, _, note = resolved(EVaLP, {}, "cifar10", (20, 16, 16), "full")
+    assert note is None
+    assert config.conv_widths == (64, 128, 256, 128)
+    assert config.optimiser == "adam"
+    assert config.energy_steps == 10
+    assert (config.learning_rate, config.sampler_learning_rate, config.kl_weight) == (3e-4, 5e-5, 0)
+    prior = EVaLP((2, 4, 4), config)
+    assert isinstance(prior.sampler, ImageFlow)
+    assert isinstance(prior.energy_network, ConvEnergy)
+
+
+@pytest.mark.parametrize("rate, expected", [(None, 3e-4), (5e-5, 5e-5)])
+def test_the_sampler_has_a_learning_rate_of_its_own_where_it_is_given_one(rate, expected):
+    """Adam's first step is as long as its learning rate."""
+    config = EVaLPConfig(steps=1, energy_steps=1, learning_rate=3e-4, sampler_learning_rate=rate)
+    prior = EVaLP((4,), config)
+    before = {name: value.clone() for name, value in prior.named_parameters()}
+    split = PosteriorSplit(torch.randn(50, 4, generator=seeded()), torch.full((50, 4), 0.3))
+    prior.fit(AggregatePosterior(split, split), seeded(), lambda *_, **__: None)
+    longest = {"energy": 0.0, "sampler": 0.0}
+    for name, value in prior.named_parameters():
+        part = name.split("_")[0].split(".")[0]
+        longest[part] = max(longest[part], (value - before[name]).abs().max().item())
+    assert longest["energy"] == pytest.approx(3e-4, rel=0.01)
+    assert longest["sampler"] == pytest.approx(expected, rel=0.01)
+
+
+def test_a_sampler_without_density_asks_for_what_it_needs():
+    with pytest.raises(ValueError, match="kl_weight=0"):
+        EVaLPConfig(sampler="mlp", kl_weight=1.0)
+    with pytest.raises(ValueError, match="weights=release"):
+        EVaLPConfig(sampler="mlp", kl_weight=0, proposals=10)
+    prior = EVaLP((4,), EVaLPConfig(sampler="mlp", kl_weight=0, proposals=10, weights="release", steps=5))
+    prior.fit(gaussian_posterior(torch.ones(4), 0.5), seeded(), silent)
+    assert prior.sample(7, seeded()).shape == (7, 4)
+    assert prior.log_prob(torch.zeros(1, 4)) is None

@@ -43,7 +43,8 @@ def test_pushing_and_pulling_back_are_inverse(features, couplings, hidden):
         back, log_det_back = flow.to_noise(z)
         there, _ = flow.push(flow.to_noise(noise)[0])
     assert not torch.allclose(z, noise, atol=0.1), "a map that does something"
-    assert torch.allclose(back, noise, atol=1e-4) and torch.allclose(there, noise, atol=1e-4)
+    assert torch.allclose(back, noise, atol=1e-4)
+    assert torch.allclose(there, noise, atol=1e-4)
     assert torch.allclose(log_det, -log_det_back, atol=1e-3)
 
 
@@ -118,7 +119,8 @@ def test_coupling_networks_are_those_of_the_release():
         return F.linear(activation(F.linear(hidden, second.weight, second.bias)), last.weight, last.bias)
 
     expected = torch.cat([by_hand(network.shift, torch.relu), by_hand(network.scale, torch.tanh)], 1)
-    assert expected.shape == (10, 8) and torch.allclose(network(x), expected, atol=1e-6)
+    assert expected.shape == (10, 8)
+    assert torch.allclose(network(x), expected, atol=1e-6)
 
 
 # The scale of a coupling
@@ -148,13 +150,15 @@ RAW = [-50.0, -10.0, -3.0, -1.0, 0.0, 0.5, 1.0, 3.0, 10.0, 50.0]
 def test_nflows_coupling_cannot_stretch():
     """The trap: in nflows 0.14 no raw scale whatever gives more than 1.001."""
     scales = [scale_of(AffineCouplingTransform, value) for value in RAW]
-    assert max(scales) <= 1.001 + 1e-5 and min(scales) < 0.01
+    assert max(scales) <= 1.001 + 1e-5
+    assert min(scales) < 0.01
 
 
 def test_our_coupling_stretches_as_it_shrinks():
     scales = {value: scale_of(AffineCoupling, value) for value in RAW}
     assert scales[0.0] == pytest.approx(1.0)
-    assert max(scales.values()) == pytest.approx(math.exp(LOG_SCALE_BOUND), rel=1e-4) and math.exp(LOG_SCALE_BOUND) > 2
+    assert max(scales.values()) == pytest.approx(math.exp(LOG_SCALE_BOUND), rel=1e-4)
+    assert math.exp(LOG_SCALE_BOUND) > 2
     assert min(scales.values()) == pytest.approx(math.exp(-LOG_SCALE_BOUND), rel=1e-3)
     for value in (0.5, 1.0, 3.0, 10.0):
         transform = [AffineCoupling([0, 1], lambda i, o: Constant(o, sign * value)) for sign in (1, -1)]
@@ -190,7 +194,8 @@ def test_maximum_likelihood_reaches_a_narrow_target(initialised):
         flow.initialise(0.1 * torch.randn(1000, 8, generator=seeded()))
     fitted, true = fit_to(flow, 0.1)
     assert true == pytest.approx(8 * 0.5 * -math.log(2 * math.pi * math.e * 0.01), abs=0.1)
-    assert fitted == pytest.approx(true, abs=0.2) and fitted <= true + 0.02
+    assert fitted == pytest.approx(true, abs=0.2)
+    assert fitted <= true + 0.02
 
 
 @pytest.mark.parametrize("std", [0.1, 5.0])
@@ -236,7 +241,8 @@ def test_initialise_survives_a_latent_that_never_moves():
     z[:, 0] = 2.0  # which the first coupling leaves as it is
     flow.initialise(z)
     noise, log_det = flow.to_noise(z)
-    assert noise.isfinite().all() and log_det.isfinite().all()
+    assert noise.isfinite().all()
+    assert log_det.isfinite().all()
 
 
 def test_training_mode_does_not_initialise_from_a_batch():

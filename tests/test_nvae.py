@@ -1,13 +1,13 @@
-"""The hierarchy: its cells, its residual groups and what they cost against torch.distributions, its training and bounds."""
+"""The hierarchy: its cells, its residual groups and what they cost against torch.distributions, and its training."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from draws import CPU, seeded
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
+from vaes import TINY, binary, hierarchy, reconstructed
 
 from backbones.conv_vae import ConvVAE, ConvVAEConfig
 from backbones.nvae import (
@@ -23,37 +23,12 @@ from backbones.nvae import (
     residual_kl,
     soft_bound,
 )
-from benchmark.bundles.bound import importance_weighted_bound
 from benchmark.bundles.bundle import open_bundle
-from benchmark.bundles.reconstructions import find_reconstructions
 from benchmark.bundles.reference import find_reference
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.scores.frechet import feature_statistics, frechet_distance
-from benchmark.settings import shown
-from benchmark.store.sealed import read_sealed
 
-CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("seeded_modules")
-TINY = {"groups": (1, 2), "top_side": 2, "width": 8, "z_channels": 3}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def tiny(shape=(1, 16, 16), **settings) -> NVAE:
-    """A small one whose batch norms have seen images."""
-    model = NVAE(shape, NVAEConfig(**{**TINY, **settings})).train()
-    for seed in range(3):
-        model.loss(pictures(8, seed, shape), seeded(seed))
-    return model.eval()
-
-
-def pictures(n: int, seed: int = 0, shape=(1, 16, 16)) -> torch.Tensor:
-    """Binary images."""
-    return (torch.rand(n, *shape, generator=seeded(seed)) < 0.3).float()
-
-
 CELLS = {
     "encoder": (lambda: EncoderCell(6, 6), (6, 8, 8)),
     "encoder, wider": (lambda: EncoderCell(6, 10), (10, 8, 8)),
@@ -76,14 +51,16 @@ def test_cells_have_the_shape_and_a_gradient_for_every_parameter(name):
     cell.eval()
     with torch.no_grad():
         apart = torch.cat([cell(one) for one in x.split(1)])
-        assert torch.allclose(apart, cell(x), atol=1e-5) and torch.equal(cell(x), cell(x))
+        assert torch.allclose(apart, cell(x), atol=1e-5)
+        assert torch.equal(cell(x), cell(x))
 
 
 def test_a_cell_is_its_skip_and_a_tenth_of_its_branch():
     cell = EncoderCell(4, 4).eval()
     x = torch.randn(2, 4, 6, 6, generator=seeded())
     assert isinstance(cell.skip, nn.Identity)
-    assert torch.allclose(cell(x), x + 0.1 * cell.branch(x)) and BRANCH == 0.1
+    assert torch.allclose(cell(x), x + 0.1 * cell.branch(x))
+    assert BRANCH == 0.1
 
 
 def test_decoder_cells_are_depthwise_in_the_middle_and_encoder_cells_are_not():
@@ -97,16 +74,17 @@ def test_squeeze_excite_scales_channels_by_their_means():
     layer, x = SqueezeExcite(8), torch.randn(3, 8, 5, 5, generator=seeded())
     y = layer(x)
     scale = (y / x).flatten(2)
-    assert (
-        torch.allclose(scale, scale[:, :, :1].expand_as(scale), atol=1e-5) and (scale > 0).all() and (scale < 1).all()
-    )
+    assert torch.allclose(scale, scale[:, :, :1].expand_as(scale), atol=1e-5)
+    assert (scale > 0).all()
+    assert (scale < 1).all()
     shuffled = x.flatten(2)[:, :, torch.randperm(25, generator=seeded())].view_as(x)
     assert torch.allclose((layer(shuffled) / shuffled)[:, :, 0, 0], scale[:, :, 0], atol=1e-5)
 
 
 def test_soft_bound_is_the_identity_near_zero_and_stays_within_five():
     x = torch.linspace(-100, 100, 1001)
-    assert soft_bound(x).abs().max() <= 5 and (soft_bound(x).diff() >= 0).all()
+    assert soft_bound(x).abs().max() <= 5
+    assert (soft_bound(x).diff() >= 0).all()
     assert torch.allclose(soft_bound(torch.tensor([-0.1, 0.05])), torch.tensor([-0.1, 0.05]), atol=1e-4)
 
 
@@ -124,27 +102,31 @@ def test_the_cost_of_a_draw_is_its_log_ratio():
     z = posterior.mean + posterior.stddev * noise
     expected = (posterior.log_prob(z) - prior.log_prob(z)).flatten(1).sum(1)
     kl, log_q_over_p = _cost(shift, log_ratio, log_std, noise)
-    assert torch.allclose(log_q_over_p, expected) and torch.equal(kl, residual_kl(shift, log_ratio, log_std))
+    assert torch.allclose(log_q_over_p, expected)
+    assert torch.equal(kl, residual_kl(shift, log_ratio, log_std))
 
 
 def test_a_group_draws_from_its_prior_without_an_image_and_costs_nothing_where_it_adds_nothing():
     group = Group(8, NVAEConfig(**TINY)).eval()
     features, bottom_up = (torch.randn(4, 8, 4, 4, generator=seeded(i)) for i in (0, 1))
     below, cost = group(features, None, seeded(2), 1.0)
-    assert below.shape == features.shape and cost is None
+    assert below.shape == features.shape
+    assert cost is None
     nn.init.zeros_(group.posterior[-1].weight)
     nn.init.zeros_(group.posterior[-1].bias)
     same, (kl, _) = group(features, bottom_up, seeded(2), 1.0)
-    assert torch.allclose(same, below) and torch.equal(kl, torch.zeros(4))
+    assert torch.allclose(same, below)
+    assert torch.equal(kl, torch.zeros(4))
 
 
 def test_temperature_scales_the_noise_of_lower_groups():
-    model, z = tiny(), torch.randn(4, 3, 2, 2, generator=seeded())
+    model, z = hierarchy(), torch.randn(4, 3, 2, 2, generator=seeded())
     with torch.no_grad():
         cold = [model.decode(z, seeded(seed), temperature=0.0) for seed in (1, 2)]
         warm = [model.decode(z, seeded(seed)) for seed in (1, 2)]
         cool = [model.decode(z, seeded(seed), temperature=0.5) for seed in (1, 2)]
-    assert torch.equal(*cold) and not torch.equal(*warm)
+    assert torch.equal(*cold)
+    assert not torch.equal(*warm)
     spread = [(a - b).square().mean().item() for a, b in (cool, warm)]
     assert 0 < spread[0] < spread[1]
     apart = torch.cat([model.decode(one, None, temperature=0.0) for one in z.split(1)])
@@ -153,7 +135,7 @@ def test_temperature_scales_the_noise_of_lower_groups():
 
 def test_lower_groups_draw_the_same_noise_for_every_latent_of_a_stream():
     """What makes rows of a table differ by the top group alone: the noise below depends on the generator only."""
-    model = tiny()
+    model = hierarchy()
     drawn = []
     for seed in (0, 1):
         generator = seeded(5)
@@ -163,12 +145,13 @@ def test_lower_groups_draw_the_same_noise_for_every_latent_of_a_stream():
 
 
 def test_loss_is_the_bound_of_its_docstring():
-    model, x = tiny(kl_weight_top=1.0), pictures(6)
+    model, x = hierarchy(kl_weight_top=1.0), binary(6)
     with torch.no_grad():
         loss, terms = model.loss(x, seeded(3))
         log_likelihood, costs = model.bound_terms(x, seeded(3))
     kls = [kl.mean() for kl, _ in costs]
-    assert len(costs) == 3 and [f"kl_{i}" for i in range(3)] == [name for name in terms if name.startswith("kl")]
+    assert len(costs) == 3
+    assert [f"kl_{i}" for i in range(3)] == [name for name in terms if name.startswith("kl")]
     assert loss.item() == pytest.approx((sum(kls) - log_likelihood.mean()).item(), rel=1e-6)
     assert all(terms[f"kl_{i}"].item() == pytest.approx(kl.item()) and kl > 0 for i, kl in enumerate(kls))
     mean, std = model.encode(x)
@@ -178,7 +161,7 @@ def test_loss_is_the_bound_of_its_docstring():
 
 @torch.no_grad()
 def test_a_full_reconstruction_is_the_mean_of_the_likelihood_that_the_bound_has():
-    model, x = tiny(), pictures(6)
+    model, x = hierarchy(), binary(6)
     log_likelihood, _ = model.bound_terms(x, seeded(3))
     made = model.reconstruct(x, seeded(3))
     assert torch.allclose(Bernoulli(probs=made).log_prob(x).flatten(1).sum(1), log_likelihood, rtol=1e-4)
@@ -190,18 +173,18 @@ def test_a_full_reconstruction_is_the_mean_of_the_likelihood_that_the_bound_has(
 
 
 def test_a_weight_on_the_top_group_counts_there_alone():
-    x = pictures(6)
+    x = binary(6)
     losses = {}
     for weight in (0.0, 1.0, 3.0):
         torch.manual_seed(0)
-        losses[weight], terms = tiny(kl_weight_top=weight).loss(x, seeded(3))
+        losses[weight], terms = hierarchy(kl_weight_top=weight).loss(x, seeded(3))
     top = terms["kl_0"].item()
     assert (losses[1.0] - losses[0.0]).item() == pytest.approx(top, rel=1e-3)
     assert (losses[3.0] - losses[0.0]).item() == pytest.approx(3 * top, rel=1e-3)
 
 
 def test_the_kl_is_warmed_up_and_balanced_while_it_is():
-    model, x = tiny(warmup=0.5), pictures(6)
+    model, x = hierarchy(warmup=0.5), binary(6)
     with torch.no_grad():
         (start, terms), (half, _), (end, _) = (model.loss(x, seeded(3), progress) for progress in (0.0, 0.25, 0.5))
     kls = torch.stack([terms[f"kl_{i}"] for i in range(3)])
@@ -212,18 +195,19 @@ def test_the_kl_is_warmed_up_and_balanced_while_it_is():
     assert half.item() == pytest.approx((nll + 0.5 * balanced).item(), rel=1e-5)
     assert end.item() == pytest.approx((nll + kls.sum()).item(), rel=1e-5)
     weights = _balance(torch.tensor([12.0, 0.0, 96.0]), sizes)
-    assert weights.mean().item() == pytest.approx(1) and weights[1] < weights[0] < weights[2]
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[1] < weights[0] < weights[2]
 
 
 def test_the_bernoulli_and_the_gaussian_likelihood_are_torchs():
-    model, x = tiny(), pictures(4)
+    model, x = hierarchy(), binary(4)
     with torch.no_grad():
         mean, std = model.encode(x)
         z = mean + std * torch.randn(mean.shape, generator=seeded(3))
         features, _ = model._top_down(z, model._bottom_up(x)[-2::-1], None, 1.0)
         expected = Bernoulli(logits=model.to_image(features)).log_prob(x).flatten(1).sum(1)
         assert torch.allclose(model._log_likelihood(features, x), expected, rtol=1e-5)
-        model, x = tiny((3, 16, 16)), torch.rand(4, 3, 16, 16, generator=seeded())
+        model, x = hierarchy((3, 16, 16)), torch.rand(4, 3, 16, 16, generator=seeded())
         model.log_scale.fill_(-1.5)
         features = torch.randn(4, 8, 16, 16, generator=seeded(1))
         expected = Normal(model.to_image(features), math.exp(-1.5)).log_prob(x).flatten(1).sum(1)
@@ -231,29 +215,30 @@ def test_the_bernoulli_and_the_gaussian_likelihood_are_torchs():
 
 
 def test_spectral_norms_are_the_largest_singular_values():
-    model = tiny().train()
+    model = hierarchy().train()
     with torch.no_grad():
         for _ in range(300):
             total = model._spectral_norms()
     matrices = [m.weight.flatten(1) for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
     expected = sum(torch.linalg.matrix_norm(matrix, 2) for matrix in matrices)
     assert total.item() == pytest.approx(expected.item(), rel=1e-2)
-    x = pictures(4)
+    x = binary(4)
     with torch.no_grad():
-        heavy, light = (tiny(spectral_weight=weight).train().loss(x, seeded())[0] for weight in (1.0, 0.0))
-        assert tiny(spectral_weight=1.0).eval().loss(x, seeded())[0] < heavy
+        heavy, light = (hierarchy(spectral_weight=weight).train().loss(x, seeded())[0] for weight in (1.0, 0.0))
+        assert hierarchy(spectral_weight=1.0).eval().loss(x, seeded())[0] < heavy
     assert heavy > light
 
 
 def test_batch_norm_is_readjusted_to_what_decoding_passes_and_encoding_is_left_alone():
-    model, x = tiny(), pictures(6)
+    model, x = hierarchy(), binary(6)
     encoded = model.encode(x)
     z = torch.randn(20, 16, 3, 2, 2, generator=seeded())
     with torch.no_grad():
         before = model.decode(z[0], seeded(1), temperature=0.5)
         model.readjust_batch_norm(z, seeded(2), temperature=0.5)
         after = model.decode(z[0], seeded(1), temperature=0.5)
-    assert not torch.allclose(before, after, atol=1e-4) and not model.training
+    assert not torch.allclose(before, after, atol=1e-4)
+    assert not model.training
     assert all(torch.equal(a, b) for a, b in zip(encoded, model.encode(x)))
     seen, norm = [], model.grow[0].branch[0]
     handle = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -268,7 +253,7 @@ def test_batch_norm_is_readjusted_to_what_decoding_passes_and_encoding_is_left_a
 
 @torch.no_grad()
 def test_the_setting_of_the_temperature_decides_where_none_is_given():
-    warm, cold = tiny(), tiny(temperature=0.3)
+    warm, cold = hierarchy(), hierarchy(temperature=0.3)
     cold.load_state_dict(warm.state_dict())
     z = torch.randn(4, *warm.latent_shape, generator=seeded())
     assert torch.equal(cold.decode(z, seeded(1)), warm.decode(z, seeded(1), temperature=0.3))
@@ -283,15 +268,18 @@ def test_a_bundle_is_readjusted_where_that_is_asked_for_and_its_posteriors_are_t
         assert torch.equal(one, other)
     plain, adjusted = (bundle.backbone(NVAE, CPU) for bundle in bundles)
     changed = {n for n, v in plain.state_dict().items() if not torch.equal(v, adjusted.state_dict()[n])}
-    assert changed and all("running_" in name or "num_batches" in name for name in changed)
+    assert changed
+    assert all("running_" in name or "num_batches" in name for name in changed)
     assert not any(name.startswith(("bottom_up", "shrink")) or ".posterior." in name for name in changed)
 
 
 def test_the_papers_sizes_are_settings():
     mnist = NVAE((1, 32, 32), NVAEConfig(groups=(5, 10), top_side=4, z_channels=20, width=32))
-    assert mnist.latent_shape == (20, 4, 4) and [len(groups) for groups in mnist.groups] == [4, 10]
+    assert mnist.latent_shape == (20, 4, 4)
+    assert [len(groups) for groups in mnist.groups] == [4, 10]
     celeba = NVAE((3, 64, 64), NVAEConfig(groups=(5, 10, 20), top_side=8, z_channels=20, width=8, max_width=16))
-    assert celeba.latent_shape == (20, 8, 8) and [len(groups) for groups in celeba.groups] == [4, 10, 20]
+    assert celeba.latent_shape == (20, 8, 8)
+    assert [len(groups) for groups in celeba.groups] == [4, 10, 20]
     assert len(celeba.bottom_up) == 35
 
 
@@ -299,103 +287,6 @@ def test_the_papers_sizes_are_settings():
 def test_images_that_do_not_fit_the_scales_are_named(shape, part):
     with pytest.raises(ValueError, match=f"nvae with 2 scales from 4.*{part}"):
         NVAE(shape, NVAEConfig(groups=(1, 1), top_side=4))
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        lambda: tiny(),
-        lambda: ConvVAE((1, 16, 16), ConvVAEConfig(width=2, nz=3, likelihood="bernoulli", kl_weight=1.0)).eval(),
-    ],
-    ids=["nvae", "conv_vae"],
-)
-def test_the_importance_weighted_bound_grows_with_its_draws_from_the_elbo(model):
-    model, images = model(), (255 * pictures(30)).to(torch.uint8)
-    results = {k: importance_weighted_bound(model, images, k, seeded(k), lambda *_: None) for k in (1, 10, 100)}
-    means = {k: tightest.mean().item() for k, (tightest, _) in results.items()}
-    assert means[1] < means[10] < means[100]
-    assert torch.equal(*results[1])
-    assert torch.allclose(results[100][1].mean(), results[10][1].mean(), rtol=0.05)
-    with torch.no_grad():
-        losses = [model.loss(images / 255, seeded(seed))[0].item() for seed in range(40)]
-    assert results[100][1].mean().item() == pytest.approx(-np.mean(losses), rel=0.02)
-
-
-def test_a_linear_models_bound_is_its_exact_log_likelihood():
-    """x = 1-d z plus noise in a stand-in with the true posterior: every weight is p(x)."""
-
-    class Linear:
-        name = "linear"
-
-        def log_weight(self, x, generator):
-            x = x.flatten(1).sum(1)
-            posterior = Normal(x / 2, 0.5**0.5)
-            z = posterior.mean + posterior.stddev * torch.randn(x.shape, generator=generator)
-            return Normal(0.0, 1.0).log_prob(z) + Normal(z, 1.0).log_prob(x) - posterior.log_prob(z)
-
-    images = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None]
-    tightest, elbo = importance_weighted_bound(Linear(), images, 7, seeded(), lambda *_: None)
-    expected = Normal(0.0, 2**0.5).log_prob(torch.tensor([0.0, 1.0]))
-    assert torch.allclose(tightest, expected, atol=1e-5) and torch.allclose(elbo, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("cls", [NVAE, ConvVAE])
-def test_a_bernoulli_bound_of_grey_images_is_refused(cls):
-    settings = {"likelihood": "bernoulli", "width": 2} if cls is ConvVAE else TINY
-    model = cls((1, 16, 16), cls.Config(**settings)).eval()
-    with pytest.raises(ValueError, match="0 and 1"):
-        model.log_weight(torch.full((2, 1, 16, 16), 0.5), seeded())
-
-
-def test_conv_vae_bernoulli_loss_and_weight_are_torchs():
-    model = ConvVAE((1, 16, 16), ConvVAEConfig(width=2, nz=3, likelihood="bernoulli", kl_weight=1.0)).eval()
-    x = pictures(5)
-    with torch.no_grad():
-        loss, terms = model.loss(x, seeded(1))
-        mean, std = model.encode(x)
-        z = mean + std * torch.randn(mean.shape, generator=seeded(1))
-        log_likelihood = Bernoulli(model.decode(z)).log_prob(x).flatten(1).sum(1)
-        kl = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum(1)
-        weight = log_likelihood + (Normal(0.0, 1.0).log_prob(z) - Normal(mean, std).log_prob(z)).sum(1)
-        assert torch.allclose(model.log_weight(x, seeded(1)), weight, rtol=1e-4)
-    assert loss.item() == pytest.approx((kl - log_likelihood).mean().item(), rel=1e-4)
-    assert set(terms) == {"bernoulli", "kl"}
-    assert ConvVAE((1, 16, 16), ConvVAEConfig(width=2)).log_weight(x, seeded()) is None
-    with pytest.raises(ValueError, match="no likelihood"):
-        plain = ConvVAE((1, 16, 16), ConvVAEConfig(width=2)).eval()
-        importance_weighted_bound(plain, (255 * x).to(torch.uint8), 2, seeded(), lambda *_: None)
-
-
-@pytest.fixture
-def squares(tmp_path, cli):
-    """`squares(name, setting=value, ...)` trains a tiny hierarchy on 200 images of 4 x 4 squares and returns its card."""
-    blocks = torch.rand(300, 4, 4, generator=seeded()).gt(0.5).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    images = (255 * blocks).to(torch.uint8).numpy()
-    np.savez(tmp_path / "squares.npz", train=images[:200], val=images[200:240], test=images[240:])
-
-    def train(name, **settings):
-        settings = {**TINY, "batch_size": 50, **settings}
-        words = [word for setting, value in settings.items() for word in ("--set", f"{setting}={shown(value)}")]
-        words += ["--backbone", "nvae", "--device", "cpu", "--out", tmp_path / name]
-        done = cli("pretrain", "--dataset", tmp_path / "squares.npz", *words)
-        assert done.code == 0, done.err
-        return read_sealed(tmp_path / name / "bundle.json"), done.err
-
-    return train
-
-
-def test_a_group_that_carries_nothing_is_named_and_the_hole_is_on_the_card(squares, tmp_path):
-    card, told = squares("pressed", epochs=12, warmup=0, kl_weight_top=1000)
-    terms = card["training"]["val_terms"][card["training"]["best_epoch"] - 1]
-    assert terms["kl_0"] < 0.1 and "kl_0" in card["training"]["collapsed"]
-    assert "kl_0" in told and "carry nothing" in told
-    free, told = squares("free", epochs=12, warmup=0, kl_weight_top=0.01)
-    assert "kl_0" not in free["training"]["collapsed"] and "kl_0" not in told
-    mean, std = open_bundle(tmp_path / "free").posterior("test", CPU)
-    kl = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).flatten(1).sum(1).mean().item()
-    assert free["hole"]["kl"] == pytest.approx(kl, rel=1e-2) and free["hole"]["latents"] == 60
-    assert card["hole"]["kl"] < 0.2 < free["hole"]["kl"]
-    assert abs(card["hole"]["mmd_imq"]) < 0.1 < free["hole"]["mmd_imq"]
 
 
 def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(squares, tmp_path, cli):
@@ -415,12 +306,13 @@ def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(squa
     assert done.code == 0, done.err
     assert all(f"| {name}" in done.out for name in ("evalp", "latent_flow", "ncp", "mcmc_ebm", "gaussian"))
     assert not list((tmp_path / "squares-nvae" / "reference").glob("*-train-*"))
-    seen = {split: _reconstructed(tmp_path / "squares-nvae", split) for split in ("val", "test")}
+    seen = {split: reconstructed(tmp_path / "squares-nvae", split) for split in ("val", "test")}
     assert {split: len(features) for split, features in seen.items()} == {"val": 40, "test": 60}
     (row,) = [line for line in done.out.splitlines() if "| full_reconstruction" in line]
     reference = find_reference(open_bundle(tmp_path / "squares-nvae"), DigitCNN(), "test")
     fd = frechet_distance(feature_statistics(seen["test"]), reference.statistics(CPU))
-    assert float(row.split("|")[2]) == pytest.approx(fd, rel=0.01) and row.rstrip(" |").endswith("1")
+    assert float(row.split("|")[2]) == pytest.approx(fd, rel=0.01)
+    assert row.rstrip(" |").endswith("1")
     assert not row.split("|")[3].strip(), "no share of a gap that is the top group's"
     bound = cli(
         "bound",
@@ -433,30 +325,7 @@ def test_every_prior_runs_on_a_tiny_hierarchy_from_pretraining_to_the_table(squa
         "--device",
         "cpu",
     )
-    assert bound.code == 0 and "L_5 = -" in bound.out and "L_1 = -" in bound.out and "60 test images" in bound.out
-
-
-def _reconstructed(bundle, split):
-    return find_reconstructions(open_bundle(bundle), DigitCNN(), split, CPU)
-
-
-def test_full_reconstructions_are_made_again_by_the_reference_command_alike(squares, tmp_path, cli):
-    squares("squares-nvae", epochs=1)
-    bundle, out = tmp_path / "squares-nvae", tmp_path / "again"
-    words = ["--dataset", tmp_path / "squares.npz", "--bundle", bundle, "--split", "test", "--out", out]
-    done = cli("reference", *words, "--device", "cpu")
-    assert done.code == 0 and "and full reconstructions" in done.err
-    (again,) = out.glob("digit-cnn-test-*.safetensors")
-    assert torch.equal(load_file(again)["features"].float(), _reconstructed(bundle, "test"))
-    assert read_sealed(again.with_suffix(".json"))["count"] == 60
-
-
-def test_damaged_full_reconstructions_are_named_and_leave_their_row_out(squares, tmp_path, cli):
-    squares("squares-nvae", epochs=1)
-    bundle = tmp_path / "squares-nvae"
-    (path,) = (bundle / "reference").glob("digit-cnn-test-*.safetensors")
-    path.write_bytes(path.read_bytes()[:-1])
-    words = ["--dataset", tmp_path / "squares.npz", "--bundle", bundle, "--seeds", 1, "--priors", "gaussian"]
-    done = cli("run", *words, "--device", "cpu", "--metrics", "fd", "--results", tmp_path / "results")
-    assert done.code == 0 and "full reconstructions are damaged" in done.err and path.name in done.err
-    assert "| reconstruction" in done.out and "full_reconstruction" not in done.out
+    assert bound.code == 0
+    assert "L_5 = -" in bound.out
+    assert "L_1 = -" in bound.out
+    assert "60 test images" in bound.out

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from draws import CPU
 from safetensors.torch import save_file
 
 from benchmark.jobs.evaluation import Evaluation
 from benchmark.store.cache import kept
 from benchmark.store.places import cache_root
 from priors.gaussian import Gaussian
-
-CPU = torch.device("cpu")
 
 
 def never() -> torch.Tensor:
@@ -67,7 +66,8 @@ def test_a_metric_measured_again_draws_and_decodes_nothing_again(small_bundle, t
     assert cli(*words[:-1], "fd,mmd", "--results", tmp_path / "second").code == 0
     boards = [(tmp_path / name / "leaderboard.csv").read_text().splitlines() for name in ("first", "second")]
     scores = [[line for line in board if ",mmd_" in line or ",FD " in line] for board in boards]
-    assert scores[0] == scores[1] and len(scores[0]) == 11  # 5 of 2 rows with latents, FD of the reconstruction
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 11  # 5 of 2 rows with latents, FD of the reconstruction
 
 
 def test_a_sample_that_breaks_the_contract_is_not_kept(small_bundle, tmp_path, cli, monkeypatch):

@@ -1,0 +1,49 @@
+"""Sampling time: each batch with what explains it, and no warm-up counted."""
+
+import time
+
+from evaluations import evaluation
+
+from benchmark.metrics.sampling_time import SamplingTime
+from priors.api import PriorConfig
+from priors.gaussian import Gaussian
+
+
+def test_the_first_draw_of_each_batch_is_a_warm_up_and_not_counted(held_out):
+    class Slow(Gaussian):
+        waits = iter([0.4, 0, 0, 0, 0, 0] * 2)
+
+        def sample(self, n, generator):
+            time.sleep(next(self.waits))
+            return super().sample(n, generator)
+
+    asked = evaluation(Slow((2, 3), PriorConfig()), held_out, timing_batches=(3, 50), timing_repeats=4)
+    values = SamplingTime().measure(asked)
+    assert all(values[f"prior_seconds_{batch}_quartiles"][1] < 0.05 for batch in (3, 50))
+
+
+def test_sampling_time_reports_each_batch_with_what_explains_it(held_out):
+    asked = []
+
+    class Noting(Gaussian):
+        def sample(self, n, generator):
+            asked.append(n)
+            time.sleep(0.001)
+            return super().sample(n, generator)
+
+    source = Noting((2, 3), PriorConfig())
+    values = SamplingTime().measure(evaluation(source, held_out, timing_batches=(3, 50), timing_repeats=5))
+    assert sorted(set(asked)) == [3, 50]
+    for batch in (3, 50):
+        for what in ("prior", "decode", "images"):
+            low, high = values[f"{what}_seconds_{batch}_quartiles"]
+            assert 0 < low <= values[f"{what}_seconds_{batch}"] <= high < 1
+        prior, decode, images = (values[f"{what}_seconds_{batch}"] for what in ("prior", "decode", "images"))
+        assert prior > 0.001
+        assert images == prior + decode
+        assert values[f"prior_repeats_{batch}"] == values[f"decode_repeats_{batch}"] == 5
+        assert values[f"prior_peak_bytes_{batch}"] == batch * 6 * 4
+        assert values[f"decode_peak_bytes_{batch}"] == batch * 6 * 4
+    assert len(asked) == 2 * 7, "what is decoded to be timed is not asked of a prior that may be slow"
+    assert values["network_evaluations"] == 0
+    assert values["parameters"] == 0
