@@ -1,9 +1,13 @@
-"""A benchmark of latent priors for frozen, pretrained VAEs: `benchmark.run`, `load_results`, `load_prior`, `Request`."""
+"""A benchmark of latent priors for frozen, pretrained VAEs.
+
+From Python: `benchmark.run`, `load_results`, `load_prior`, `Request`.
+"""
 
 from typing import Any
 
-from benchmark.version import VERSION as __version__
+from benchmark.version import VERSION
 
+__version__ = VERSION
 __all__ = ["Request", "__version__", "load_prior", "load_results", "run"]
 
 

@@ -1,3 +1,5 @@
+"""`python -m benchmark`."""
+
 from benchmark.cli.app import main
 
 main()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from benchmark.jobs.forecast import Forecast, forecast
-from benchmark.jobs.measure import Outcome, run_job
+from benchmark.jobs.measure import Busy, Outcome, run_job
 from benchmark.progress import format_seconds, say
 from benchmark.report.board import table_text, write_pictures, write_tables
 from benchmark.request import Resolved
@@ -41,8 +41,9 @@ def run(resolved: Resolved) -> Finished:
     while queue:
         number, job, wait = queue.popleft()
         start = time.perf_counter()
-        outcome = run_job(job, work, wait)
-        if outcome is None:  # another process is at it: do the others first
+        try:
+            outcome = run_job(job, work, wait)
+        except Busy:  # do the others first
             queue.append((number, job, True))
             continue
         failed += bool(outcome.failures)

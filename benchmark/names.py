@@ -44,7 +44,7 @@ def named_dataset(registry: Registry, name: str) -> Dataset:
 
 
 def named_bundle(registry: Registry, dataset: str, backbone: str, name: str | None) -> Bundle:
-    """The bundle of that name or folder, else that of the data set and backbone; which of several is said in one line."""
+    """The bundle of that name or folder, else that of the data set and backbone; of several, a line says which."""
     registry.get("backbone", backbone)
     images = None if name else named_dataset(registry, dataset)
     bundle, others = find_bundle(images, backbone, name)

@@ -1,9 +1,10 @@
 """A plugin's file as a module that may import what lies beside it, and leaves nothing under a plain name.
 
-The folder becomes a package of a name of its own, `latent_prior_plugin_<hash>`, and the file a module of it. So relative
-imports, pickling, tracebacks and `inspect` work as for any package. `import helpers`, too, means the file beside it: each
-module of that package has an `__import__` of its own among its builtins, which looks for a top-level name in the folder
-first. An import within a function asks the same one. Two folders that each hold a `helpers.py` have two modules.
+The folder becomes a package of a name of its own, `latent_prior_plugin_<hash>`, and the file a module of it. So
+relative imports, pickling, tracebacks and `inspect` work as for any package. `import helpers`, too, means the file
+beside it: each module of that package has an `__import__` of its own among its builtins, which looks for a top-level
+name in the folder first. An import within a function asks the same one. Two folders that each hold a `helpers.py` have
+two modules.
 """
 
 from __future__ import annotations

@@ -129,11 +129,12 @@ def _why(path: Path, error: Damaged | ValidationError) -> str:
     if isinstance(error, Damaged):
         return str(error)
     problem = error.errors()[0]
-    return f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()} (of another version of the suite? then it can be deleted)"
+    field = ".".join(map(str, problem["loc"]))
+    return f"{path}: {field}: {problem['msg'].lower()} (of another version of the suite? then it can be deleted)"
 
 
 def chosen_preset(name: str | None, budget: str | None, split: str) -> Preset:
-    """The preset that is named, or the usual one of a budget (default: quick). Raises `UsageError` where they disagree."""
+    """The preset that is named, or the usual one of a budget (None: quick). Raises `UsageError` where they disagree."""
     preset = PRESETS[name or USUAL[budget or "quick"]]
     if budget not in (None, preset.budget):
         raise UsageError(f"--protocol {name} has the {preset.budget} budget: leave --budget {budget} out")

@@ -39,19 +39,24 @@ class Hooks:
     """What a plugin module may define. Each hook returns a list of classes."""
 
     @hookspec
-    def register_priors(self) -> list[type[LatentPrior]]: ...
+    def register_priors(self) -> list[type[LatentPrior]]:
+        raise NotImplementedError
 
     @hookspec
-    def register_backbones(self) -> list[type[Backbone]]: ...
+    def register_backbones(self) -> list[type[Backbone]]:
+        raise NotImplementedError
 
     @hookspec
-    def register_datasets(self) -> list[type[Dataset]]: ...
+    def register_datasets(self) -> list[type[Dataset]]:
+        raise NotImplementedError
 
     @hookspec
-    def register_metrics(self) -> list[type[Metric]]: ...
+    def register_metrics(self) -> list[type[Metric]]:
+        raise NotImplementedError
 
     @hookspec
-    def register_extractors(self) -> list[type[Extractor]]: ...
+    def register_extractors(self) -> list[type[Extractor]]:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -185,16 +190,18 @@ class Registry:
 
 
 def _check(cls: Any, base: type) -> None:
-    if not (inspect.isclass(cls) and issubclass(cls, base)):
+    if not (isinstance(cls, type) and issubclass(cls, base)):
         raise TypeError(f"{cls!r} is not a subclass of {base.__name__}")
     if inspect.isabstract(cls):
-        raise TypeError(f"{cls.__name__} does not define {', '.join(sorted(cls.__abstractmethods__))}")
+        undefined: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
+        raise TypeError(f"{cls.__name__} does not define {', '.join(sorted(undefined))}")
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
         raise TypeError(f"{cls.__name__}.name is {name!r}; it must be a word of letters, digits, - and _")
-    for setting in {**cls.quick, **cls.block_quick} if issubclass(cls, LatentPrior) else {}:
-        if setting not in cls.Config.model_fields:
-            raise unknown(f"setting in {cls.__name__}.quick", setting, cls.Config.model_fields)
+    if issubclass(cls, LatentPrior):
+        for setting in {**cls.quick, **cls.block_quick}:
+            if setting not in cls.Config.model_fields:
+                raise unknown(f"setting in {cls.__name__}.quick", setting, cls.Config.model_fields)
 
 
 def _why(error: BaseException) -> str:

@@ -66,7 +66,7 @@ VERDICTS = {
 
 
 class Unverifiable(Exception):
-    """This machine, or this version of the code, cannot compute a record again; the message says why."""
+    """A record that cannot be computed again here, or by this version of the code; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
 def recipe(
     record: dict[str, Any], fit: dict[str, Any] | None, registry: Registry, bundles: dict[str, Bundle]
 ) -> Recipe:
-    """From a record alone. Raises `Unverifiable` (or whatever its parts raise) where the code's id is not the record's."""
+    """From a record alone. Raises `Unverifiable`, or what its parts raise, where the code's id is not the record's."""
     row, identity = record["row"], record["identity"]
     if row["bundle"] not in bundles:
         raise Unverifiable(f"bundle {row['bundle']} is not here")
@@ -188,9 +188,9 @@ def recipe(
     settings = resolved.work.protocol.part(metric.reads)
     here = job.measurement_identity(class_identity(registry, type(metric)), settings, None)
     if record_id(here) != record["id"]:
-        known = fit is not None and identity["fit"] != job.fit_id
-        recorded = {**identity, "fit": fit["identity"]} if known else identity
-        raise Unverifiable(difference(recorded, {**here, "fit": job.fit_identity} if known else here))
+        if fit is not None and identity["fit"] != job.fit_id:
+            identity, here = {**identity, "fit": fit["identity"]}, {**here, "fit": job.fit_identity}
+        raise Unverifiable(difference(identity, here))
     return Recipe(record, job, metric, resolved.work)
 
 

@@ -9,8 +9,9 @@ from draws import clustered, normal, seeded
 from sklearn.linear_model import LinearRegression
 
 from benchmark.metrics import fd_infinity
+from benchmark.metrics.api import Statistics
 from benchmark.metrics.fd_infinity import frechet_at_infinity, nested_statistics
-from benchmark.scores.frechet import Statistics, feature_statistics, frechet_distance
+from benchmark.scores.frechet import feature_statistics, frechet_distance
 
 
 def test_nested_statistics_are_those_of_the_first_rows(monkeypatch):

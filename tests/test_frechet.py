@@ -7,7 +7,8 @@ import torch
 from draws import seeded
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
-from benchmark.scores.frechet import Statistics, feature_statistics, frechet_distance
+from benchmark.metrics.api import Statistics
+from benchmark.scores.frechet import feature_statistics, frechet_distance
 
 
 def correlated(n: int, d: int, seed: int) -> torch.Tensor:

@@ -21,8 +21,9 @@ from benchmark.bundles.bundle import Bundle
 from benchmark.datasets.api import Dataset, Images
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features
+from benchmark.metrics.api import Statistics
 from benchmark.progress import Progress, say, track
-from benchmark.scores.frechet import Statistics, feature_statistics
+from benchmark.scores.frechet import feature_statistics
 from benchmark.store.places import cache_root
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
 from benchmark.streams import stream

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def check(
         yield Finding("fits at all", False, f"{type(error).__name__}: {error}")
         return
     for name, examine in CONTRACT.items():
-        yield _finding(name, lambda: examine(fitted, device))
+        yield _finding(name, partial(examine, fitted, device))
     yield _finding("every parameter is trained", lambda: _all_trained(build((2,)), fitted))
     yield _finding("a second fit gives the same bits", lambda: _same_state(fitted, fit(TARGETS["ring"]())))
     yield _finding("a block of latents (2, 4, 4)", lambda: _block(build((2, 4, 4)), device))
@@ -145,15 +146,19 @@ def _normalised(prior: LatentPrior, device: torch.device) -> str | None:
 def _describes_samples(prior: LatentPrior, device: torch.device) -> str | None:
     """E[log p(z)] over samples against the integral of p log p: equal if the samples have that density."""
     points, area = _grid(device)
-    if prior.log_prob(points[:1]) is None:
+    drawn, on_grid = prior.log_prob(_draw(prior, 20_000, device)), prior.log_prob(points)
+    if drawn is None or on_grid is None:
         return None
-    drawn = prior.log_prob(_draw(prior, 20_000, device))
-    density = prior.log_prob(points).double()
+    density = on_grid.double()
     expected = (density.exp() * density.clamp_min(-1e3)).sum().item() * area
     error = drawn.std().item() / math.sqrt(len(drawn))
     if abs(drawn.mean().item() - expected) > 5 * error + 0.02:
         raise Broken(f"mean log-density of samples {drawn.mean():.3f}, of the density itself {expected:.3f}")
     return f"mean log-density of samples {drawn.mean():.3f}, of the density itself {expected:.3f}"
+
+
+def _push_one(flow: Flow, noise: Tensor) -> Tensor:
+    return flow.push(noise[None])[0][0]
 
 
 def _flows_invert(prior: LatentPrior, device: torch.device) -> str | None:
@@ -168,7 +173,7 @@ def _flows_invert(prior: LatentPrior, device: torch.device) -> str | None:
             z, log_det = flow.push(noise)
             worst_inverse = max(worst_inverse, (flow.to_noise(z)[0] - noise).abs().max().item())
         for row, stated in zip(noise, log_det):
-            jacobian = torch.autograd.functional.jacobian(lambda e: flow.push(e[None])[0][0], row)
+            jacobian = torch.autograd.functional.jacobian(partial(_push_one, flow), row)
             worst_det = max(worst_det, abs(jacobian.double().slogdet().logabsdet.item() - stated.item()))
     if worst_inverse > 1e-2 or worst_det > 1e-2:
         raise Broken(f"inverse off by {worst_inverse:.2g}, log-det by {worst_det:.2g}")

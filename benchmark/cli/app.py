@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "pretrain": pretrain.pretrain,
     "reference": images.reference,
@@ -27,7 +28,8 @@ for name, command in {
     "new-prior": plugins.new_prior,
     "leaderboard": results.leaderboard,
     "verify": results.verify,
-}.items():
+}
+for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
@@ -45,10 +47,15 @@ def main() -> None:
         say(f"error: {error}")
         sys.exit(2)
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        say(f"error: cannot use {error.filename}: {error.strerror.lower()} (--results, --out and caches are folders)")
+        say(f"error: cannot use {error.filename}: {_said(error)} (--results, --out and caches are folders)")
         sys.exit(2)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        say(f"error: {error.strerror.lower()}: {error.filename or 'the disk is full'}; what is recorded stays")
+        say(f"error: {_said(error)}: {error.filename or 'the disk is full'}; what is recorded stays")
         sys.exit(2)
+
+
+def _said(error: OSError) -> str:
+    """What the system says of an error."""
+    return (error.strerror or type(error).__name__).lower()

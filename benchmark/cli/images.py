@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -31,10 +31,10 @@ def reference(
     bundle: BundleOption = None,
     extractor: ExtractorOption = None,
     inception_weights: WeightsOption = None,
-    split: Annotated[Optional[list[Part]], typer.Option(help="Split to read (repeatable; default: all three).")] = None,
+    split: Annotated[list[Part] | None, typer.Option(help="Split to read (repeatable; default: all three).")] = None,
     device: DeviceOption = "auto",
     data_root: DataRootOption = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder to write to (default: in the cache).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: in the cache).")] = None,
     plugin: PluginOption = None,
 ) -> None:
     """Compute what an extractor sees in a bundle's real images, so that runs need not open them.
@@ -95,7 +95,7 @@ def bound(
     except ValueError as error:
         raise UsageError(f"{opened.path.name}: {error}") from error
     for name, each in ((f"L_{samples}", tightest), ("L_1", elbo)):
-        error = each.std().item() / len(each) ** 0.5
+        spread = each.std().item() / len(each) ** 0.5
         print(
-            f"{name} = {each.mean().item():.2f} nats (standard error {error:.2f}, {len(each):,} {split.value} images)"
+            f"{name} = {each.mean().item():.2f} nats (standard error {spread:.2f}, {len(each):,} {split.value} images)"
         )

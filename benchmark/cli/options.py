@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from benchmark.machine.devices import DeviceName
 from benchmark.settings import parsed
 
 
-class Part(str, Enum):
+class Part(StrEnum):
     """A split of a bundle; a class, since lists of literals are no type of an option."""
 
     train, val, test = "train", "val", "test"
@@ -23,20 +23,16 @@ DatasetOption = Annotated[
     str, typer.Option("--dataset", help="A data set by name, or a path (.npz or folder of images).")
 ]
 BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone, by name.")]
-BundleOption = Annotated[
-    Optional[str], typer.Option("--bundle", help="Bundle, by name or folder, where several match.")
-]
+BundleOption = Annotated[str | None, typer.Option("--bundle", help="Bundle, by name or folder, where several match.")]
 DeviceOption = Annotated[DeviceName, typer.Option("--device", help="auto takes CUDA where there is one.")]
 ExtractorOption = Annotated[
-    Optional[str], typer.Option("--extractor", help="Feature extractor (default: the data set's).")
+    str | None, typer.Option("--extractor", help="Feature extractor (default: the data set's).")
 ]
-WeightsOption = Annotated[Optional[Path], typer.Option("--inception-weights", help="File of Inception weights.")]
+WeightsOption = Annotated[Path | None, typer.Option("--inception-weights", help="File of Inception weights.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records and leaderboards.")]
-PluginOption = Annotated[
-    Optional[list[Path]], typer.Option("--plugin", help="A Python file with a plugin (repeatable).")
-]
+PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with a plugin (repeatable).")]
 DataRootOption = Annotated[
-    Optional[Path], typer.Option("--data-root", help="Folder with image data (also: $LATENT_PRIOR_DATA).")
+    Path | None, typer.Option("--data-root", help="Folder with image data (also: $LATENT_PRIOR_DATA).")
 ]
 
 

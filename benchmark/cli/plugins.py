@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -38,7 +38,7 @@ def list_(plugin: PluginOption = None) -> None:
 def check(
     prior: Annotated[str, typer.Argument(help="A prior, with settings if wanted: 'evalp[sampler=spline]'.")],
     target: Annotated[
-        Optional[list[str]], typer.Option(help="Synthetic target to learn (repeatable; default: all).")
+        list[str] | None, typer.Option(help="Synthetic target to learn (repeatable; default: all).")
     ] = None,
     device: DeviceOption = "auto",
     plugin: PluginOption = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -24,15 +24,15 @@ from benchmark.store.places import data_roots
 def pretrain(
     dataset: DatasetOption,
     backbone: BackboneOption = "conv_vae",
-    set_: Annotated[Optional[list[str]], typer.Option("--set", help="A setting, NAME=VALUE (repeatable).")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, NAME=VALUE (repeatable).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, order and noise.")] = 0,
     device: DeviceOption = "auto",
     data_root: DataRootOption = None,
     keep: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Posteriors kept of train, val and test images, drawn at random, e.g. 7500,1000,5000."),
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the new bundle (default: in the cache).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new bundle (default: in the cache).")] = None,
     plugin: PluginOption = None,
 ) -> None:
     """Train a backbone on images and write its bundle (stage 1; minutes to hours, resumes after a kill)."""

@@ -33,11 +33,12 @@ def verify(
     plugin: PluginOption = None,
 ) -> None:
     """Compute a random share of the recorded scores again, from scratch; exit 1 if any disagrees."""
-    from benchmark.verify import VERDICTS, told, verify
+    from benchmark.verify import VERDICTS, Finding, told, verify
 
     _require_records(results)
     registry = open_registry(plugin or [])
-    counts, alike, interrupted = dict.fromkeys(VERDICTS, 0), [], False
+    counts, interrupted = dict.fromkeys(VERDICTS, 0), False
+    alike: list[Finding] = []
     try:
         for finding in verify(registry, results, share, seed):
             counts[finding.verdict] += 1

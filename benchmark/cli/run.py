@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,11 +25,11 @@ from benchmark.protocol import Budget, PresetName, Split
 def run(
     context: typer.Context,
     file: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option("--file", help="A TOML file with these options as keys; what is typed goes before."),
     ] = None,
     priors: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             help="Priors with settings, e.g. 'evalp[gp_weight=1,10],gaussian' (default: all that come with it)."
         ),
@@ -39,19 +39,20 @@ def run(
     bundle: BundleOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 3,
     budget: Annotated[
-        Optional[Budget], typer.Option(help="full: each prior's own recipe; quick (default): steps capped.")
+        Budget | None, typer.Option(help="full: each prior's own recipe; quick (default): steps capped.")
     ] = None,
     protocol: Annotated[
-        Optional[PresetName],
+        PresetName | None,
         typer.Option(
-            help="rae (default with the full budget): 10,000 images against test; nvae: 50,000 against train; quick: 2,000."
+            help="rae (default with the full budget): 10,000 images against test; "
+            "nvae: 50,000 against train; quick: 2,000."
         ),
     ] = None,
     split: Annotated[Split, typer.Option(help="Choose settings on val, report on test.")] = "test",
     extractor: ExtractorOption = None,
     inception_weights: WeightsOption = None,
     metrics: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Measure these alone: names, 'scores' (in several shells) or 'timings' (in quiet)."),
     ] = None,
     device: DeviceOption = "auto",

@@ -1,4 +1,4 @@
-"""Whose failure it is: the row's, which is recorded, or the machine's, which is told and tried again by the next run."""
+"""Whose failure it is: the row's, which is recorded, or the machine's, which is told and tried by the next run."""
 
 from __future__ import annotations
 

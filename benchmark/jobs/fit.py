@@ -40,7 +40,7 @@ def find_or_fit(job: Job, work: Workspace) -> dict[str, Any]:
 
 
 def load_fit(job: Job, work: Workspace, made: dict[str, Any], remark: str = "") -> LatentPrior:
-    """The fitted prior, frozen, on the device. Raises `Failed` where `made`, the content of its record, is a failure."""
+    """The fitted prior, frozen, on the device. Raises `Failed` where `made`, the content of its record, says so."""
     if made["status"] != "ok":
         raise Failed(f"fit {made['status']}{remark}: {made['reason']}")
     prior = _constructed(job, work)
@@ -102,6 +102,8 @@ def _cached_fit(job: Job) -> dict[str, Any] | None:
 
 def _constructed(job: Job, work: Workspace) -> LatentPrior:
     with seeded_globals(work.device, "initialisation", job.seed):
+        assert job.row.prior is not None, "a reference row has no fit"
+        assert job.row.config is not None, "a prior has a config"
         return job.row.prior(work.bundle.latent_shape, job.row.config)
 
 
@@ -125,14 +127,14 @@ def _checked_facts(facts: Any) -> dict[str, Any]:
 
 
 def state_of(prior: LatentPrior) -> dict[str, Tensor]:
-    """What a file keeps of a prior: clones on the CPU, for weights that a prior ties share memory, which a file cannot."""
+    """What a file keeps of a prior: clones on the CPU, for tied weights share memory, which a file cannot."""
     return {
         name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in prior.state_dict().items()
     }
 
 
 def _require_loadable(state: dict[str, Tensor], fresh: LatentPrior) -> None:
-    """Whoever finds a fit in the cache loads it into a prior that was not fitted. Raises `TypeError` where that fails."""
+    """Whoever finds a fit in the cache loads it into a fresh prior. Raises `TypeError` where that fails."""
     try:
         fresh.load_state_dict(state)
     except RuntimeError as error:

@@ -45,7 +45,7 @@ def forecast(jobs: Iterable[Job], work: Workspace, records: list[dict[str, Any]]
 
 
 def _keys(row: dict[str, Any], kind: str) -> Iterable[tuple[Any, ...]]:
-    """What is taken for the time of a fit or a score, the nearest first: this row's here, the prior's here, elsewhere."""
+    """Whose time is taken for a fit or a score, the nearest first: this row's, this prior's, this prior's elsewhere."""
     yield row["bundle"], row["budget"], row["device"], row["label"], kind
     yield row["bundle"], row["budget"], row["device"], row["prior"], kind
     yield row["budget"], row["device"], row["prior"], kind

@@ -78,7 +78,7 @@ class Job:
         return {"fit": self.fit_id, "sampling": sampling}
 
     def measurement_identity(self, metric: dict[str, Any], settings: dict[str, Any], machine: Any) -> dict[str, Any]:
-        """What decides a measurement. `settings`: of the protocol what the metric reads; `machine`: None but for timings."""
+        """What decides a measurement: `settings` is what the metric reads of the protocol; `machine` is of timings."""
         identity = {**self.source_identity, "metric": metric, "settings": settings}
         return identity if machine is None else {**identity, "machine": machine}
 
@@ -108,6 +108,7 @@ class Job:
 
 
 def reference_row(name: str) -> Row:
+    """The row that posterior draws, and no prior, stand behind."""
     return Row(name, name, {"name": name, "version": REFERENCE_VERSION})
 
 

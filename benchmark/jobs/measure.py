@@ -25,6 +25,10 @@ from benchmark.store.records import record_id
 from benchmark.store.sealed import Damaged, content_hash
 
 
+class Busy(Exception):
+    """Another process is at the same job."""
+
+
 @dataclass
 class Outcome:
     """What became of a job: metrics measured now, and reasons of failures."""
@@ -33,10 +37,10 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
+def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome:
     """Do what is not recorded of a job and record it. A failure is recorded with its reason and raised to nobody.
 
-    Where another process is at the same job: wait for it and find it done, or (`wait=False`) return None at once.
+    Where another process is at the same job: wait for it and find it done, or (`wait=False`) raise `Busy` at once.
     """
     reference = None if job.row.prior else REFERENCES[job.row.name]
     if reference and reference.from_images and work.reconstructions is None:
@@ -47,7 +51,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome | None:
     try:
         held = FileLock(lock_path(job.fit_id)).acquire(timeout=-1 if wait else 0)
     except Timeout:
-        return None
+        raise Busy(f"another process is at {job.row.label} seed {job.seed}") from None
     with held:
         now = pending(job, work)  # again: the other process may be done
         outcome = Outcome(failures=now.failures)
@@ -103,7 +107,7 @@ def _is_asked(metric: Metric, job: Job, work: Workspace) -> bool:
     if job.row.prior is None and job.row.name not in metric.reference_rows:
         return False
     if takes_job_and_workspace(type(metric)):
-        return metric.applies(job, work)
+        return metric.applies(job, work)  # type: ignore[call-arg, arg-type]  # the older form
     has_train_reference = work.train_reference is not None
     is_reference = job.row.prior is None
     return metric.applies(
@@ -122,25 +126,29 @@ def takes_job_and_workspace(metric: type[Metric]) -> bool:
 
 def _evaluation(job: Job, work: Workspace, reference: ReferenceRow | None) -> Evaluation:
     """What the job's metrics look at. Raises `Failed` where there is nothing to look at."""
-    split = reference and reference.decodes(work.protocol.split)
-    source: Source | None
+    source: Source | None = None
+    split = seen = None
     if reference is None:
         source = fitted(job, work)
     else:
-        source = None if reference.from_images else PosteriorDraws(work.split(split))
+        split = reference.decodes(work.protocol.split)
+        if reference.from_images:
+            seen = work.reconstructions
+        else:
+            source = PosteriorDraws(work.split(split))
     return Evaluation(
         source=source,
         identity={**job.source_identity, "split": split},
         backbone=work.backbone,
         held_out=work.split(work.protocol.split),
         features_of=work.features_of,
-        reference=work.reference,
+        reference=work.reference,  # type: ignore[arg-type]  # None where no metric of the run reads an extractor
         protocol=work.protocol,
         seed=job.seed,
         device=work.device,
         train_posterior=functools.partial(work.bundle.posterior, "train", work.device),
         train_reference=work.train_reference,
-        seen=work.reconstructions if reference and reference.from_images else None,
+        seen=seen,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,19 +32,22 @@ class Workspace:
     registry: Registry
     protocol: Protocol
     extractor: Extractor
-    reference: Reference
+    reference: Reference | None
     metrics: list[Metric]
     store: RecordStore
     device: torch.device
     retry: bool = False
+    _splits: dict[str, PosteriorSplit] = field(default_factory=dict, init=False, repr=False)
 
     @functools.cached_property
     def backbone(self) -> Backbone:
         return self.bundle.backbone(self.registry.get("backbone", self.bundle.backbone_name), self.device)
 
-    @functools.cache
     def split(self, name: str) -> PosteriorSplit:
-        return PosteriorSplit(*self.bundle.posterior(name, self.device))
+        """The posteriors of `train`, `val` or `test`, read once."""
+        if name not in self._splits:
+            self._splits[name] = PosteriorSplit(*self.bundle.posterior(name, self.device))
+        return self._splits[name]
 
     @functools.cached_property
     def posterior(self) -> AggregatePosterior:

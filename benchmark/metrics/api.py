@@ -9,6 +9,7 @@ A metric file defines a `Metric` and returns it from a hook:
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -103,12 +104,18 @@ def projected(columns: list[Column]) -> list[Column]:
     ]
 
 
-class Statistics(Protocol):
-    """Mean (d,) and covariance (d, d) of features, float64, with the symmetric root of the latter."""
+@dataclass(frozen=True)
+class Statistics:
+    """Mean (d,) and covariance (d, d) of features, float64."""
 
     mean: Tensor
     covariance: Tensor
-    root: Tensor
+
+    @functools.cached_property
+    def root(self) -> Tensor:
+        """The symmetric square root of the covariance."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
 class ImageReference(Protocol):
@@ -171,7 +178,7 @@ class Evaluation(ABC):
 
     @abstractmethod
     def latent_pairs(self, purpose: str) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Suffix, latents of the source and held-out ones (n, d): as they are, then, of spatial ones, on principal axes.
+        """Suffix, latents of the source, held-out ones (n, d): as they are, then, of spatial ones, on principal axes.
 
         The suffix is for the names of values. The source's latents are those of all two-sample metrics; the held-out
         ones, one per image, belong to the purpose.

@@ -83,15 +83,18 @@ def classifier_auc(real: Tensor, generated: Tensor, generator: torch.Generator) 
     for number, held_out in enumerate(parts):
         training = [torch.cat(side) for side in zip(*parts[:number], *parts[number + 1 :])]
         mean, scale = training[0].mean(0), training[0].std(0, unbiased=False).clamp_min(1e-6)
-
-        def inputs(x: Tensor) -> Tensor:
-            x = ((x - mean) / scale).clamp(-CUT, CUT)
-            return torch.cat([x, (x.square() - 1) / math.sqrt(2)], 1)  # both of unit variance under N(0, 1)
-
-        layers = _trained(*map(inputs, training), generator)
+        real_inputs, generated_inputs = (_inputs(side, mean, scale) for side in training)
+        layers = _trained(real_inputs, generated_inputs, generator)
         with torch.no_grad():
-            areas.append(superiority(*(_logits(layers, inputs(side)) for side in held_out)))
+            real_logits, generated_logits = (_logits(layers, _inputs(side, mean, scale)) for side in held_out)
+        areas.append(superiority(real_logits, generated_logits))
     return sum(areas) / folds
+
+
+def _inputs(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Standardised latents (n, d) and their squares (n, 2 d), each of unit variance under N(0, 1)."""
+    x = ((x - mean) / scale).clamp(-CUT, CUT)
+    return torch.cat([x, (x.square() - 1) / math.sqrt(2)], 1)
 
 
 class ClassifierTest(Metric):

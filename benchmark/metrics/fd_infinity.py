@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Column, Evaluation, Metric, hookimpl
-from benchmark.scores.frechet import Statistics, frechet_distance
+from benchmark.metrics.api import IMAGE_ROWS, IMAGE_SETTINGS, Column, Evaluation, Metric, Statistics, hookimpl
+from benchmark.scores.frechet import frechet_distance
 
 SIZES = 8
 BLOCK = 2_000

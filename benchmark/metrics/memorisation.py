@@ -77,6 +77,7 @@ class Memorisation(Metric):
         return against_test and facts.has_train_reference
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
+        assert evaluation.train_reference is not None, "applies asks for it"
         training = evaluation.train_reference.subsample(evaluation.device)
         generated, held_out = (nearest_squared(part, training) for part in evaluation.feature_pair)
         return {"memorisation": superiority(-generated, -held_out)}

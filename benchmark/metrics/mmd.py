@@ -58,7 +58,7 @@ class MMD(Metric):
         bandwidths = shared_bandwidths(evaluation, evaluation.principal_axes if suffix else None)
         pooled = torch.cat([drawn, real])
         distances = squared_distances(pooled, pooled)
-        values = {}
+        values: dict[str, float] = {}
         for kernel in KERNELS:
             matrix = kernel_matrix(distances, kernel, bandwidths)
             generator = evaluation.stream("mmd permutations")
@@ -68,8 +68,10 @@ class MMD(Metric):
 
 
 class ProjectedMMD(MMD):
-    """The same on principal axes: of spatial latents, whose distances in full concentrate. A metric of its own, so
-    that what was recorded of the other stays."""
+    """The same on principal axes: of spatial latents, whose distances in full concentrate.
+
+    A metric of its own, so that what was recorded of the other stays.
+    """
 
     name = "mmd_pca64"
 

@@ -8,6 +8,7 @@ half as slow again on a CPU.
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class SamplingTime(Metric):
         values: dict[str, Any] = {}
         for batch in protocol.timing_batches:
             z = evaluation.held_out.sample(batch, generator)  # any latents: a slow prior is not asked for them
-            runs = {"prior": lambda: source.sample(batch, generator), "decode": lambda: decode(z, generator)}
+            runs = {"prior": partial(source.sample, batch, generator), "decode": partial(decode, z, generator)}
             quartiles = {}
             for what, run in runs.items():
                 run()  # warmed up before the peak is taken: what libraries allocate once is not the draw's

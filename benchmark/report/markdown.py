@@ -15,8 +15,8 @@ from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, decimals, short
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import pareto_file, points
-from benchmark.report.signatures import signatures
 from benchmark.report.selection import machine_of
+from benchmark.report.signatures import signatures
 from benchmark.report.statistics import RANKED_FROM, above_best, not_worse_than_best, share_seeds
 from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
 

@@ -94,7 +94,11 @@ def draw_pareto(table: Table, results: Path) -> None:
 
 def _rounded(point: Point) -> list[Any]:
     """A point as far as it can be seen: the last bit of a sum is no reason to draw again."""
-    return [point.label, point.reference, *(f"{part:.6g}" for part in (*point.time, *point.quality) if part is not None)]
+    return [
+        point.label,
+        point.reference,
+        *(f"{part:.6g}" for part in (*point.time, *point.quality) if part is not None),
+    ]
 
 
 def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> Any:

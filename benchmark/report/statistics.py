@@ -176,7 +176,9 @@ def _welch_test(one: list[float], other: list[float]) -> _Test:
         return _constant(one[0] - other[0])
     found = _quietly(stats.ttest_ind, one, other, equal_var=False)
     ends = found.confidence_interval
-    return _Test(float(np.mean(one) - np.mean(other)), float(found.pvalue), lambda level: tuple(map(float, ends(level))))
+    return _Test(
+        float(np.mean(one) - np.mean(other)), float(found.pvalue), lambda level: tuple(map(float, ends(level)))
+    )
 
 
 def _constant(difference: float) -> _Test:

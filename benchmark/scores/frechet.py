@@ -8,25 +8,10 @@ reference's root S2^1/2 is computed once and kept. Called FID for the 2048 Incep
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean (d,) and covariance (d, d) of features, float64."""
-
-    mean: Tensor
-    covariance: Tensor
-
-    @functools.cached_property
-    def root(self) -> Tensor:
-        """The symmetric square root of the covariance."""
-        values, vectors = torch.linalg.eigh(self.covariance)
-        return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+from benchmark.metrics.api import Statistics
 
 
 def feature_statistics(features: Tensor) -> Statistics:

@@ -79,7 +79,7 @@ def closure(name: str, file: Path, find: Find) -> dict[str, Path]:
 
 
 def own_files(module: ModuleType) -> list[Path]:
-    """The closure of an imported module that is a plugin's: its own file, then the others in the order of their names."""
+    """The closure of an imported module that is a plugin's: its own file, then the others by name."""
     name = module.__name__
     top, _, inner = name.partition(".")
     if top in SUITE or not module.__file__:

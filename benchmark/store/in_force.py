@@ -1,7 +1,7 @@
-"""Which configuration of a label is in force: that of the last run that asked for it.
+"""For each label, the configuration that its latest run used.
 
-A label names what was typed, while a prior's code and defaults may change under it and change back. A run that finds all
-of a configuration recorded leaves no newer record, so what it asked for is noted on its own:
+A label names what was typed, while a prior's code and defaults may change under it and change back. A run that finds
+all of a configuration recorded leaves no newer record, so what it asked for is noted on its own:
 
 results/in_force/<bundle>/<budget>-<device>.json   label -> hash of its configuration (sealed)
 
@@ -37,11 +37,13 @@ def note_in_force(results: Path, budget: str, rows: list[dict[str, Any]]) -> Non
 
 
 def in_force(results: Path) -> tuple[dict[tuple[str, str, str], dict[str, str]], list[str]]:
-    """(bundle, budget, device) -> label -> hash of its configuration; and for each damaged note the sentence that says so."""
-    noted, damaged = {}, []
+    """(bundle, budget, device) -> label -> hash of its configuration; and for each damaged note a sentence."""
+    noted: dict[tuple[str, str, str], dict[str, str]] = {}
+    damaged = []
     for path in sorted((results / "in_force").glob("*/*-*.json")):
         try:
-            noted[path.parent.name, *path.stem.split("-")] = read_sealed(path)["labels"]
+            budget, device = path.stem.split("-")
+            noted[path.parent.name, budget, device] = read_sealed(path)["labels"]
         except Damaged as error:
             damaged.append(str(error))
     return noted, damaged

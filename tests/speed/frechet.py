@@ -25,7 +25,8 @@ from threadpoolctl import threadpool_info
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 from benchmark.machine.stopwatch import durations
-from benchmark.scores.frechet import Statistics, feature_statistics, frechet_distance
+from benchmark.metrics.api import Statistics
+from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.store.provenance import device_name
 
 REPEATS = 200

@@ -40,6 +40,7 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from benchmark.extractors.api import Features
 from benchmark.jobs.evaluation import PAIR, Evaluation
+from benchmark.metrics.api import Statistics
 from benchmark.metrics.c2st import ClassifierTest
 from benchmark.metrics.fd_infinity import FrechetAtInfinity
 from benchmark.metrics.frechet import Frechet
@@ -50,7 +51,7 @@ from benchmark.metrics.neighbours import ImageNeighbours, K, LatentNeighbours
 from benchmark.metrics.sliced_wasserstein import SlicedWasserstein
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
-from benchmark.scores.frechet import Statistics, feature_statistics
+from benchmark.scores.frechet import feature_statistics
 from benchmark.store.provenance import device_name
 from priors.api import PosteriorSplit
 
