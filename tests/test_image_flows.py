@@ -71,7 +71,7 @@ def test_image_flow_trains_every_parameter_and_learns_what_couples_neighbours():
 
     flow.initialise(draw(1000))
     optimiser = torch.optim.Adam(flow.parameters(), 3e-3)
-    for _ in range(400):
+    for _ in range(200):
         loss = -flow.log_prob(draw(128)).mean()
         optimiser.zero_grad()
         loss.backward()

@@ -21,7 +21,7 @@ def test_latent_flow_reaches_the_likelihood_of_a_correlated_gaussian():
     tiny = torch.full((20_000, 4), 1e-4)
     posterior = AggregatePosterior(PosteriorSplit(draws[:20_000], tiny), PosteriorSplit(draws[20_000:], tiny))
     torch.manual_seed(0)
-    prior = LatentFlow((4,), LatentFlowConfig(steps=1500, couplings=4, width=32))
+    prior = LatentFlow((4,), LatentFlowConfig(steps=800, couplings=4, width=32))
     facts = prior.fit(posterior, seeded(1), silent)
     entropy = MultivariateNormal(mean, scale_tril=root).entropy().item()
     assert facts["held_out_nll"] == pytest.approx(entropy, abs=0.05)

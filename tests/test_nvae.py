@@ -7,7 +7,7 @@ import torch
 from draws import CPU, seeded
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
-from vaes import TINY, binary, hierarchy, reconstructed
+from vaes import SMALL, binary, hierarchy, reconstructed
 
 from backbones.conv_vae import ConvVAE, ConvVAEConfig
 from backbones.nvae import (
@@ -107,7 +107,7 @@ def test_the_cost_of_a_draw_is_its_log_ratio():
 
 
 def test_a_group_draws_from_its_prior_without_an_image_and_costs_nothing_where_it_adds_nothing():
-    group = Group(8, NVAEConfig(**TINY)).eval()
+    group = Group(8, NVAEConfig(**SMALL)).eval()
     features, bottom_up = (torch.randn(4, 8, 4, 4, generator=seeded(i)) for i in (0, 1))
     below, cost = group(features, None, seeded(2), 1.0)
     assert below.shape == features.shape

@@ -49,7 +49,7 @@ def test_what_was_added_for_blocks_leaves_the_identity_of_vectors_alone(name):
     assert other.fit_settings() != block.fit_settings()
 
 
-@pytest.mark.parametrize("name", ["latent_flow", "ncp"])
+@pytest.mark.parametrize("name", [pytest.param("latent_flow", marks=pytest.mark.slow), "ncp"])
 def test_a_block_is_learnt_at_the_quick_budget_by_those_that_promise_it(name):
     cls, target = Registry().get("prior", name), TARGETS["block"]()
     config, _, _ = resolved(cls, {}, "synthetic", target.shape, "quick")

@@ -10,6 +10,9 @@ from backbones.api import Backbone, BackboneConfig
 from backbones.conv_vae import ConvVAE
 from backbones.training import TrainingDiverged, TrainingLog, as_input, posterior, train, validation_loss
 
+#: settings that make steps short where nothing but the loop is looked at
+SHORT = {"nvae": {"width": 16, "groups": (1, 2)}}
+
 
 class Interrupted(Exception):
     pass
@@ -18,7 +21,7 @@ class Interrupted(Exception):
 def run(cls, checkpoint, init=0, stop_at=None, **settings) -> tuple[Backbone, TrainingLog, list]:
     """Train a tiny one on squares. `stop_at`: (epoch, whether it had ended) at which progress raises."""
     told = []
-    settings = {"epochs": 4, "batch_size": 8} | settings
+    settings = {"epochs": 4, "batch_size": 8} | SHORT.get(cls.name, {}) | settings
 
     def progress(step, total, **values):
         told.append((step, total, values))
@@ -67,7 +70,7 @@ def test_training_learns_and_is_decided_by_its_seed(cls, tmp_path):
     assert log.train_loss[-1] < log.train_loss[0]
     assert told[-1][0] == told[-1][1]
     assert len(log.train_loss) == len(log.val_loss) == 8
-    other = tiny(cls, epochs=8, batch_size=8)
+    other = tiny(cls, epochs=8, batch_size=8, **SHORT.get(cls.name, {}))
     train(other, bright_squares(30), bright_squares(10, seed=1), 8, tmp_path / "b.pt", lambda *_, **__: None)
     assert not same_weights(backbone, other)
 
