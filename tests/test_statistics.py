@@ -14,6 +14,7 @@ from benchmark.report.statistics import (
     gap_closed,
     holm,
     mean_interval,
+    mean_intervals,
     mean_ranks,
     not_worse_than_best,
     share_seeds,
@@ -86,6 +87,11 @@ def test_gap_closed_covers_the_true_ratio(seeds, true):
     assert covered / trials == pytest.approx(0.95, abs=0.012)
 
 
+def marked(groups):
+    """The rows that a table would mark."""
+    return not_worse_than_best(groups, above_best(groups))
+
+
 SPREAD = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 
 
@@ -108,7 +114,7 @@ def paired_groups(**p_values: float) -> dict[str, dict[int, float]]:
 
 
 @pytest.mark.parametrize(
-    "p_values, marked",
+    "p_values, expected",
     [
         # thresholds 0.05/3, 0.05/2, 0.05: each is met
         ({"a": 0.015, "b": 0.024, "c": 0.045}, {"best"}),
@@ -124,16 +130,16 @@ def paired_groups(**p_values: float) -> dict[str, dict[int, float]]:
         ({"a": 0.051}, {"best", "a"}),
     ],
 )
-def test_holm_correction_by_hand(p_values, marked):
-    assert not_worse_than_best(paired_groups(**p_values)) == marked
+def test_holm_correction_by_hand(p_values, expected):
+    assert marked(paired_groups(**p_values)) == expected
 
 
 def test_pairs_without_the_best_take_part_in_the_correction():
     """`a` and `b` are alike, so three pairs are in play and not two: 0.03 is above 0.05/2, and 0.02 above 0.05/3."""
     groups = paired_groups(a=0.02)
     alike = np.array(list(groups["a"].values())) + 1e-3 * SPREAD[[2, 0, 4, 1, 3]]
-    assert not_worse_than_best(groups) == {"best"}
-    assert not_worse_than_best(groups | {"b": dict(enumerate(alike))}) == {"best", "a", "b"}
+    assert marked(groups) == {"best"}
+    assert marked(groups | {"b": dict(enumerate(alike))}) == {"best", "a", "b"}
 
 
 @pytest.mark.parametrize("rows", [3, 6])
@@ -143,12 +149,12 @@ def test_equal_rows_are_called_worse_than_whichever_is_best_in_one_of_twenty_tab
     wrong = 0
     for values in random.normal(size=(tables, rows, 5)):
         groups = {str(row): dict(enumerate(map(float, of_row))) for row, of_row in enumerate(values)}
-        wrong += len(not_worse_than_best(groups)) < rows
+        wrong += len(marked(groups)) < rows
     assert wrong <= stats.binom.isf(1e-3, tables, 0.05)
 
 
-@pytest.mark.parametrize("p, marked", [(0.06, {"calm", "noisy"}), (0.04, {"calm"})])
-def test_spreads_need_not_be_equal(p, marked):
+@pytest.mark.parametrize("p, expected", [(0.06, {"calm", "noisy"}), (0.04, {"calm"})])
+def test_spreads_need_not_be_equal(p, expected):
     """Five scattered seeds against twenty calm ones: nearly all the error is of the five, with 4 degrees of freedom.
 
     A test that pools variances would leave out both.
@@ -156,28 +162,28 @@ def test_spreads_need_not_be_equal(p, marked):
     calm = 1e-4 * np.tile(SPREAD, 4)
     noisy = 2 * SPREAD + stats.t.isf(p / 2, 4) * math.sqrt(4 * 0.625 / 5)
     assert stats.ttest_ind(noisy, calm).pvalue < 0.01
-    assert not_worse_than_best({"noisy": dict(enumerate(noisy)), "calm": dict(enumerate(calm))}) == marked
+    assert marked({"noisy": dict(enumerate(noisy)), "calm": dict(enumerate(calm))}) == expected
 
 
 def test_rows_with_fewer_than_five_seeds_are_not_ranked_and_leave_the_others_as_they_are():
     few = seeded([1.0, 1.1, 1.2, 0.9], [9.0, 9.1, 9.2, 8.9])
-    assert not_worse_than_best(few) == set() and above_best(few) == {}
+    assert marked(few) == set() and above_best(few) == {}
     enough = random_rows(4, 5, 7)
     assert above_best(enough | {"few": {0: -99.0, 1: -99.0}}) == above_best(enough)
-    assert not_worse_than_best(enough | {"few": {0: -99.0, 1: -99.0}}) == not_worse_than_best(enough)
-    assert not_worse_than_best({}) == set() and above_best({}) == {}
+    assert marked(enough | {"few": {0: -99.0, 1: -99.0}}) == marked(enough)
+    assert marked({}) == set() and above_best({}) == {}
 
 
 def test_equal_rows_are_all_marked_and_a_clearly_worse_one_is_not():
     values = 10 + SPREAD
-    assert not_worse_than_best(seeded(values, values, 10 + values)) == {"a", "b"}
-    assert not_worse_than_best(seeded(values)) == {"a"} and above_best(seeded(values)) == {}
+    assert marked(seeded(values, values, 10 + values)) == {"a", "b"}
+    assert marked(seeded(values)) == {"a"} and above_best(seeded(values)) == {}
 
 
 @pytest.mark.parametrize("first", [0, 5])
 def test_rows_without_any_spread_are_told_apart_by_their_means(first):
     groups = seeded([1.0] * 5, [1.0] * 5) | {"c": dict.fromkeys(range(first, first + 5), 1.5)}
-    assert not_worse_than_best(groups) == {"a", "b"}
+    assert marked(groups) == {"a", "b"}
     assert above_best(groups)["c"] == Difference(0.5, 0.5, 0.5, 0.0)
 
 
@@ -221,10 +227,10 @@ def test_an_interval_excludes_zero_exactly_where_the_row_is_not_marked():
     outcomes = set()
     for seed in range(300):
         groups = random_rows(5, 5 + seed % 3, seed, unequal=seed % 2 == 1)
-        marked = not_worse_than_best(groups)
+        near = marked(groups)
         for label, found in above_best(groups).items():
-            assert (found.low > 0) == (found.p < 0.05) == (label not in marked)
-            outcomes.add((label in marked, share_seeds(groups)))
+            assert (found.low > 0) == (found.p < 0.05) == (label not in near)
+            outcomes.add((label in near, share_seeds(groups)))
     assert len(outcomes) == 4
 
 
@@ -261,6 +267,45 @@ def test_holm_is_monotone_and_lies_between_none_and_bonferroni(seed):
     for label in range(8):  # rejected at level p and not below it, by the closed test of Bonferroni
         others = [[raw[i] for i in range(8) if bits >> i & 1] for bits in range(256) if bits >> label & 1]
         assert adjusted[label] == pytest.approx(min(max(len(of) * min(of) for of in others), 1))
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_holm_rejects_what_the_step_down_procedure_rejects(seed):
+    """Holm 1979: the smallest p against level / m, the next against level / (m - 1), ... until one is above."""
+    raw = np.random.default_rng(seed).uniform(0, 0.1, 7).round(3).tolist()  # rounded, so that some are equal
+    for level in (0.01, 0.05, 0.2):
+        rejected = set()
+        for step, place in enumerate(sorted(range(7), key=lambda place: raw[place])):
+            if raw[place] > level / (7 - step):
+                break
+            rejected.add(place)
+        adjusted = holm(raw)
+        assert {place for place in range(7) if adjusted[place] <= level} == rejected
+
+
+def test_intervals_of_many_groups_are_those_of_each_by_scipy():
+    random = np.random.default_rng(0)
+    groups = [random.normal(3, 2, size).tolist() for size in (5, 2, 5, 3, 2)]
+    expected = [tuple(stats.ttest_1samp(group, 0).confidence_interval(0.95)) for group in groups]
+    assert [found[1:] for found in mean_intervals(groups)] == [pytest.approx(ends, rel=1e-12) for ends in expected]
+    assert mean_intervals([]) == []
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("first", [0, 5], ids=["paired", "welch"])
+@pytest.mark.parametrize("shift, p", [(0.0, 1.0), (0.1, 0.0)])
+def test_rows_without_spread_are_tested_without_a_warning(first, shift, p):
+    values = [0.7] * 5
+    groups = {"a": dict(enumerate(values)), "b": {first + seed: value + shift for seed, value in enumerate(values)}}
+    (found,) = above_best(groups).values()
+    assert (found.p, found.high - found.low) == (p, 0.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_whose_differences_are_constant_but_for_rounding_are_told_apart_without_a_warning():
+    values = 10 + SPREAD / 3
+    (found,) = above_best(seeded(values, values + 0.1)).values()
+    assert found.p < 1e-12
 
 
 def test_mean_ranks_by_hand_with_ties():

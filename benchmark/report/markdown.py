@@ -17,7 +17,7 @@ from benchmark.report.grids import grid_file
 from benchmark.report.pareto import pareto_file, points
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import signatures
-from benchmark.report.statistics import RANKED_FROM, above_best, not_worse_than_best, share_seeds
+from benchmark.report.statistics import RANKED_FROM, Difference, above_best, not_worse_than_best, share_seeds
 from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
 
 
@@ -30,10 +30,11 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     backbone = f"{table.backbone} seed {table.backbone_seed}"
     lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
-    columns = columns_of(table)
-    lines += [_grid(priors, columns["main"], not_worse_than_best(table.fd)), ""] if priors else []
+    columns, differences = columns_of(table), above_best(table.fd)
+    best = not_worse_than_best(table.fd, differences)
+    lines += [_grid(priors, columns["main"], best), ""] if priors else []
     lines += ["Reference rows, apart from the ranking (see README):", "", _grid(references, columns["main"], set()), ""]
-    lines += _above_best(table)
+    lines += _above_best(table, differences)
     for caption, shown in _further(table, columns):
         lines += _beside(caption, [*priors, *references], shown)
     lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
@@ -111,9 +112,8 @@ def _order(table: Table, other: Table, judge: str) -> str:
     )
 
 
-def _above_best(table: Table) -> list[str]:
+def _above_best(table: Table, found: dict[str, Difference]) -> list[str]:
     """A table of how far rows lie above the best, with the one test that decides what is bold; nothing unranked."""
-    found = above_best(table.fd)
     if not found:
         return []
     body = []

@@ -130,9 +130,9 @@ def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
     return dict(sorted(differences.items(), key=lambda item: item[1].mean))
 
 
-def not_worse_than_best(groups: dict[str, dict[int, float]]) -> set[str]:
-    """The `ranked` rows that `above_best` does not find significantly above the best, which is one of them."""
-    return set(ranked(groups)) - {label for label, found in above_best(groups).items() if found.p <= 1 - CONFIDENCE}
+def not_worse_than_best(groups: dict[str, dict[int, float]], found: dict[str, Difference]) -> set[str]:
+    """The `ranked` rows that `above_best` did not find significantly above the best, which is one of them."""
+    return set(ranked(groups)) - {label for label, above in found.items() if above.p <= 1 - CONFIDENCE}
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -65,7 +65,7 @@ class RecordStore:
         self._read.clear()
         for path, stamp in _stamped(self.root):
             before = known.get(path)
-            self._read[path] = before if before and before[0] == stamp else (stamp, _checked_or_why(Path(path)))
+            self._read[path] = before if before and before[0] == stamp else (stamp, _checked_or_why(path))
         found = [value for _, value in self._read.values()]
         good = [value for value in found if not isinstance(value, Damaged)]
         return good, [str(value) for value in found if isinstance(value, Damaged)]
@@ -85,20 +85,20 @@ def _stamped(folder: str | Path) -> Iterator[tuple[str, _Stamp]]:
             yield entry.path, (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-def _checked_or_why(path: Path) -> dict[str, Any] | Damaged:
+def _checked_or_why(path: str) -> dict[str, Any] | Damaged:
     try:
         return _checked(path)
     except Damaged as error:
         return error
 
 
-def _checked(path: Path) -> dict[str, Any]:
+def _checked(path: Path | str) -> dict[str, Any]:
     record = read_sealed(path)
     if record.get("schema") != SCHEMA:
         raise Damaged(f"{path}: schema {record.get('schema')}, this version reads {SCHEMA}")
     missing = {"kind", "id", "identity", "row", "status", "provenance"} - set(record)
     if missing:
         raise Damaged(f"{path}: no {', '.join(sorted(missing))}")
-    if record["id"] != record_id(record["identity"]) or path.stem != f"{record['kind']}-{record['id']}":
+    if record["id"] != record_id(record["identity"]) or os.path.basename(path) != f"{record['kind']}-{record['id']}.json":
         raise Damaged(f"{path}: its id, its identity and its name do not agree")
     return record

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
 
 class Damaged(ValueError):
     """A file is not what was written: truncated, edited, or of another schema. The message names it."""
@@ -20,9 +22,7 @@ class Damaged(ValueError):
 
 def content_hash(value: Any) -> str:
     """SHA-256 (64 hex digits) of a JSON-able value, independent of the order of keys."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
@@ -52,10 +52,11 @@ def write_sealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     return sealed
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_sealed(path: Path | str) -> dict[str, Any]:
     """Read a sealed JSON file. Raises `Damaged` (naming the file) where the seal does not hold."""
     try:
-        value = json.loads(path.read_text())
+        with open(path, "rb", buffering=0) as file:
+            value = json.loads(file.read().decode())
     except (ValueError, OSError) as error:
         raise Damaged(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(value, dict) or "seal" not in value:
