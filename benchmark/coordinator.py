@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import collections
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tabulate import tabulate
 
 from benchmark.jobs.forecast import Forecast, forecast
+from benchmark.jobs.identity import Job
 from benchmark.jobs.measure import Busy, Outcome, run_job
+from benchmark.jobs.workspace import Workspace
 from benchmark.progress import format_seconds, say
-from benchmark.report.board import table_text, write_pictures, write_tables
+from benchmark.report.board import Board
 from benchmark.request import Resolved
 from benchmark.store.in_force import note_in_force
 from benchmark.store.provenance import provenance
@@ -36,27 +39,34 @@ def run(resolved: Resolved) -> Finished:
     note_in_force(results, work.protocol.budget, [job.facts() for job in todo])
     provenance(work.device)  # the state of the code is read once, and belongs to the start of the run
     say(_announced(resolved))
-    failed = 0
+    board, failed = Board(results), 0
+    try:
+        for number, job, outcome, seconds in _done(todo, work):
+            failed += bool(outcome.failures)
+            if outcome.measured or outcome.failures:
+                say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {seconds:.1f} s")
+                board.refresh()
+    except BaseException:  # Ctrl-C above all: what is measured is shown
+        board.write()
+        raise
+    table = board.finish(work.bundle.id[:16], work.protocol.hash)
+    seconds = time.perf_counter() - started
+    summary = f"{len(todo) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}"
+    return Finished(failed, table, summary)
+
+
+def _done(todo: list[Job], work: Workspace) -> Iterator[tuple[int, Job, Outcome, float]]:
+    """Each job as it is done, with its number, its outcome and its seconds; what another process is at comes last."""
     queue = collections.deque((number, job, False) for number, job in enumerate(todo, 1))
     while queue:
         number, job, wait = queue.popleft()
         start = time.perf_counter()
         try:
             outcome = run_job(job, work, wait)
-        except Busy:  # do the others first
+        except Busy:
             queue.append((number, job, True))
-            continue
-        failed += bool(outcome.failures)
-        if outcome.measured or outcome.failures:
-            seconds = time.perf_counter() - start
-            say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {seconds:.1f} s")
-            write_tables(results)
-    write_tables(results)
-    write_pictures(results)
-    table = table_text(results, work.bundle.id[:16], work.protocol.hash)
-    seconds = time.perf_counter() - started
-    summary = f"{len(todo) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}"
-    return Finished(failed, table, summary)
+        else:
+            yield number, job, outcome, time.perf_counter() - start
 
 
 def dry_run(resolved: Resolved) -> str:

@@ -65,6 +65,11 @@ class Request(BaseModel):
     data_root: Path | None = None
     plugins: tuple[Path, ...] = ()
 
+    @field_validator("dataset", "bundle", mode="before")
+    @classmethod
+    def _name_paths(cls, given: Any) -> Any:
+        return str(given) if isinstance(given, Path) else given
+
     @field_validator("priors", mode="before")
     @classmethod
     def _parse_priors(cls, given: Any) -> Any:

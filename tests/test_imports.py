@@ -11,7 +11,7 @@ PACKAGES = ("benchmark", "priors", "backbones")
 #: what an api.py may import: it is the lowest row, so that a plugin needs nothing else
 OF_LEAVES = {"torch", "pydantic", "pluggy", "torch_fidelity", "torchvision"}
 ERRORS = Path("benchmark/errors.py")
-STANDARD = {"__future__", "abc", "collections", "dataclasses", "hashlib", "math", "pathlib", "typing"}
+STANDARD = {"__future__", "abc", "collections", "dataclasses", "functools", "hashlib", "math", "pathlib", "typing"}
 
 
 def drawn_rows(text):

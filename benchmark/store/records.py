@@ -99,6 +99,9 @@ def _checked(path: Path | str) -> dict[str, Any]:
     missing = {"kind", "id", "identity", "row", "status", "provenance"} - set(record)
     if missing:
         raise Damaged(f"{path}: no {', '.join(sorted(missing))}")
-    if record["id"] != record_id(record["identity"]) or os.path.basename(path) != f"{record['kind']}-{record['id']}.json":
+    if (
+        record["id"] != record_id(record["identity"])
+        or os.path.basename(path) != f"{record['kind']}-{record['id']}.json"
+    ):
         raise Damaged(f"{path}: its id, its identity and its name do not agree")
     return record
