@@ -229,7 +229,7 @@ def test_a_dead_link_and_a_lost_path_are_found(tmp_path):
 
 def test_the_readme_leads_to_every_page():
     linked = re.findall(r"\]\((docs/[\w-]+\.md)", (ROOT / "README.md").read_text())
-    assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= set(linked)
+    assert {f"docs/{page.name}" for page in PAGES if page.parent == ROOT / "docs"} <= set(linked)
 
 
 def test_markers_of_contributing_are_registered(pytestconfig):
