@@ -21,7 +21,7 @@ from benchmark.report.board import Board, write_pictures
 from benchmark.report.tables import tables
 from benchmark.store.sealed import read_sealed
 
-COLUMNS = "dataset backbone backbone_seed bundle prior reference protocol device metric source mean low high seeds".split()
+COLUMNS = ["dataset", "backbone", "backbone_seed", "bundle", "prior", "reference", "protocol", "device", "metric", "source", "mean", "low", "high", "seeds"]
 
 
 @pytest.fixture

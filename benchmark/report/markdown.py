@@ -15,8 +15,8 @@ from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, decimals, short
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import pareto_file, points
-from benchmark.report.signatures import signatures
 from benchmark.report.selection import machine_of
+from benchmark.report.signatures import signatures
 from benchmark.report.statistics import RANKED_FROM, Difference, above_best, not_worse_than_best, share_seeds
 from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
 
@@ -164,8 +164,8 @@ def _timed_on(table: Table) -> str:
 
 
 def _extraction(table: Table) -> str:
-    row = table.rows.get(CEILING)
-    times = row.over_seeds(("extraction_time", "extraction_seconds")) if row else []
+    row = table.rows.get(CEILING, TableRow(CEILING))
+    times = row.over_seeds(("extraction_time", "extraction_seconds"))
     if not times:
         return ""
     images = row.over_seeds(("extraction_time", "extraction_images"))[0]
