@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,10 +16,12 @@ from scipy import stats
 
 from benchmark.cli.app import main
 from benchmark.metrics.samples import as_png
+from benchmark.report import board, grids
+from benchmark.report.board import Board, write_pictures
 from benchmark.report.tables import tables
 from benchmark.store.sealed import read_sealed
 
-COLUMNS = "dataset backbone backbone_seed bundle prior reference protocol device metric source mean low high seeds".split()
+COLUMNS = ["dataset", "backbone", "backbone_seed", "bundle", "prior", "reference", "protocol", "device", "metric", "source", "mean", "low", "high", "seeds"]
 
 
 @pytest.fixture
@@ -473,3 +476,70 @@ def test_no_records_here_is_one_line(tmp_path, monkeypatch, capsys):
 def test_an_empty_results_folder_has_an_empty_leaderboard(results):
     assert results.board().empty and results.damaged == []
     assert tables(results.folder) == ([], [], [])
+
+
+# Rewriting while records come in
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still; a rewriting takes two seconds of it."""
+    now, write = SimpleNamespace(seconds=100.0), board.tables
+
+    def takes_two_seconds(*given):
+        now.seconds += 2
+        return write(*given)
+
+    monkeypatch.setattr(board.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr(board, "tables", takes_two_seconds)
+    return now
+
+
+def test_a_refresh_waits_until_rewriting_takes_a_twentieth_of_the_time(results, clock):
+    shown, text = Board(results.folder), results.folder / "leaderboard.md"
+    results.scores("evalp", [6.0])
+    shown.refresh()
+    first = text.read_text()
+    results.scores("ncp", [7.0])
+    clock.seconds += 37
+    shown.refresh()
+    assert text.read_text() == first
+    clock.seconds += 1.5
+    shown.refresh()
+    assert "ncp" in text.read_text()
+
+
+def test_an_interrupted_run_writes_whatever_the_time(results, clock):
+    shown = Board(results.folder)
+    shown.refresh()
+    results.scores("evalp", [6.0])
+    assert shown.write() == []
+    assert "evalp" in (results.folder / "leaderboard.md").read_text()
+
+
+def test_the_end_of_a_run_reads_once_for_tables_pictures_and_text(results, monkeypatch):
+    filled(results)
+    expected, calls, read = results.text, [], board.tables
+    monkeypatch.setattr(board, "tables", lambda *given: calls.append(1) or read(*given))
+    text = Board(results.folder).finish("b" * 16, results.protocol.hash)
+    assert len(calls) == 1
+    assert text.strip() and text in expected
+    assert list((results.folder / "samples").glob("*.png"))
+    assert Board(results.folder).finish("d" * 16, results.protocol.hash) == ""
+
+
+def test_a_grid_is_drawn_again_only_where_its_strips_changed_or_it_is_damaged(results, monkeypatch):
+    filled(results)
+    write_pictures(results.folder)
+    (path,) = (results.folder / "samples").glob("*.png")
+    drawn, first, draw = [], path.read_bytes(), grids._draw
+    monkeypatch.setattr(grids, "_draw", lambda *given: drawn.append(1) or draw(*given))
+    write_pictures(results.folder)
+    assert drawn == []
+    path.write_bytes(first[:100])
+    write_pictures(results.folder)
+    assert len(drawn) == 1
+    assert path.read_bytes() == first
+    results.add("ncp", "samples", {"png": as_png(torch.zeros(12, 1, 8, 8, dtype=torch.uint8))}, reads=("split",))
+    write_pictures(results.folder)
+    assert len(drawn) == 2

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from benchmark.store import records
 from benchmark.store.records import SCHEMA, RecordStore, record_id
 from benchmark.store.sealed import Damaged, content_hash, file_hash, read_sealed, write_atomic, write_sealed
 
@@ -233,3 +234,46 @@ def test_leftovers_of_a_killed_write_are_no_records(store):
 def test_no_records_yet_is_no_error(store):
     assert store.all() == ([], [])
     assert store.get(ROW, "fd", record_id(IDENTITY)) is None
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The names of the files that are read, one each time."""
+    read, names = records.read_sealed, []
+    monkeypatch.setattr(records, "read_sealed", lambda path: names.append(os.path.basename(path)) or read(path))
+    return names
+
+
+def test_a_record_is_read_once_and_again_when_it_changed(store, reads):
+    made = [store.put({**ROW, "seed": seed}, "fd", {**IDENTITY, "fit": str(seed)}, FAILURE) for seed in range(3)]
+    assert len(store.all()[0]) == 3
+    reads.clear()
+    assert len(store.all()[0]) == 3
+    assert reads == []
+    path = store.path(ROW, "fd", made[1]["id"])
+    store.put(ROW, "fd", {**IDENTITY, "fit": "1"}, CONTENT)
+    reads.clear()
+    assert {record["id"]: record["status"] for record in store.all()[0]}[made[1]["id"]] == "ok"
+    assert reads == [path.name]
+
+
+def test_records_of_another_process_are_seen_and_removed_ones_are_not(store, reads):
+    first = store.put(ROW, "fd", IDENTITY, CONTENT)
+    assert store.all() == ([first], [])
+    second = RecordStore(store.root).put(ROW, "fd", {**IDENTITY, "fit": "other"}, CONTENT)
+    reads.clear()
+    assert sorted(record["id"] for record in store.all()[0]) == sorted([first["id"], second["id"]])
+    assert reads == [f"fd-{second['id']}.json"]
+    store.path(ROW, "fd", first["id"]).unlink()
+    assert store.all() == ([second], [])
+
+
+def test_a_damaged_record_is_named_each_time_until_it_is_whole(store, reads):
+    path = store.path(ROW, "fd", store.put(ROW, "fd", IDENTITY, CONTENT)["id"])
+    whole = path.read_text()
+    path.write_text(whole[:-30])
+    first = store.all()
+    assert first[0] == [] and str(path) in first[1][0]
+    assert store.all() == first
+    path.write_text(whole)
+    assert len(store.all()[0]) == 1

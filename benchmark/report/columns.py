@@ -126,7 +126,10 @@ def interval(mean: float, low: float, high: float, digits: int, unit: str = "") 
 
 def share(gap: tuple[float, float, float] | None) -> str:
     """A gap closed, in per cent; blank where there is none to close."""
-    return "" if gap is None else interval(*(100 * part for part in gap), digits=1, unit=" %")
+    if gap is None:
+        return ""
+    mean, low, high = (100 * part for part in gap)
+    return interval(mean, low, high, 1, " %")
 
 
 def short(value: float) -> str:

@@ -5,7 +5,6 @@ What a fit says of itself and what a metric measured may bear one name; they are
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from benchmark.report.selection import Selection, select
 
+LARGEST = 1e150
 FIT = "fit"  # the source of what a fit says of itself
 COLUMNS = [
     "dataset",
@@ -70,11 +70,8 @@ def _time(record: dict[str, Any]) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it can be averaged: a number that is neither infinite nor too large for a float."""
-    try:
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    except OverflowError:
-        return False
+    """Whether it can be averaged: a number whose square is a float."""
+    return isinstance(value, (int, float)) and abs(value) < LARGEST
 
 
 def results_frame(results: Path) -> pd.DataFrame:
@@ -94,5 +91,5 @@ def results_frame(results: Path) -> pd.DataFrame:
     Damaged records are left out, as from the tables (`python -m benchmark leaderboard` names them).
     """
     frame = tidy_frame(select(results)[0])
-    numbers = frame[[is_number(value) for value in frame["value"]]]
+    numbers = frame[frame["value"].map(is_number).astype(bool)]
     return numbers[COLUMNS].reset_index(drop=True).infer_objects().astype({"value": float})

@@ -44,7 +44,7 @@ def _draw(strips: dict[str, Image.Image], path: Path, drawn_from: str) -> None:
     for index, (label, strip) in enumerate(strips.items()):
         top = index * (height + gap)
         pen.text((gap, top + height // 2), label, fill="black", font=font, anchor="lm")
-        picture.paste(strip.convert("RGB").resize((width, height), Image.NEAREST), (margin, top))
+        picture.paste(strip.convert("RGB").resize((width, height), Image.Resampling.NEAREST), (margin, top))
     note = PngInfo()
     note.add_text(DRAWN_FROM, drawn_from)
     buffer = io.BytesIO()

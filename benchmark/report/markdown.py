@@ -63,7 +63,7 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
             columns["spread"],
         ),
         ("Time and memory, apart:", columns["time"]),
-        *((f"{_on_one_line(group)}:", shown) for group, shown in columns.items() if group not in ORDER),
+        *((f"{_escaped(group)}:", shown) for group, shown in columns.items() if group not in ORDER),
     ]
 
 
@@ -164,8 +164,8 @@ def _timed_on(table: Table) -> str:
 
 
 def _extraction(table: Table) -> str:
-    row = table.rows.get(CEILING)
-    times = row.over_seeds(("extraction_time", "extraction_seconds")) if row else []
+    row = table.rows.get(CEILING, TableRow(CEILING))
+    times = row.over_seeds(("extraction_time", "extraction_seconds"))
     if not times:
         return ""
     images = row.over_seeds(("extraction_time", "extraction_images"))[0]
@@ -206,10 +206,10 @@ def _beside(caption: str, rows: list[TableRow], columns: list[Shown]) -> list[st
 
 def _pipes(header: list[str], body: list[list[str]]) -> str:
     alignment = ["left"] + ["right"] * (len(header) - 1)
-    header, *body = ([_on_one_line(cell).replace("|", "\\|") for cell in line] for line in (header, *body))
+    header, *body = (list(map(_escaped, line)) for line in (header, *body))
     return tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=alignment)
 
 
-def _on_one_line(text: str) -> str:
-    """Names and headings may be anybody's, and a line break would end the table."""
-    return " ".join(text.split())
+def _escaped(text: str) -> str:
+    """Names and headings may be anybody's: a bar would begin another cell, and a line break end the table."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -59,13 +59,15 @@ def _point(table: Table, row: TableRow, closes: bool) -> Point | None:
     quality = table.gap_closed(row)[0] if closes else row.intervals.get(FD)
     if quality is None or time is None:
         return None
-    quality = tuple(None if math.isnan(part) else 100 * part if closes else part for part in quality)
-    return Point(row.label, row.is_reference, time, quality)
+    middle, low, high = (100 * part if closes else part for part in quality)
+    ends = (None, None) if math.isnan(low) else (low, high)
+    return Point(row.label, row.is_reference, time, (middle, *ends))
 
 
 def front(times: list[float], qualities: list[float]) -> list[int]:
     """Indices, by time, of points to which none is equal or better in both and better in one; quality is to be high."""
-    kept, best = [], -math.inf
+    kept: list[int] = []
+    best = -math.inf
     for index in sorted(range(len(times)), key=lambda index: (times[index], -qualities[index])):
         equal = kept and (times[index], qualities[index]) == (times[kept[-1]], qualities[kept[-1]])
         if qualities[index] > best or equal:

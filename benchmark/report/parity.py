@@ -7,10 +7,11 @@ differs. Claims of an order within one paper can be asked of a table here, and a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.report.columns import interval, number
+from benchmark.report.columns import number, share
 from benchmark.report.published import CLAIMS, FIFTY, FIGURES, OTHER_RECIPES, Claim, Figure
 from benchmark.report.statistics import RANKED_FROM, paired_difference
 from benchmark.report.tables import FD, Key, Table, TableRow
@@ -69,12 +70,12 @@ def _figures(rae: list[Table], nvae: list[Table]) -> str:
         "here",
         "what differs",
     ]
-    body = []
+    body: list[Any] = []
     for figure in FIGURES:
         shared = [figure.dataset, figure.method, figure.value, figure.protocol, figure.backbone]
         shared.append(f"{figure.source} ({figure.read})")
         alike = _tables_of(figure.dataset, nvae) if figure.protocol == FIFTY else []
-        shown = alike or _tables_of(figure.dataset, rae) or [None]
+        shown: list[Table | None] = [*(alike or _tables_of(figure.dataset, rae))] or [None]
         # what several tables lack is said once
         body += dict.fromkeys((*shared, *_obtained(figure, table)) for table in shown)
     return tabulate(body, header, "pipe", disable_numparse=True)
@@ -87,7 +88,7 @@ def _obtained(figure: Figure, table: Table | None) -> tuple[str, str]:
     if table is None or not (row := table.rows.get(figure.prior)) or not row.numbers(FD):
         return "not measured", ""
     gap, _ = table.gap_closed(row)
-    closed = "" if gap is None or row.is_reference else f", gap closed {interval(*(100 * of for of in gap), 1, ' %')}"
+    closed = "" if gap is None or row.is_reference else f", gap closed {share(gap)}"
     p = table.protocol
     here = f"{p.score} {number(row, FD)}{closed} ({_named(table)})"
     differs = (

@@ -77,7 +77,8 @@ def select(results: Path, store: RecordStore | None = None) -> tuple[list[Select
     of_bundle: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         of_bundle[record["row"]["bundle"]].append(record)
-    found, placed = [], set()
+    found: list[Selection] = []
+    placed: set[str] = set()
     for bundle, protocol in protocols:
         covered = [record for record in of_bundle[bundle] if _belongs(record, protocol)]
         placed |= {record["id"] for record in covered}

@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 RANKED_FROM = 5  # seeds
 
 
-def mean_intervals(groups: Sequence[Sequence[float]]) -> list[tuple[float, float, float]]:
+def mean_intervals(groups: Sequence[Sequence[float] | np.ndarray]) -> list[tuple[float, float, float]]:
     """Mean and 95 % t-interval of each group of values, one a seed; a group of one has no interval (nan).
 
     Groups of one size are taken at once: scipy needs as long for thousands of them as for one.
@@ -175,10 +175,12 @@ def _welch_test(one: list[float], other: list[float]) -> _Test:
     if np.ptp(one) == np.ptp(other) == 0:
         return _constant(one[0] - other[0])
     found = _quietly(stats.ttest_ind, one, other, equal_var=False)
-    ends = found.confidence_interval
-    return _Test(
-        float(np.mean(one) - np.mean(other)), float(found.pvalue), lambda level: tuple(map(float, ends(level)))
-    )
+
+    def interval(level: float) -> tuple[float, float]:
+        ends = found.confidence_interval(level)
+        return float(ends.low), float(ends.high)
+
+    return _Test(float(np.mean(one) - np.mean(other)), float(found.pvalue), interval)
 
 
 def _constant(difference: float) -> _Test:

@@ -1,7 +1,7 @@
-"""For each label, the configuration that its latest run used.
+"""For each label, the configuration its latest run used.
 
 A label names what was typed, while a prior's code and defaults may change under it and change back. A run that finds
-all of a configuration recorded leaves no newer record, so what it asked for is noted on its own:
+everything recorded leaves no newer record, so what it asked for is noted on its own:
 
 results/in_force/<bundle>/<budget>-<device>.json   label -> hash of its configuration (sealed)
 
@@ -20,9 +20,9 @@ from benchmark.store.sealed import Damaged, read_sealed, write_sealed
 
 
 def note_in_force(results: Path, budget: str, rows: list[dict[str, Any]]) -> None:
-    """Note the configurations of a run, given what its records say of their rows; a damaged note is replaced.
+    """Note the configurations of a run. `rows`: what its records say of their rows, all of one bundle and device.
 
-    They share budget, bundle and device.
+    A damaged note is replaced.
     """
     bundle, device = rows[0]["bundle"], rows[0]["device"]
     path = results / "in_force" / bundle / f"{budget}-{device}.json"
