@@ -28,7 +28,6 @@ print(after.ru_minflt - before.ru_minflt, after.ru_maxrss - before.ru_maxrss)
 @pytest.mark.skipif(not keep_freed_memory(), reason="not glibc")
 def test_a_freed_block_is_used_again_without_a_page_fault_and_without_growing():
     """Thirty blocks of 40 MB, each 9,766 pages of 4 kB: all are faulted in anew, or but a few, which are kept."""
-
     # glibc reads the same settings from MALLOC_*: where somebody has set them, "leave" would keep as well
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
 

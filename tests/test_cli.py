@@ -33,7 +33,9 @@ TINY = ["--dataset", "digits", "--device", "cpu", "--set", "width=2", "--set", "
 
 def only_line(done):
     """The one line that a refused command prints."""
-    assert done.code == 2 and done.out == "" and "Traceback" not in done.err
+    assert done.code == 2
+    assert done.out == ""
+    assert "Traceback" not in done.err
     lines = done.err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), done.err
     return lines[0]
@@ -45,7 +47,8 @@ COMMANDS = {command.name or command.callback.__name__: command.callback for comm
 def test_help_names_every_command(cli):
     done = cli("--help")
     expected = {"pretrain", "run", "reference", "bound", "list", "leaderboard", "verify", "check", "new-prior"}
-    assert done.code == 0 and expected == set(COMMANDS)
+    assert done.code == 0
+    assert expected == set(COMMANDS)
     for name in COMMANDS:
         assert re.search(rf"\b{name}\b", done.out)
 
@@ -54,7 +57,9 @@ def test_help_names_every_command(cli):
 def test_every_command_has_help(command, cli):
     done = cli(command, "--help")
     first_words = " ".join(COMMANDS[command].__doc__.split()[:4])
-    assert done.code == 0 and "Usage" in done.out and first_words in " ".join(done.out.split())
+    assert done.code == 0
+    assert "Usage" in done.out
+    assert first_words in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize(
@@ -114,29 +119,35 @@ def test_a_wrong_word_of_pretrain_is_one_line_and_exit_code_2(words, parts, tmp_
 )
 def test_settings_that_cannot_train_are_told_in_one_line(setting, part, tmp_path, cli):
     done = cli("pretrain", *TINY, "--set", "epochs=1", "--set", setting, "--out", tmp_path / "bundle")
-    assert done.code in (1, 2) and "Traceback" not in done.err
+    assert done.code in (1, 2)
+    assert "Traceback" not in done.err
     last = done.err.splitlines()[-1]
-    assert last.startswith("error: ") and part in last
+    assert last.startswith("error: ")
+    assert part in last
     assert list(tmp_path.glob("*bundle*")) == []
 
 
 def test_images_that_a_backbone_cannot_take_are_one_line(tmp_path, cli):
     np.savez(tmp_path / "odd.npz", **{split: np.zeros((20, 24, 24), np.uint8) for split in ("train", "val", "test")})
     done = cli("pretrain", "--dataset", tmp_path / "odd.npz", "--device", "cpu", "--out", tmp_path / "bundle")
-    assert done.code == 2 and "power of two" in done.err.splitlines()[-1] and "24x24" in done.err
+    assert done.code == 2
+    assert "power of two" in done.err.splitlines()[-1]
+    assert "24x24" in done.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 @pytest.mark.parametrize("command", [["run"], ["pretrain", "--dataset", "digits"]], ids=lambda words: words[0])
 def test_cuda_is_refused_where_there_is_none(command, tmp_path, cli):
     line = only_line(cli(*command, "--device", "cuda"))
-    assert "--device cuda" in line and "--device cpu" in line
+    assert "--device cuda" in line
+    assert "--device cpu" in line
 
 
 @pytest.mark.parametrize("words", ["run --seeds 0", "run --budget huge", "run --split train", "run --steps 3", "rnu"])
 def test_what_the_parser_refuses_is_exit_code_2(words, cli):
     done = cli(*words.split())
-    assert done.code == 2 and "Traceback" not in done.err
+    assert done.code == 2
+    assert "Traceback" not in done.err
 
 
 def test_list_shows_all_there_is_and_what_is_broken(small_bundle, tmp_path, cli):
@@ -154,7 +165,8 @@ def test_list_shows_all_there_is_and_what_is_broken(small_bundle, tmp_path, cli)
     assert "\n  digits-conv_vae  (digits, conv_vae, latent 16" in done.out
     assert f"broken plugins:\n  {tmp_path / 'bad.py'}: RuntimeError: not today" in done.out
     damaged = done.out.partition("damaged bundles:\n")[2].splitlines()[0]
-    assert damaged.startswith("  spoilt: ") and str(made / "spoilt" / "weights.safetensors") in damaged
+    assert damaged.startswith("  spoilt: ")
+    assert str(made / "spoilt" / "weights.safetensors") in damaged
 
 
 def test_a_damaged_bundle_asked_for_by_name_is_told(small_bundle, tmp_path, cli):
@@ -162,7 +174,8 @@ def test_a_damaged_bundle_asked_for_by_name_is_told(small_bundle, tmp_path, cli)
     shutil.copytree(small_bundle, made)
     (made / "posterior.safetensors").unlink()
     line = only_line(cli("run", "--bundle", "mine", "--results", tmp_path / "r"))
-    assert str(made / "posterior.safetensors") in line and "missing" in line
+    assert str(made / "posterior.safetensors") in line
+    assert "missing" in line
 
 
 def test_of_several_bundles_one_is_taken_and_the_others_are_named(small_bundle, tmp_path, cli):
@@ -183,7 +196,8 @@ def test_a_bundle_in_a_folder_named_as_a_shipped_one_has_a_name_of_its_own(small
     bundle = open_bundle(small_bundle)
     name = f"digits-conv_vae-{bundle.id[:8]}"
     listed = cli("list").out
-    assert f"\n  {name}  (small, conv_vae" in listed and "\n  digits-conv_vae  (digits, conv_vae" in listed
+    assert f"\n  {name}  (small, conv_vae" in listed
+    assert "\n  digits-conv_vae  (digits, conv_vae" in listed
     words = ["--priors", "gaussian", "--seeds", 1, "--metrics", "mmd", "--device", "cpu", "--results", tmp_path / "r"]
     assert cli("run", "--bundle", name, *words).code == 0
     assert set(pd.read_csv(tmp_path / "r" / "leaderboard.csv")["bundle"]) == {bundle.id[:16]}
@@ -219,7 +233,8 @@ def test_a_full_disk_is_one_line(small_bundle, tmp_path, cli, monkeypatch):
     monkeypatch.setattr("benchmark.protocol.write_sealed", full)
     words = ["--bundle", small_bundle, "--priors", "gaussian", "--device", "cpu", "--results", tmp_path / "r"]
     line = only_line(cli("run", *words))
-    assert "no space left on device" in line and str(tmp_path / "r") in line
+    assert "no space left on device" in line
+    assert str(tmp_path / "r") in line
 
 
 def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):
@@ -228,20 +243,24 @@ def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):
     done = cli("pretrain", *TINY, "--set", "epochs=1", "--out", out)
     assert done.code == 0, done.err
     bundle, digits = open_bundle(out), Digits().load([])
-    assert bundle.dataset == "digits" and bundle.latent_shape == (4,)
+    assert bundle.dataset == "digits"
+    assert bundle.latent_shape == (4,)
     assert bundle.card["posterior_counts"] == {"train": 1097, "val": 200, "test": 500}
     mean, std = posterior(bundle.backbone(ConvVAE, CPU), digits.val)
     kept_mean, kept_std = bundle.posterior("val", CPU)
     torch.testing.assert_close(kept_mean, mean, rtol=2e-3, atol=2e-3)
     torch.testing.assert_close(kept_std, std, rtol=2e-3, atol=2e-3)
-    assert not list((tmp_path / "cache").rglob("*.pt")) and list(tmp_path.glob("*bundle*")) == [out]
+    assert not list((tmp_path / "cache").rglob("*.pt"))
+    assert list(tmp_path.glob("*bundle*")) == [out]
 
     words = ["--bundle", out, "--priors", "gaussian", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
     first = cli("run", *words)
-    assert first.code == 0 and "computing the digit-cnn reference of bundle, test split, once" in first.err
+    assert first.code == 0
+    assert "computing the digit-cnn reference of bundle, test split, once" in first.err
     assert find_reference(bundle, DigitCNN(), "test").path.is_relative_to(tmp_path / "cache")
     again = cli("run", *words)
-    assert again.code == 0 and "computing" not in again.err
+    assert again.code == 0
+    assert "computing" not in again.err
     board = pd.read_csv(tmp_path / "r" / "leaderboard.csv")
     assert set(board["prior"]) == {"gaussian", "aggregate_posterior", "reconstruction"}
     assert set(board["bundle"]) == {bundle.id[:16]}
@@ -273,7 +292,8 @@ def test_a_file_where_results_belong_is_one_line_and_left_alone(taken, tmp_path,
     path.parent.mkdir(exist_ok=True)
     path.write_text("four years of work")
     line = only_line(cli("run", "--priors", "gaussian", "--device", "cpu", "--results", tmp_path / "results"))
-    assert str(path) in line and "--results" in line
+    assert str(path) in line
+    assert "--results" in line
     assert path.read_text() == "four years of work"
 
 
@@ -282,7 +302,8 @@ def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):
     out.mkdir()
     (out / "thesis.txt").write_text("four years of work")
     line = only_line(cli("pretrain", *TINY, "--set", "epochs=1", "--out", out))
-    assert str(out) in line and "--out" in line
+    assert str(out) in line
+    assert "--out" in line
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
@@ -299,7 +320,8 @@ def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bu
             time.sleep(0.02)
         process.kill()
         process.join()
-        assert process.exitcode == -9 and not (tmp_path / "two").exists()
+        assert process.exitcode == -9
+        assert not (tmp_path / "two").exists()
         assert epochs <= _epochs(cache) < 80
     process = start([*words, "--out", tmp_path / "two"], cache, tmp_path / "log2")
     assert finish(process, tmp_path / "log2").code == 0
@@ -351,17 +373,25 @@ def test_without_inception_weights_it_says_what_to_fetch_and_scores_with_digit_c
     done = cli("run", "--extractor", extractor, *words)
     assert done.code == 0, done.err
     lines = [line for line in done.err.splitlines() if "cannot be used" in line]
-    assert len(lines) == 1 and lines[0].startswith(f"{extractor} cannot be used") and "digit-cnn" in lines[0]
-    assert "https://" in lines[0] and "--inception-weights" in lines[0] and str(tmp_path / "torch") in lines[0]
-    assert len(no_inception) == 1 and no_inception[0] in lines[0]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{extractor} cannot be used")
+    assert "digit-cnn" in lines[0]
+    assert "https://" in lines[0]
+    assert "--inception-weights" in lines[0]
+    assert str(tmp_path / "torch") in lines[0]
+    assert len(no_inception) == 1
+    assert no_inception[0] in lines[0]
     board = pd.read_csv(tmp_path / "r" / "leaderboard.csv")
-    assert "FD digit-cnn" in set(board["metric"]) and not {"FID", "FID-768", "fd"} & set(board["metric"])
-    assert "| FD digit-cnn ↓" in re.sub(" +", " ", done.out) and "FID" not in done.out
+    assert "FD digit-cnn" in set(board["metric"])
+    assert not {"FID", "FID-768", "fd"} & set(board["metric"])
+    assert "| FD digit-cnn ↓" in re.sub(" +", " ", done.out)
+    assert "FID" not in done.out
 
 
 def test_the_reference_command_without_inception_weights_is_one_line(tmp_path, cli, no_inception):
     line = only_line(cli("reference", "--dataset", "digits", "--extractor", "inception", "--device", "cpu"))
-    assert no_inception[0] in line and "--inception-weights" in line
+    assert no_inception[0] in line
+    assert "--inception-weights" in line
 
 
 @pytest.mark.parametrize("content", [None, b"<html>not found</html>", b""])
@@ -371,4 +401,5 @@ def test_a_file_that_is_no_inception_weights_is_named(content, tmp_path, cli, no
         weights.write_bytes(content)
     words = ["--extractor", "inception", "--inception-weights", weights, "--device", "cpu"]
     line = only_line(cli("reference", "--dataset", "digits", *words))
-    assert str(weights) in line and not no_inception
+    assert str(weights) in line
+    assert not no_inception

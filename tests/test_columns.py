@@ -69,7 +69,9 @@ def test_a_metric_without_a_declaration_has_a_table_of_its_own_with_the_names_of
 def test_a_declared_column_stands_in_its_group_after_the_built_in_ones(results):
     measured(results, {"norm": 1.0}, columns=[NORM])
     results.add("evalp", "cross_entropy", {"cross_entropy": 3.0})
-    assert results.further("Latents against") == {"evalp": {"cross-entropy, nats ↓": "3.00", "norm of latents ↓": "1.00"}}
+    assert results.further("Latents against") == {
+        "evalp": {"cross-entropy, nats ↓": "3.00", "norm of latents ↓": "1.00"}
+    }
     assert results.further("norms:") is None
 
 
@@ -87,7 +89,9 @@ def test_a_group_of_its_own_is_a_table_of_that_name(results):
 
 def test_the_newest_declaration_counts(results):
     measured(results, {"norm": 1.0}, columns=[NORM])
-    results.add("gaussian", "norms", {"status": "ok", "values": {"norm": 2.0}, "columns": [NORM | {"heading": "length"}]})
+    results.add(
+        "gaussian", "norms", {"status": "ok", "values": {"norm": 2.0}, "columns": [NORM | {"heading": "length"}]}
+    )
     assert results.further("Latents against")["evalp"] == {"length ↓": "1.00"}
 
 
@@ -204,7 +208,9 @@ def test_a_metric_whose_columns_raise_keeps_its_values(capsys):
 
 @pytest.mark.parametrize("origin, expected", [("mine.py", [Column("a", "A", "main")]), ("built-in", None)])
 def test_a_stranger_s_columns_are_written_down_and_a_built_in_s_are_not(origin, expected):
-    metric = type("Mine", (), {"name": "mine", "columns": classmethod(lambda cls, protocol: [Column("a", "A", "main")])})
+    metric = type(
+        "Mine", (), {"name": "mine", "columns": classmethod(lambda cls, protocol: [Column("a", "A", "main")])}
+    )
     work = SimpleNamespace(registry=SimpleNamespace(origin=lambda cls: origin), protocol=None)
     found = _columns(metric(), work).get("columns")
     assert (found and [Column(**each) for each in found]) == expected

@@ -46,9 +46,11 @@ def test_reference_rows_score_alike_on_gpu_and_cpu_and_priors_run_on_both(comman
         words = ["--priors", "gaussian,evalp[steps=100],ncp[steps=100,proposals=20]", "--seeds", 1]
         command("run", "--dataset", "digits", *words, "--device", device, "--results", tmp_path)
     made = {table.device: table for table in tables(tmp_path)[0]}
-    assert set(made) == {"cuda", "cpu"} and not made["cuda"].failures
+    assert set(made) == {"cuda", "cpu"}
+    assert not made["cuda"].failures
     on_gpu, on_cpu = (made[device].rows["aggregate_posterior"].mean(("fd", "fd")) for device in ("cuda", "cpu"))
     assert on_gpu == pytest.approx(on_cpu, rel=0.2)  # other noise, the same distribution
     command("verify", "--share", 1, "--results", tmp_path)
     record = made["cuda"].records[-1]["provenance"]
-    assert record["driver"]["tf32"] is False and record["driver"]["deterministic"] is True
+    assert record["driver"]["tf32"] is False
+    assert record["driver"]["deterministic"] is True

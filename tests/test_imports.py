@@ -151,7 +151,11 @@ def test_an_api_is_a_leaf(path):
         ("    from benchmark import coordinator", "benchmark/store/records.py", "benchmark/coordinator.py"),
         ("from benchmark.store.sealed import file_hash", "priors/parts/flows.py", "benchmark/store/sealed.py"),
         ("from backbones.conv_vae import ConvVAE", "priors/ncp.py", "backbones/conv_vae.py"),
-        ("if TYPE_CHECKING:\n    from benchmark.jobs.plan import jobs", "benchmark/bundles/find.py", "benchmark/jobs/plan.py"),
+        (
+            "if TYPE_CHECKING:\n    from benchmark.jobs.plan import jobs",
+            "benchmark/bundles/find.py",
+            "benchmark/jobs/plan.py",
+        ),
     ],
 )
 def test_a_planted_arrow_upwards_or_sideways_is_named(line, into, named, tmp_path):

@@ -124,7 +124,7 @@ def another_networks(path, state):
 
 
 def text_for_a_tensor(path, state):
-    torch.save({name: "text" for name in state}, path)
+    torch.save(dict.fromkeys(state, "text"), path)
 
 
 def incomplete(path, state):

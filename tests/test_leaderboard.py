@@ -21,7 +21,22 @@ from benchmark.report.board import Board, write_pictures
 from benchmark.report.tables import tables
 from benchmark.store.sealed import read_sealed
 
-COLUMNS = ["dataset", "backbone", "backbone_seed", "bundle", "prior", "reference", "protocol", "device", "metric", "source", "mean", "low", "high", "seeds"]
+COLUMNS = [
+    "dataset",
+    "backbone",
+    "backbone_seed",
+    "bundle",
+    "prior",
+    "reference",
+    "protocol",
+    "device",
+    "metric",
+    "source",
+    "mean",
+    "low",
+    "high",
+    "seeds",
+]
 
 
 @pytest.fixture
@@ -57,7 +72,10 @@ def test_means_and_intervals_over_seeds_are_student_s(values, results):
 def test_one_seed_has_a_mean_and_no_interval(results):
     results.scores("evalp", [3.25])
     line = results.line("evalp")
-    assert line["mean"] == 3.25 and math.isnan(line["low"]) and math.isnan(line["high"]) and line["seeds"] == 1
+    assert line["mean"] == 3.25
+    assert math.isnan(line["low"])
+    assert math.isnan(line["high"])
+    assert line["seeds"] == 1
     assert "±" not in results.tables()[0][2][1]
 
 
@@ -135,7 +153,8 @@ def test_rows_of_two_bundles_or_devices_are_never_in_one_table(other, results):
     assert len(results.sections()) == 2
     board = results.board()
     scores = board[(board["prior"] == "evalp") & (board["metric"] == "FD digit-cnn")]
-    assert sorted(scores["mean"]) == [6.5, 65.0] and scores[next(iter(other))].nunique() == 2
+    assert sorted(scores["mean"]) == [6.5, 65.0]
+    assert scores[next(iter(other))].nunique() == 2
     assert {len(table) - 2 for table in results.tables()} == {1, 2}
 
 
@@ -175,7 +194,8 @@ def test_a_fit_that_this_protocol_never_scored_is_no_row_of_its_table(results):
     results.scores("evalp", [6.0, 6.1, 6.2, 6.3, 6.4])
     section = next(s for s in results.sections() if "test split" in s)
     assert "evalp[steps=9]" not in section
-    assert "does not rank" not in section and "**evalp**" in section
+    assert "does not rank" not in section
+    assert "**evalp**" in section
     board = results.board()
     assert list(board[board["prior"] == "evalp[steps=9]"]["protocol"].unique()) == [val.hash[:16]]
 
@@ -184,7 +204,8 @@ def test_an_older_configuration_of_a_label_is_left_out_and_said_so(results):
     results.scores("evalp", [100.0, 101.0, 102.0], code="old")
     results.scores("evalp", [6.0, 7.0], code="new")
     line = results.line("evalp")
-    assert line["mean"] == 6.5 and line["seeds"] == 2
+    assert line["mean"] == 6.5
+    assert line["seeds"] == 2
     assert "Left out: an older evalp" in results.text
     assert "Left out" not in Results(results.folder.parent / "other").text
 
@@ -206,7 +227,8 @@ def test_timings_of_two_machines_are_not_averaged(results):
         results.add("evalp", "sampling_time", values, seed, machine=machine, reads=reads)
     results.scores("evalp", [6.0, 7.0, 8.0])
     line = results.line("evalp", "prior_seconds_1000")
-    assert line["mean"] == 2.0 and line["seeds"] == 2
+    assert line["mean"] == 2.0
+    assert line["seeds"] == 2
     assert results.line("evalp")["seeds"] == 3  # scores are of no machine
     assert re.search("Left out: .*evalp's sampling_time on another machine", results.text)
 
@@ -216,7 +238,8 @@ def test_times_to_fit_on_two_machines_are_not_averaged(results):
     for seed, (threads, seconds) in enumerate([(1, 90.0), (2, 30.0), (2, 40.0)]):
         results.add("evalp", "fit", {"fit_seconds": seconds}, seed, threads=threads)
     line = results.line("evalp", "fit_seconds")
-    assert line["mean"] == 35.0 and line["seeds"] == 2
+    assert line["mean"] == 35.0
+    assert line["seeds"] == 2
     assert results.line("evalp")["seeds"] == 3
     assert re.search("Left out: .*evalp's time to fit on another machine", results.text)
     assert re.search("time.*; fits on .*, 2 threads", results.text)
@@ -228,7 +251,8 @@ def test_the_seeds_of_a_row_are_those_of_its_score(results):
     for seed in range(5):
         results.add("evalp", "mmd", {"mmd_imq": 0.1}, seed)
     ranked, _ = results.tables()[:2]
-    assert ranked[0][-1] == "seeds" and [row[-1] for row in ranked[2:]] == ["2"]
+    assert ranked[0][-1] == "seeds"
+    assert [row[-1] for row in ranked[2:]] == ["2"]
 
 
 def test_timings_of_the_same_seed_on_two_machines_keep_the_newest_machine(results):
@@ -272,7 +296,8 @@ def test_timings_and_fits_alone_make_no_table(fit, results):
     machine = {"device": "some", "threads": 1, "dtype": "float32"}
     results.add("gaussian", "sampling_time", values, machine=machine, reads=("timing_batches",))
     results.add("evalp", "fit", fit)
-    assert results.board().empty and results.sections() == []
+    assert results.board().empty
+    assert results.sections() == []
 
 
 @pytest.mark.parametrize("seeds, ranks", [(4, False), (5, True)])
@@ -289,7 +314,8 @@ def test_a_table_ranks_from_five_seeds_on(seeds, ranks, results):
         assert "does not rank" not in text
     else:
         assert shown == ["evalp", "evalp[steps=8]", "evalp[steps=9]"]
-        assert "Fewer than 5 seeds" in text and "does not rank" in text
+        assert "Fewer than 5 seeds" in text
+        assert "does not rank" in text
 
 
 def test_a_row_with_few_seeds_stands_last_and_keeps_no_other_from_being_ranked(results):
@@ -300,7 +326,8 @@ def test_a_row_with_few_seeds_stands_last_and_keeps_no_other_from_being_ranked(r
     results.scores("evalp[steps=9]", [1.0, 1.0])
     ranked, _, above = results.tables()[:3]
     assert [row[0] for row in ranked[2:]] == ["**evalp**", "evalp[steps=8]", "evalp[steps=9]"]
-    assert above == alone[2] and above[0][1].endswith("above the best")
+    assert above == alone[2]
+    assert above[0][1].endswith("above the best")
     assert "does not rank" not in results.text
     assert "Fewer than 5 seeds, so last and not ranked: evalp[steps=9]." in results.text
 
@@ -315,7 +342,8 @@ def test_failures_are_listed_with_their_reason(results):
     assert "Failed: evalp seed 2: fit diverged: upper not finite after 500 energy steps" in text
     assert "Failed: evalp seed 3: fd, mmd failed: BadSample: 3 of 500 samples are not finite" in text
     line = results.line("evalp")
-    assert line["mean"] == 6.5 and line["seeds"] == 2
+    assert line["mean"] == 6.5
+    assert line["seeds"] == 2
 
 
 @pytest.mark.parametrize("kind", ["fit", "fd"])
@@ -324,7 +352,8 @@ def test_a_prior_that_failed_with_every_seed_does_not_keep_the_others_from_ranki
     results.scores("evalp", [5.0, 5.1, 4.9, 5.2, 4.8])
     for seed in range(5):
         results.add("evalp[steps=9]", kind, {"status": "failed", "reason": "ValueError: no"}, seed)
-    assert "**evalp**" in results.text and "does not rank" not in results.text
+    assert "**evalp**" in results.text
+    assert "does not rank" not in results.text
     assert results.text.count("Failed: evalp[steps=9]") == 5
 
 
@@ -335,13 +364,12 @@ def test_the_table_says_under_which_settings_it_was_made(results):
     for part in ("b" * 16, results.protocol.hash[:16], "500 generated images against 500 test images", "8-bit"):
         assert part in text
     assert "padded" in text
-    assert (
-        "quick protocol" in text
-        and "quick budget" in text
-        and "FD digit-cnn" in text
-        and "python -m benchmark run" in text
-    )
-    assert f"torch {torch.__version__.split('+')[0]}" in text and "c" * 10 in text
+    assert "quick protocol" in text
+    assert "quick budget" in text
+    assert "FD digit-cnn" in text
+    assert "python -m benchmark run" in text
+    assert f"torch {torch.__version__.split('+')[0]}" in text
+    assert "c" * 10 in text
 
 
 IMAGE_VALUES = {"precision": 0.75, "recall": 0.5, "density": 1.25, "coverage": 0.875}
@@ -352,7 +380,8 @@ def test_further_tables_are_shown_where_some_row_has_what_they_show(results):
     results.references()
     results.scores("evalp", [6.0, 7.0])
     results.add("evalp", "mmd", {"mmd_imq": 0.25, "mmd_imq_p": 0.5})
-    assert results.further("Images beside FD digit-cnn") is None and results.further("Latents against") is None
+    assert results.further("Images beside FD digit-cnn") is None
+    assert results.further("Latents against") is None
     assert len(results.tables()) == 2
     main = results.tables()
 
@@ -367,7 +396,8 @@ def test_further_tables_are_shown_where_some_row_has_what_they_show(results):
     half = stats.t.interval(0.95, 1, 13, stats.sem([12, 14]))[1] - 13
     assert images["evalp"]["KID ×10³ ↓"] == f"13.0 ± {half:.1f}"
     assert [images["*gaussian*"][f"{name} ↑"] for name in IMAGE_VALUES] == ["0.750", "0.500", "1.25", "0.875"]
-    assert images["*gaussian*"]["KID ×10³ ↓"] == "" and images["*reconstruction*"]["memorisation (½)"] == "0.500"
+    assert images["*gaussian*"]["KID ×10³ ↓"] == ""
+    assert images["*reconstruction*"]["memorisation (½)"] == "0.500"
     assert "FD digit-cnn at ∞ ↓" not in images["evalp"], "a column that nobody has is not shown"
 
     assert "gap closed in KID ↑" not in images["evalp"], "there is no gap without both of its ends"
@@ -386,7 +416,8 @@ def test_further_tables_are_shown_where_some_row_has_what_they_show(results):
     latents = results.further("Latents against held-out q_agg: 500 against as many draws")
     assert list(latents) == ["evalp"]
     assert [latents["evalp"][f"{name} ↑"] for name in IMAGE_VALUES] == ["0.375", "0.250", "0.625", "0.438"]
-    assert latents["evalp"]["cross-entropy, nats ↓"] == "1234.57" and "PCA" not in " ".join(latents["evalp"])
+    assert latents["evalp"]["cross-entropy, nats ↓"] == "1234.57"
+    assert "PCA" not in " ".join(latents["evalp"])
     assert [table[0] for table in results.tables()[:2]] == [table[0] for table in main], "the main table stays narrow"
 
 
@@ -442,7 +473,8 @@ def test_the_command_rebuilds_all_from_records(results, monkeypatch, capsys):
     command = ("leaderboard", "--results", results.folder)
     assert call(monkeypatch, capsys, *command)[0] == 0
     made = outputs(results.folder)
-    assert {path.suffix for path in made} == {".md", ".csv", ".png"} and len(made) == 3
+    assert {path.suffix for path in made} == {".md", ".csv", ".png"}
+    assert len(made) == 3
     for path in made:
         (results.folder / path).unlink()
     assert call(monkeypatch, capsys, *command)[0] == 0
@@ -458,23 +490,29 @@ def test_a_damaged_file_is_left_out_named_and_an_exit_code(what, results, monkey
     lost = read_sealed(path)
     path.write_text(path.read_text()[:-40])
     code, told = call(monkeypatch, capsys, "leaderboard", "--results", results.folder)
-    assert code == 1 and str(path) in told and "Traceback" not in told
+    assert code == 1
+    assert str(path) in told
+    assert "Traceback" not in told
     assert str(path) in (results.folder / "leaderboard.md").read_text()
     board = pd.read_csv(results.folder / "leaderboard.csv")
     if what == "records":
         seeds = board[(board["prior"] == lost["row"]["label"]) & (board["metric"] == "FD digit-cnn")]["seeds"]
         assert list(seeds) == [4]
     else:
-        assert board.empty and list(board.columns) == COLUMNS
+        assert board.empty
+        assert list(board.columns) == COLUMNS
 
 
 def test_no_records_here_is_one_line(tmp_path, monkeypatch, capsys):
     code, told = call(monkeypatch, capsys, "leaderboard", "--results", tmp_path)
-    assert code == 2 and told.count("\n") == 1 and str(tmp_path) in told
+    assert code == 2
+    assert told.count("\n") == 1
+    assert str(tmp_path) in told
 
 
 def test_an_empty_results_folder_has_an_empty_leaderboard(results):
-    assert results.board().empty and results.damaged == []
+    assert results.board().empty
+    assert results.damaged == []
     assert tables(results.folder) == ([], [], [])
 
 
@@ -523,7 +561,8 @@ def test_the_end_of_a_run_reads_once_for_tables_pictures_and_text(results, monke
     monkeypatch.setattr(board, "tables", lambda *given: calls.append(1) or read(*given))
     text = Board(results.folder).finish("b" * 16, results.protocol.hash)
     assert len(calls) == 1
-    assert text.strip() and text in expected
+    assert text.strip()
+    assert text in expected
     assert list((results.folder / "samples").glob("*.png"))
     assert Board(results.folder).finish("d" * 16, results.protocol.hash) == ""
 

@@ -140,7 +140,8 @@ def test_evalp_by_its_bare_name_brings_the_objective_as_written():
 @pytest.mark.parametrize("priors", ["evalp[steps=20]", "gaussian", "gaussian,gaussian", None])
 def test_gaussian_and_the_reference_rows_are_always_there_and_once(priors):
     shown = labels(priors)
-    assert shown[: len(ALWAYS)] == ALWAYS and len(shown) == len(set(shown))
+    assert shown[: len(ALWAYS)] == ALWAYS
+    assert len(shown) == len(set(shown))
 
 
 def test_the_default_is_every_prior_at_hand():
@@ -154,7 +155,8 @@ def config(priors, budget):
 def test_quick_caps_the_recipe_and_explicit_settings_override_the_cap():
     full, quick = prior_config("full"), prior_config("quick")
     cap = EVaLP.quick["steps"]
-    assert full.steps > cap and quick.steps == cap
+    assert full.steps > cap
+    assert quick.steps == cap
     assert full.model_copy(update={"steps": cap}) == quick
     assert config("evalp[steps=20]", "quick").steps == 20
     assert config(f"evalp[steps={cap + 1}]", "quick").steps == cap + 1
@@ -189,14 +191,16 @@ def test_an_unknown_data_set_gets_the_recipe_of_the_nearest_latent_size_and_says
     if from_dataset is None:
         assert row.note is None
     else:
-        assert "owls" in row.note and from_dataset in row.note
+        assert "owls" in row.note
+        assert from_dataset in row.note
 
 
 def test_full_reconstructions_are_a_row_of_one_seed_and_none_against_training_images():
     there = rows(Registry(), [("gaussian", {})], BUNDLE, "quick")
     assert [row.label for row in there] == ALWAYS
     todo = jobs(there, BUNDLE, range(2), "quick", "cpu")
-    assert [job.seed for job in todo if job.row.label == "full_reconstruction"] == [0] and len(todo) == 7
+    assert [job.seed for job in todo if job.row.label == "full_reconstruction"] == [0]
+    assert len(todo) == 7
     against_train = rows(Registry(), [("gaussian", {})], BUNDLE, "full", "train")
     assert [row.label for row in against_train] == ["aggregate_posterior", "gaussian"]
 
@@ -275,7 +279,8 @@ class Split(LatentPrior):
 
 def test_sampling_settings_are_told_apart_and_still_validated():
     config = Split.Config(draw_one=3)
-    assert config.fit_settings() == {"fit_one": 1} and config.sampling_settings() == {"draw_one": 3}
+    assert config.fit_settings() == {"fit_one": 1}
+    assert config.sampling_settings() == {"draw_one": 3}
     with pytest.raises(ValueError):
         Split.Config(draw_one=-1)
 
@@ -353,7 +358,8 @@ def test_a_protocol_draws_no_more_than_the_posteriors_there_are(preset, split):
 
 def test_presets_say_what_their_papers_compare():
     counts = {name: (preset.generated, preset.reference_split, preset.budget) for name, preset in PRESETS.items()}
-    assert counts["rae"] == (10_000, None, "full") and counts["nvae"] == (50_000, "train", "full")
+    assert counts["rae"] == (10_000, None, "full")
+    assert counts["nvae"] == (50_000, "train", "full")
 
 
 @pytest.mark.parametrize(
@@ -389,7 +395,8 @@ def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
     against_test, reads = protocol(), Registry().get("metric", "fd").reads
     against_train = protocol(reference_split="train")
     for one, other in ((against_test, against_train), (against_train, against_test)):
-        assert one.covers(one.part(reads)) and not other.covers(one.part(reads))
+        assert one.covers(one.part(reads))
+        assert not other.covers(one.part(reads))
     latents, machine = (Registry().get("metric", name).reads for name in ("mmd", "extraction_time"))
     assert against_train.covers(against_test.part(machine))
     assert against_train.covers(against_test.part(latents))  # those are held-out whatever images are compared with

@@ -63,7 +63,9 @@ def test_a_prior_of_forty_lines_joins_the_leaderboard(small_bundle, tmp_path, cl
         assert not board.loc[label, "reference"].any()
         assert board.loc[(label, "mmd_imq"), "mean"] < board.loc[("gaussian", "mmd_imq"), "mean"] * 0.75
     fit, _ = the_record(tmp_path / "results", "fit", prior="full_gaussian", label="full_gaussian")
-    assert fit["row"]["config"] == {"draws": 20_000} and len(fit["log"]) == 1 and fit["parameters"] == 0
+    assert fit["row"]["config"] == {"draws": 20_000}
+    assert len(fit["log"]) == 1
+    assert fit["parameters"] == 0
     assert fit["identity"]["prior"].keys() == {"name", "source"}
 
 
@@ -98,7 +100,8 @@ def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed,
     assert cli(*run, "--priors", "evalp[steps=20]").code == 0
     assert "sleeper" not in sys.modules
     done = cli(*run, "--priors", "full_gaussain")
-    assert done.code == 2 and "did you mean 'full_gaussian'?" in done.err
+    assert done.code == 2
+    assert "did you mean 'full_gaussian'?" in done.err
     assert "sleeper" in sys.modules
 
 
@@ -198,10 +201,13 @@ def test_a_broken_plugin_is_listed_with_why_and_harms_nothing(case, way, tmp_pat
         listed = cli("list")
     assert listed.code == 0, listed.err
     told = listed.out.partition("broken plugins:\n")[2]
-    assert len(told.splitlines()) == 1 and "broken_one" in told and why in told
+    assert len(told.splitlines()) == 1
+    assert "broken_one" in told
+    assert why in told
     names = listed.out.partition("backbones:")[0].split()
     assert {"gaussian", "evalp", "full_gaussian"} <= set(names)
-    assert names.count("evalp") == 1 and not {"good", "../good", "reconstruction"} & set(names)
+    assert names.count("evalp") == 1
+    assert not {"good", "../good", "reconstruction"} & set(names)
 
 
 def test_a_plugin_put_back_as_it_was_shows_its_own_numbers_again(small_bundle, tmp_path, cli):
@@ -218,7 +224,8 @@ def test_a_plugin_put_back_as_it_was_shows_its_own_numbers_again(small_bundle, t
     note = next((tmp_path / "results" / "in_force").glob("*/quick-cpu.json"))
     note.write_text("{}")
     done = cli("leaderboard", "--results", tmp_path / "results")
-    assert done.code == 1 and str(note) in done.err
+    assert done.code == 1
+    assert str(note) in done.err
     assert cli(*words(small_bundle, tmp_path, "gaussian", "--metrics", "mmd")).code == 0
     assert list(read_sealed(note)["labels"]) == ["aggregate_posterior", "reconstruction", "gaussian"]
 
@@ -227,7 +234,8 @@ def test_a_plugin_under_a_built_ins_name_is_not_checked_as_the_built_in(tmp_path
     plugin = tmp_path / "gaussian.py"
     plugin.write_text(GOOD.format(name="gaussian", hook="register_priors", returned="Good"))
     done = cli("check", "gaussian", "--plugin", plugin)
-    assert done.code == 2 and done.out == ""
+    assert done.code == 2
+    assert done.out == ""
     assert f"error: broken plugin {plugin}: ValueError: the prior name 'gaussian' is taken (built-in)" in done.err
 
 
@@ -245,7 +253,9 @@ def test_asking_for_what_a_broken_plugin_would_have_brought_says_so(small_bundle
     done = cli(*words(small_bundle, tmp_path, "licensed", "--plugin", tmp_path / "bad.py"))
     assert done.code == 2
     last = done.err.strip().splitlines()[-1]
-    assert "unknown prior 'licensed'" in last and "bad.py" in last and "OSError: no licence" in last
+    assert "unknown prior 'licensed'" in last
+    assert "bad.py" in last
+    assert "OSError: no licence" in last
 
 
 def test_the_same_file_named_twice_is_still_one_good_plugin():
@@ -269,7 +279,8 @@ def test_every_built_in_of_every_kind_is_whole():
     assert all(members.values())
     for kind, classes in members.items():
         for name, cls in classes.items():
-            assert registry.get(kind, name) is cls and cls.name == name
+            assert registry.get(kind, name) is cls
+            assert cls.name == name
             assert registry.origin(cls) == "built-in"
     for cls in [*members["prior"].values(), *members["metric"].values()]:
         assert class_identity(registry, cls) == {"name": cls.name, "version": cls.version}

@@ -30,7 +30,8 @@ def damaged(path):
     """The one sentence that says what is wrong with the file at `path`."""
     with pytest.raises(Damaged) as error:
         read_sealed(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
     return str(error.value)
 
 
@@ -45,7 +46,8 @@ def damaged(path):
 def test_sealed_json_comes_back_as_it_was(value, tmp_path):
     returned = write_sealed(tmp_path / "a.json", value)
     read = read_sealed(tmp_path / "a.json")
-    assert read == returned and {k: v for k, v in read.items() if k != "seal"} == value
+    assert read == returned
+    assert {k: v for k, v in read.items() if k != "seal"} == value
     assert json.loads((tmp_path / "a.json").read_text())["seal"] == content_hash(value)
 
 
@@ -106,9 +108,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
             patch.setattr(os, name, full)
             with pytest.raises(OSError, match="No space left"):
                 write_atomic(path, b"new")
-        assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
     write_atomic(path, b"new")
-    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
@@ -122,7 +126,8 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
             read = read_sealed(path)
             assert read["bulk"] == [read["v"]] * 2000
             reads += 1
-    assert all(writer.result() for writer in writers) and list(tmp_path.iterdir()) == [path]
+    assert all(writer.result() for writer in writers)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_hash_is_sha256(tmp_path):
@@ -135,9 +140,11 @@ def test_a_record_is_found_again_by_its_identity(store):
     found = store.get(ROW, "fd", record_id(IDENTITY))
     assert found == put
     assert (found["row"], found["identity"], found["kind"], found["schema"]) == (ROW, IDENTITY, "fd", SCHEMA)
-    assert found["values"] == CONTENT["values"] and found["status"] == "ok"
+    assert found["values"] == CONTENT["values"]
+    assert found["status"] == "ok"
     path = store.root / "digits" / "conv_vae" / "evalp" / f"fd-{record_id(IDENTITY)}.json"
-    assert path.is_file() and [p for p in store.root.rglob("*") if p.is_file()] == [path]
+    assert path.is_file()
+    assert [p for p in store.root.rglob("*") if p.is_file()] == [path]
     assert store.all() == ([found], [])
     assert store.get(ROW, "mmd", record_id(IDENTITY)) is None
     assert store.get(ROW, "fd", record_id({**IDENTITY, "settings": {}})) is None
@@ -202,7 +209,9 @@ def test_a_record_that_is_not_what_was_written_is_damaged_and_named(spoil, store
         store.get(ROW, "fd", record_id(IDENTITY))
     good, told = store.all()
     assert good == [other]
-    assert len(told) == 1 and str(path) in told[0] and "\n" not in told[0]
+    assert len(told) == 1
+    assert str(path) in told[0]
+    assert "\n" not in told[0]
 
 
 def test_a_renamed_record_is_damaged_and_named(store):
@@ -210,7 +219,9 @@ def test_a_renamed_record_is_damaged_and_named(store):
     renamed = path.with_name(f"fd-{'0' * 32}.json")
     path.rename(renamed)
     good, told = store.all()
-    assert good == [] and len(told) == 1 and str(renamed) in told[0]
+    assert good == []
+    assert len(told) == 1
+    assert str(renamed) in told[0]
     with pytest.raises(Damaged, match=re.escape(str(renamed))):
         store.get(ROW, "fd", "0" * 32)
 
@@ -273,7 +284,8 @@ def test_a_damaged_record_is_named_each_time_until_it_is_whole(store, reads):
     whole = path.read_text()
     path.write_text(whole[:-30])
     first = store.all()
-    assert first[0] == [] and str(path) in first[1][0]
+    assert first[0] == []
+    assert str(path) in first[1][0]
     assert store.all() == first
     path.write_text(whole)
     assert len(store.all()[0]) == 1

@@ -40,7 +40,8 @@ def test_the_table_of_differences_is_paired_and_agrees_with_what_is_bold(results
     cells = results.further("FD digit-cnn above that of ncp (t-tests paired by seed")
     assert list(cells) == ["evalp", "mcmc_ebm", "latent_flow"]
     raw = {label: stats.ttest_rel(rows[label], rows["ncp"]) for label in cells}
-    assert cells["evalp"]["p, Holm"] == f"{raw['evalp'].pvalue:.3g}" and cells["latent_flow"]["p, Holm"] == "< 0.001"
+    assert cells["evalp"]["p, Holm"] == f"{raw['evalp'].pvalue:.3g}"
+    assert cells["latent_flow"]["p, Holm"] == "< 0.001"
     low, high = raw["evalp"].confidence_interval(0.95)  # the last step of Holm's
     assert cells["evalp"]["interval"] == f"[{low:.4f}, {high:.4f}]"
     assert float(cells["mcmc_ebm"]["FD digit-cnn above the best"]) == pytest.approx(1.0)
@@ -80,7 +81,8 @@ def test_only_another_seed_of_the_same_setting_stands_beside(other, results):
     for more in ({}, {"bundle": "d" * 16, "backbone_seed": 1, **change}):
         for rank, label in enumerate(("ncp", "evalp")):
             results.scores(label, around(3.0 + rank), **more)
-    assert "Backbone seed 1" not in results.text and "Kendall" not in results.text
+    assert "Backbone seed 1" not in results.text
+    assert "Kendall" not in results.text
 
 
 def bundles(results, orders, **more):
@@ -93,9 +95,8 @@ def bundles(results, orders, **more):
 def test_average_ranks_over_bundles_by_hand(results):
     bundles(results, ["abc", "abc", "bacd"])  # d is not in all of them
     last = results.sections()[-1]
-    assert (
-        last.startswith("Across bundles") and "Protocol quick, version 2, cpu, 3 bundles: set0 conv_vae seed 0" in last
-    )
+    assert last.startswith("Across bundles")
+    assert "Protocol quick, version 2, cpu, 3 bundles: set0 conv_vae seed 0" in last
     assert results.tables()[-1][2:] == [["a", "1.33"], ["b", "1.67"], ["c", "3.00"]]
     p = stats.friedmanchisquare([1, 1, 2], [2, 2, 1], [3, 3, 3]).pvalue
     assert f"Friedman's test of all priors ranking alike: p = {p:.3g}, were" in last
@@ -103,7 +104,8 @@ def test_average_ranks_over_bundles_by_hand(results):
 
 def test_two_bundles_have_ranks_and_no_test(results):
     bundles(results, ["abc", "acb"])
-    assert "Across bundles" in results.text and "Friedman" not in results.text
+    assert "Across bundles" in results.text
+    assert "Friedman" not in results.text
 
 
 def test_one_bundle_val_tables_and_tables_that_do_not_rank_are_not_averaged(results):
@@ -176,7 +178,8 @@ def test_points_are_gap_closed_and_milliseconds_as_the_table_has_them(results):
     assert found["evalp"].time == pytest.approx((2.0, 1.8, 2.4))
     expected = [100 * part for part in table.gap_closed(table.rows["evalp"])[0]]
     assert found["evalp"].quality == pytest.approx(tuple(expected))
-    assert found["gaussian"].reference and found["gaussian"].quality[0] == pytest.approx(0, abs=1e-9)
+    assert found["gaussian"].reference
+    assert found["gaussian"].quality[0] == pytest.approx(0, abs=1e-9)
 
 
 def test_points_are_fd_where_there_is_no_gap_and_one_seed_has_no_interval(results):
@@ -193,7 +196,8 @@ def test_without_a_timed_prior_there_is_no_picture_and_no_link(results):
     timed(results, "gaussian", 1e-5)
     results.scores("ncp", around(3.0))
     write_pictures(results.folder)
-    assert not (results.folder / "pareto").exists() and "(pareto/" not in results.text
+    assert not (results.folder / "pareto").exists()
+    assert "(pareto/" not in results.text
 
 
 @pytest.mark.parametrize("references", [True, False], ids=["gap closed", "fd"])
@@ -201,7 +205,8 @@ def test_the_picture_is_a_png_linked_and_the_same_bytes_each_time(references, re
     table, path = board(results, references)
     write_pictures(results.folder)
     first = path.read_bytes()
-    assert Image.open(path).format == "PNG" and Image.open(path).size == (960, 600)
+    assert Image.open(path).format == "PNG"
+    assert Image.open(path).size == (960, 600)
     assert set(Image.open(path).info) == {"dpi", DRAWN_FROM}, "no version, no date"
     assert f"(pareto/{path.name})" in results.text
     path.unlink()
@@ -219,10 +224,12 @@ def test_a_picture_is_drawn_again_where_its_points_changed_or_it_is_damaged_and_
     assert not drawn
     path.write_bytes(b"no picture")
     write_pictures(results.folder)
-    assert len(drawn) == 1 and path.read_bytes() == first
+    assert len(drawn) == 1
+    assert path.read_bytes() == first
     timed(results, "untimed", 0.5)
     write_pictures(results.folder)
-    assert len(drawn) == 2 and path.read_bytes() != first
+    assert len(drawn) == 2
+    assert path.read_bytes() != first
 
 
 def test_drawing_leaves_matplotlib_as_it_was(results):
@@ -231,7 +238,8 @@ def test_drawing_leaves_matplotlib_as_it_was(results):
     board(results)
     before, backend = dict(matplotlib.rcParams), matplotlib.rcParams._get("backend")
     write_pictures(results.folder)
-    assert dict(matplotlib.rcParams) == before and matplotlib.rcParams._get("backend") == backend
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.rcParams._get("backend") == backend
     assert plt.get_fignums() == []
 
 
@@ -266,7 +274,8 @@ def test_every_point_is_named_within_the_picture(results):
     boxes = [text.get_window_extent() for text in texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
     assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
-    assert axes.get_xscale() == "log" and re.search("front", axes.get_legend().get_texts()[0].get_text())
+    assert axes.get_xscale() == "log"
+    assert re.search("front", axes.get_legend().get_texts()[0].get_text())
 
 
 # Spread, time, what is left out
@@ -381,14 +390,14 @@ def test_no_published_figure_is_left_out_of_the_parity_page(results):
     shown = [(row["data set"], row["method"], row["published"]) for row in figures]
     assert shown == [(figure.dataset, figure.method, figure.value) for figure in FIGURES]
     for row, figure in zip(figures, FIGURES):
-        assert row["its protocol"] and row["its backbone"] and figure.source in row["source (read in)"]
+        assert row["its protocol"]
+        assert row["its backbone"]
+        assert figure.source in row["source (read in)"]
         if figure.prior is None:
             assert row["here"] == "no such prior here"
         elif figure.dataset == "mnist":
-            assert (
-                row["here"].startswith("FD digit-cnn 11.0 ± ")
-                and "500 images against 500 of test" in row["what differs"]
-            )
+            assert row["here"].startswith("FD digit-cnn 11.0 ± ")
+            assert "500 images against 500 of test" in row["what differs"]
         else:
             assert row["here"] == "not measured"
     assert len(claims) == sum(len(claim.datasets) for claim in CLAIMS)
@@ -401,7 +410,8 @@ def test_a_method_without_a_prior_here_is_named_once_however_many_tables_its_dat
     named = [row["method"] for row in figures if row["data set"] == "mnist"]
     absent = [figure.method for figure in FIGURES if figure.dataset == "mnist" and figure.prior is None]
     present = [figure.method for figure in FIGURES if figure.dataset == "mnist" and figure.prior]
-    assert absent and present
+    assert absent
+    assert present
     assert sorted(named) == sorted(absent + 2 * present)
 
 
@@ -458,10 +468,8 @@ def test_the_preview_stands_in_for_celeba_and_says_so_and_other_data_has_no_page
     of_celeba = [
         row["here"] for row in parity(results)[0] if row["data set"] == "celeba64" and row["method"] == "NCP-VAE"
     ]
-    assert (
-        len(of_celeba) == 1
-        and "(celeba64-preview, conv_vae seed 0 (bundle `eeeeeeee`), FD digit-cnn, cpu)" in of_celeba[0]
-    )
+    assert len(of_celeba) == 1
+    assert "(celeba64-preview, conv_vae seed 0 (bundle `eeeeeeee`), FD digit-cnn, cpu)" in of_celeba[0]
     assert (
         "`evalp`, `ncp` and `mcmc_ebm` run settings chosen by this suite" in (results.folder / "parity.md").read_text()
     )

@@ -102,7 +102,8 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(work, tmp_path):
         kills += process.exitcode == -signal.SIGKILL
         for path in record_files(results):
             recorded.setdefault(path, path.read_bytes())
-    assert kills >= 3 and len(recorded) > 5
+    assert kills >= 3
+    assert len(recorded) > 5
 
     done = finish(start(words, cache, log), log)
     assert done.code == 0, done.output
@@ -134,9 +135,12 @@ def test_a_fault_of_the_machine_is_said_and_not_recorded(fault, what, small_bund
     with monkeypatch.context() as patch:
         patch.setattr(Gaussian, what, full)
         done = cli(*words)
-    assert done.code == 1 and re.search("gaussian seed 0: .*not recorded", done.err) and str(fault) in done.err
+    assert done.code == 1
+    assert re.search("gaussian seed 0: .*not recorded", done.err)
+    assert str(fault) in done.err
     assert not [path for path in record_files(tmp_path) if json.loads(path.read_text())["status"] != "ok"]
-    assert cli(*words).code == 0 and "| gaussian" in (tmp_path / "leaderboard.md").read_text()
+    assert cli(*words).code == 0
+    assert "| gaussian" in (tmp_path / "leaderboard.md").read_text()
 
 
 def test_a_recorded_fit_that_fails_when_it_is_repeated_stays_as_it_is(small_bundle, tmp_path, cli, monkeypatch):
@@ -162,7 +166,8 @@ def test_a_recorded_fit_that_fails_when_it_is_repeated_stays_as_it_is(small_bund
 def test_running_again_repeats_nothing(copied):
     before = contents(copied.results / "records"), contents(copied.cache / "fits")
     done = copied.again()
-    assert done.code == 0 and "8 jobs fine, 0 failed" in done.output
+    assert done.code == 0
+    assert "8 jobs fine, 0 failed" in done.output
     assert (contents(copied.results / "records"), contents(copied.cache / "fits")) == before
 
 
@@ -181,11 +186,12 @@ def test_metrics_asked_for_by_name_come_alone_and_the_others_later_without_a_new
     scores, timings = (
         {path.name.split("-")[0] for path in record_files(tmp_path / name)} - {"fit"} for name in ("scores", "timings")
     )
-    assert (
-        timings == {"sampling_time", "extraction_time"} and not scores & timings and {"fd", "mmd", "samples"} <= scores
-    )
+    assert timings == {"sampling_time", "extraction_time"}
+    assert not scores & timings
+    assert {"fd", "mmd", "samples"} <= scores
     refused = cli(*words, "--metrics", "fd,mdm")
-    assert refused.code == 2 and "unknown metric 'mdm'; did you mean 'mmd'?" in refused.err
+    assert refused.code == 2
+    assert "unknown metric 'mdm'; did you mean 'mmd'?" in refused.err
 
 
 METRIC = """
@@ -215,7 +221,8 @@ def test_a_new_metric_measures_without_a_new_fit(copied, tmp_path):
     added = set(after) - set(before[0])
     assert {path: after[path] for path in before[0]} == before[0]
     assert contents(copied.cache / "fits") == before[1]
-    assert len(added) == 6 and all(path.name.startswith("mean_norm-") for path in added)  # 3 rows, 2 seeds
+    assert len(added) == 6
+    assert all(path.name.startswith("mean_norm-") for path in added)
     board = pd.read_csv(copied.results / "leaderboard.csv")
     norms = board[board["metric"] == "mean_norm"].set_index("prior")["mean"]
     assert set(norms.index) == {"aggregate_posterior", "gaussian", "evalp[steps=200]"}
@@ -281,7 +288,8 @@ def test_ctrl_c_leaves_a_true_leaderboard(small_bundle, tmp_path):
     assert process.returncode == 130, rest
     assert "Traceback" not in rest
     records, damaged = RecordStore(results / "records").all()
-    assert not damaged and not list(results.rglob("*.tmp"))
+    assert not damaged
+    assert not list(results.rglob("*.tmp"))
     board = pd.read_csv(results / "leaderboard.csv")
     assert set(board["prior"]) == {"aggregate_posterior", "reconstruction", "gaussian"}
     fd = {record["row"]["label"]: record["values"]["fd"] for record in records if record["kind"] == "fd"}
@@ -501,11 +509,13 @@ def test_a_broken_prior_is_recorded_and_shown_with_its_reason(name, broken):
     kind, status, reason = OUTCOMES[name]
     records = [json.loads(content) for content in broken.first.files.values()]
     record = next(r for r in records if r["row"]["prior"] == name and r["kind"] == kind)
-    assert record["status"] == status and reason in record["reason"]
+    assert record["status"] == status
+    assert reason in record["reason"]
     assert "values" not in record
     failed = rf"- Failed: {re.escape(name)} seed 0: [a-z0-9_, ]*\b{kind}\b.*"
     line = next(line for line in broken.first.board.splitlines() if re.fullmatch(failed, line))
-    assert status in line and reason in line
+    assert status in line
+    assert reason in line
     if kind == "fit":
         assert [r["kind"] for r in records if r["row"]["prior"] == name] == ["fit"]
 
@@ -521,7 +531,8 @@ def test_the_other_priors_of_the_grid_finish_beside_broken_ones(broken):
 
 def test_failures_are_tried_again_only_when_asked(broken):
     assert broken.second.code == 1
-    assert broken.second.calls == "" and broken.second.files == broken.first.files
+    assert broken.second.calls == ""
+    assert broken.second.files == broken.first.files
     for name, (kind, _, reason) in OUTCOMES.items():
         assert re.search(rf"{name} seed 0: .*earlier: .*{re.escape(reason)}", broken.second.output)
         assert f"{name} {'fit' if kind == 'fit' else 'sample'}\n" in broken.retried.calls
@@ -535,7 +546,8 @@ def test_a_retry_that_succeeds_replaces_the_failure(broken):
     assert {r["kind"]: r["status"] for r in records if r["row"]["prior"] == "mends"} == dict.fromkeys(
         ["fit", *OF_PRIORS], "ok"
     )
-    assert "Failed: mends" in broken.first.board and "Failed: mends" not in broken.retried.board
+    assert "Failed: mends" in broken.first.board
+    assert "Failed: mends" not in broken.retried.board
     ok = {path: content for path, content in broken.first.files.items() if json.loads(content)["status"] == "ok"}
     assert {path: broken.retried.files[path] for path in ok} == ok
 
@@ -592,7 +604,8 @@ def test_values_that_no_record_can_hold_are_failures_and_not_crashes(small_bundl
             assert [point["loss"] for point in records["fit"]["log"]] == [0.5, 0.25]
             assert records["fit"]["values"]["best"] == 0.25
         for kind in ("tensors", "nans", "nothing"):
-            assert records[kind]["status"] == "failed" and records[kind]["reason"]
+            assert records[kind]["status"] == "failed"
+            assert records[kind]["reason"]
 
 
 FAILS_THEN_STOPS = """
@@ -661,7 +674,8 @@ def test_damaged_fitted_state_is_named_and_fitted_again_to_the_same(damage, copi
     done = copied.again()
     assert done.code == 0, done.output
     assert re.search(rf"damaged.*{re.escape(str(state.with_suffix(suffix)))}", done.output)
-    assert state.read_bytes() == whole and fit_path.read_bytes() == kept
+    assert state.read_bytes() == whole
+    assert fit_path.read_bytes() == kept
     assert json.loads(score_path.read_text())["values"] == score["values"]
 
 
@@ -675,7 +689,8 @@ def test_a_damaged_record_is_named_and_made_again(kind, damage, copied):
     else:
         path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     done = copied.again()
-    assert done.code == 0 and f"record is damaged and will be made again: {path}" in done.output
+    assert done.code == 0
+    assert f"record is damaged and will be made again: {path}" in done.output
     made = read_sealed(path)
     assert (made["row"], made["identity"], made["values"]) == (record["row"], record["identity"], record["values"])
     assert {p: p.read_bytes() for p in others} == others
@@ -700,7 +715,8 @@ def test_a_sampling_setting_needs_no_new_fit(copied):
     assert contents(copied.cache / "fits") == before
     labels = ("evalp[steps=200]", "evalp[steps=200,proposals=4]")
     one, four = (the_record(copied.results, "fd", label=label)[0] for label in labels)
-    assert one["identity"]["fit"] == four["identity"]["fit"] and one["values"] != four["values"]
+    assert one["identity"]["fit"] == four["identity"]["fit"]
+    assert one["values"] != four["values"]
     board = pd.read_csv(copied.results / "leaderboard.csv")
     assert set(labels) <= set(board["prior"])
 
@@ -737,7 +753,8 @@ def test_a_damaged_reference_without_images_is_one_line_and_a_command(small_bund
     assert done.code == 2
     assert str(tmp_path / "small" / "reference" / "digit-cnn-test.safetensors") in done.err
     last = done.err.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "python -m benchmark reference" in last
+    assert last.startswith("error: ")
+    assert "python -m benchmark reference" in last
     assert "Traceback" not in done.err
 
 
@@ -748,7 +765,8 @@ def test_a_tampered_bundle_is_refused_in_one_line(part, spoil, small_bundle, tmp
     spoil(tmp_path / "small" / part)
     done = cli("run", "--bundle", tmp_path / "small", "--priors", "gaussian", "--results", tmp_path / "r")
     assert done.code == 2
-    assert done.err.count("\n") == 1 and done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert done.err.startswith("error: ")
     assert str(tmp_path / "small") in done.err
     assert not (tmp_path / "r").exists()
 

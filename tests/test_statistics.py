@@ -29,14 +29,16 @@ def test_mean_interval_by_hand():
 
 def test_mean_of_one_seed_has_no_interval():
     mean, low, high = mean_interval([2.5])
-    assert mean == 2.5 and math.isnan(low) and math.isnan(high)
+    assert mean == 2.5
+    assert math.isnan(low)
+    assert math.isnan(high)
 
 
 @pytest.mark.parametrize("seeds", [2, 5, 10])
 def test_mean_interval_covers_the_true_mean(seeds):
     random = np.random.default_rng(seeds)
     intervals = np.array([mean_interval(list(7 + 3 * random.standard_normal(seeds))) for _ in range(4000)])
-    covered = ((intervals[:, 1] <= 7) & (7 <= intervals[:, 2])).mean()
+    covered = ((intervals[:, 1] <= 7) & (intervals[:, 2] >= 7)).mean()
     assert covered == pytest.approx(0.95, abs=0.012), "0.012 is 3.5 standard errors of 4000 trials"
 
 
@@ -64,7 +66,9 @@ def test_gap_closed_is_blank_where_the_gap_may_be_zero():
 
 def test_gap_closed_of_one_seed_has_no_interval():
     ratio, low, high = gap_closed([10.0], [4.0], [2.0])
-    assert ratio == pytest.approx(0.75) and math.isnan(low) and math.isnan(high)
+    assert ratio == pytest.approx(0.75)
+    assert math.isnan(low)
+    assert math.isnan(high)
 
 
 def test_gap_closed_pairs_seeds():
@@ -167,17 +171,20 @@ def test_spreads_need_not_be_equal(p, expected):
 
 def test_rows_with_fewer_than_five_seeds_are_not_ranked_and_leave_the_others_as_they_are():
     few = seeded([1.0, 1.1, 1.2, 0.9], [9.0, 9.1, 9.2, 8.9])
-    assert marked(few) == set() and above_best(few) == {}
+    assert marked(few) == set()
+    assert above_best(few) == {}
     enough = random_rows(4, 5, 7)
     assert above_best(enough | {"few": {0: -99.0, 1: -99.0}}) == above_best(enough)
     assert marked(enough | {"few": {0: -99.0, 1: -99.0}}) == marked(enough)
-    assert marked({}) == set() and above_best({}) == {}
+    assert marked({}) == set()
+    assert above_best({}) == {}
 
 
 def test_equal_rows_are_all_marked_and_a_clearly_worse_one_is_not():
     values = 10 + SPREAD
     assert marked(seeded(values, values, 10 + values)) == {"a", "b"}
-    assert marked(seeded(values)) == {"a"} and above_best(seeded(values)) == {}
+    assert marked(seeded(values)) == {"a"}
+    assert above_best(seeded(values)) == {}
 
 
 @pytest.mark.parametrize("first", [0, 5])
@@ -206,7 +213,8 @@ def test_differences_are_those_of_scipy_at_the_level_of_their_holm_step(unequal,
     tests = {pair: compare(*(values[label] for label in pair)) for pair in pairs}
     order = sorted(tests, key=lambda pair: tests[pair].pvalue)
     found = above_best(groups)
-    assert list(found) == sorted(found, key=lambda label: found[label].mean) and set(found) == set(groups) - {best}
+    assert list(found) == sorted(found, key=lambda label: found[label].mean)
+    assert set(found) == set(groups) - {best}
     running, stopped = 0.0, False
     for step, pair in enumerate(order):  # Holm, written out step by step
         running = max(running, min((len(order) - step) * tests[pair].pvalue, 1))
@@ -255,7 +263,8 @@ def test_holm_by_hand():
     """4 x 0.01, 3 x 0.02, then 2 x 0.02 = 0.04 below the 0.06 before it, then 0.9."""
     assert holm([0.02, 0.9, 0.01, 0.02]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
     assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
-    assert holm([0.03]) == pytest.approx([0.03]) and holm([]) == []
+    assert holm([0.03]) == pytest.approx([0.03])
+    assert holm([]) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -263,7 +272,9 @@ def test_holm_is_monotone_and_lies_between_none_and_bonferroni(seed):
     raw = np.random.default_rng(seed).uniform(0, 0.3, 8)
     adjusted = np.array(holm(list(raw)))
     assert (np.diff(adjusted[np.argsort(raw)]) >= 0).all()
-    assert (adjusted >= raw).all() and (adjusted <= np.minimum(8 * raw, 1) + 1e-15).all() and (adjusted <= 1).all()
+    assert (adjusted >= raw).all()
+    assert (adjusted <= np.minimum(8 * raw, 1) + 1e-15).all()
+    assert (adjusted <= 1).all()
     for label in range(8):  # rejected at level p and not below it, by the closed test of Bonferroni
         others = [[raw[i] for i in range(8) if bits >> i & 1] for bits in range(256) if bits >> label & 1]
         assert adjusted[label] == pytest.approx(min(max(len(of) * min(of) for of in others), 1))
@@ -319,4 +330,5 @@ def test_friedman_is_that_of_the_formula():
     ranks = 1 + (scores[:, :, None] > scores[:, None, :]).sum(2)
     statistic = 12 * n / (k * (k + 1)) * ((ranks.mean(0) ** 2).sum() - k * (k + 1) ** 2 / 4)
     assert friedman(scores.tolist()) == pytest.approx(stats.chi2.sf(statistic, k - 1))
-    assert friedman(scores[:2].tolist()) is None and friedman(scores[:, :2].tolist()) is None
+    assert friedman(scores[:2].tolist()) is None
+    assert friedman(scores[:, :2].tolist()) is None

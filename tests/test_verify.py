@@ -78,7 +78,8 @@ def test_every_record_of_a_run_comes_out_again_to_the_last_digit(results, cli, m
     done = cli("verify", "--share", 1, "--results", results)
     assert done.code == 0, done.out + done.err
     assert summary(done) == [RECORDS, 0, 0, 0]
-    assert len(fits) == 2 and "4 to fit again" in done.err  # one for each seed, whatever is measured of it
+    assert len(fits) == 2
+    assert "4 to fit again" in done.err
     assert f"equal     small conv_vae {PRIOR} seed 1: fit, fd, memorisation, mmd, samples" in done.out
     assert contents(results) == before
 
@@ -104,7 +105,8 @@ def test_nothing_of_the_cache_but_bundles_is_read_and_nothing_written(undisturbe
     assert first != second, "the poison itself must work"
     before = contents(cache_root())
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS, 0, 0, 0]
+    assert done.code == 0
+    assert summary(done) == [RECORDS, 0, 0, 0]
     assert contents(cache_root()) == before
     assert os.environ["LATENT_PRIOR_CACHE"] == str(cache_root())
 
@@ -125,7 +127,8 @@ def test_a_value_that_was_tampered_with_and_sealed_again_is_found(results, cli):
     for kind, edit in TAMPERED.items():
         change(results, kind, edit)
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 1 and summary(done) == [RECORDS - 4, 0, 0, 4]
+    assert done.code == 1
+    assert summary(done) == [RECORDS - 4, 0, 0, 4]
     for kind in TAMPERED:
         assert re.search(rf"^DISAGREES .*{re.escape(PRIOR)} seed 1: {kind}: ", done.out, re.MULTILINE)
 
@@ -133,15 +136,18 @@ def test_a_value_that_was_tampered_with_and_sealed_again_is_found(results, cli):
 def test_rounding_is_no_disagreement(results, cli):
     change(results, "fd", lambda record: record["values"].update(fd=record["values"]["fd"] * (1 + 1e-8)))
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS - 1, 1, 0, 0]
+    assert done.code == 0
+    assert summary(done) == [RECORDS - 1, 1, 0, 0]
 
 
 def test_a_damaged_record_is_named_and_left_out(results, cli):
     record, path = the_record(results, "fd", "latent_flow", 1)
     path.write_text(json.dumps({**record, "values": {"fd": 0.0}}))
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS - 1, 0, 0, 0]
-    assert str(path) in done.err and "seal" in done.err
+    assert done.code == 0
+    assert summary(done) == [RECORDS - 1, 0, 0, 0]
+    assert str(path) in done.err
+    assert "seal" in done.err
 
 
 def _row(**facts):
@@ -169,7 +175,8 @@ def test_a_record_that_cannot_be_computed_again_is_named_with_the_reason(results
         change(results, kind, edit, seed=seed)
     done = cli("verify", "--share", 1, "--results", results)
     unfitted = int(len(UNKNOWN) == 7)  # a seed of which nothing is left
-    assert done.code == 0 and summary(done) == [RECORDS - len(UNKNOWN) - unfitted, 0, len(UNKNOWN), 0]
+    assert done.code == 0
+    assert summary(done) == [RECORDS - len(UNKNOWN) - unfitted, 0, len(UNKNOWN), 0]
     for kind, _, _, reason in UNKNOWN:
         assert re.search(rf"^unknown .*: {kind}: .*{re.escape(reason)}", done.out, re.MULTILINE)
 
@@ -177,22 +184,28 @@ def test_a_record_that_cannot_be_computed_again_is_named_with_the_reason(results
 def test_records_of_another_version_are_no_disagreement(results, cli, monkeypatch):
     monkeypatch.setattr(Frechet, "version", 99)
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS - 8, 0, 8, 0]
+    assert done.code == 0
+    assert summary(done) == [RECORDS - 8, 0, 8, 0]
     assert re.search(r"unknown .* fd: its metric\.version is \d+, and 99 here", done.out)
     monkeypatch.setattr(LatentFlow, "version", 99)
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS - 6 - 10, 0, 6 + 8, 0]  # fits are not made, nor counted
-    assert re.search(r"its fit\.prior\.version is \d+, and 99 here", done.out) and "2 to fit again" in done.err
+    assert done.code == 0
+    assert summary(done) == [RECORDS - 6 - 10, 0, 6 + 8, 0]
+    assert re.search(r"its fit\.prior\.version is \d+, and 99 here", done.out)
+    assert "2 to fit again" in done.err
 
 
 def test_without_its_references_a_bundle_verifies_what_needs_none(results, cli):
     for file in (cache_root() / "bundles" / "small" / "reference").glob("*-train.*"):
         file.unlink()
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS - 8, 0, 8, 0] and "reference of training images" in done.out
+    assert done.code == 0
+    assert summary(done) == [RECORDS - 8, 0, 8, 0]
+    assert "reference of training images" in done.out
     shutil.rmtree(cache_root() / "bundles" / "small" / "reference")
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS - 16, 0, 16, 0]
+    assert done.code == 0
+    assert summary(done) == [RECORDS - 16, 0, 16, 0]
     assert "make it with: python -m benchmark reference --dataset small" in done.out
 
 
@@ -202,7 +215,8 @@ def test_a_fit_that_fails_here_is_a_disagreement(results, cli, monkeypatch):
 
     monkeypatch.setattr(LatentFlow, "fit", broken)
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 1 and summary(done) == [RECORDS - 10, 0, 0, 10]
+    assert done.code == 1
+    assert summary(done) == [RECORDS - 10, 0, 0, 10]
     assert "fit: ok recorded, failed here: ValueError: no such luck" in done.out
     assert re.search(r"fd, memorisation, mmd, samples: fails here: .*no such luck", done.out)
 
@@ -214,7 +228,8 @@ def test_a_fault_of_this_machine_is_no_word_on_a_record(what, unknown, results, 
 
     monkeypatch.setattr(LatentFlow, what, full)
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS - unknown, 0, unknown, 0]
+    assert done.code == 0
+    assert summary(done) == [RECORDS - unknown, 0, unknown, 0]
     assert re.search(rf"^unknown .*{re.escape(PRIOR)} seed 0: .*out of memory", done.out, re.MULTILINE)
 
 
@@ -231,9 +246,12 @@ def test_a_plugins_records_want_the_plugin(small_bundle, tmp_path, cli):
     words += ["--results", tmp_path]
     assert cli("run", *words, "--plugin", plugin).code == 0
     done = cli("verify", "--share", 1, "--results", tmp_path)
-    assert done.code == 0 and summary(done) == [3, 0, 1, 0] and "unknown prior 'full_gaussian'" in done.out
+    assert done.code == 0
+    assert summary(done) == [3, 0, 1, 0]
+    assert "unknown prior 'full_gaussian'" in done.out
     done = cli("verify", "--share", 1, "--results", tmp_path, "--plugin", plugin)
-    assert done.code == 0 and summary(done) == [5, 0, 0, 0]
+    assert done.code == 0
+    assert summary(done) == [5, 0, 0, 0]
 
 
 def test_the_threads_are_those_of_the_record(results, cli, monkeypatch):
@@ -248,7 +266,8 @@ def test_the_threads_are_those_of_the_record(results, cli, monkeypatch):
     for cores, expected in ((8, 3), (2, 2)):
         monkeypatch.setattr("os.cpu_count", lambda: cores)
         cli("verify", "--share", 1, "--results", results)
-        assert seen[-2:] == [expected] * 2 and torch.get_num_threads() == usual
+        assert seen[-2:] == [expected] * 2
+        assert torch.get_num_threads() == usual
 
 
 def test_on_another_machine_a_row_of_two_seeds_says_nothing_but_equality(results, cli):
@@ -258,14 +277,16 @@ def test_on_another_machine_a_row_of_two_seeds_says_nothing_but_equality(results
     change(results, "fd", lambda record: record["values"].update(fd=record["values"]["fd"] * 2))
     change(results, "samples", _png)
     done = cli("verify", "--share", 1, "--results", results)
-    assert done.code == 0 and summary(done) == [RECORDS - 2, 0, 2, 0]
+    assert done.code == 0
+    assert summary(done) == [RECORDS - 2, 0, 2, 0]
     assert "of the pixels differ" in done.out
 
 
 @pytest.mark.parametrize("words", [["--share", 0.3], ["--share", 0.3, "--seed", 1], ["--share", 0]], ids=str)
 def test_what_is_drawn_is_whole_fits_and_the_same_each_time(words, results, cli):
     first, second = (cli("verify", *words, "--results", results) for _ in range(2))
-    assert first.code == 0 and first.out == second.out
+    assert first.code == 0
+    assert first.out == second.out
     lines = first.out.splitlines()[:-1]
     assert len(lines) == (1 if words[1] == 0 else 2)  # of eight
     for line in lines:
@@ -280,7 +301,8 @@ def test_a_draw_is_of_the_keys_and_the_seed_alone():
         assert chosen == drawn(dict(reversed(groups.items())), share, 0)
     draws = [key for seed in range(2_000) for key in drawn(groups, 0.1, seed)]
     counts = np.unique(draws, return_counts=True)[1]
-    assert len(counts) == 40 and np.abs(counts - 200).max() < 5 * math.sqrt(200)  # each as often as any other
+    assert len(counts) == 40
+    assert np.abs(counts - 200).max() < 5 * math.sqrt(200)
 
 
 def test_fits_failures_and_timings_are_not_drawn():
@@ -353,7 +375,9 @@ def test_ctrl_c_ends_with_what_was_verified(results, cli, monkeypatch):
     monkeypatch.setattr(LatentFlow, "fit", interrupted)
     left = set(Path(tempfile.gettempdir()).iterdir())
     done = cli("verify", "--share", 1, "--seed", seed, "--results", results)
-    assert done.code == 130 and "interrupted" in done.err and "Traceback" not in done.err
+    assert done.code == 130
+    assert "interrupted" in done.err
+    assert "Traceback" not in done.err
     assert summary(done) == [1 + 4, 0, 0, 0]  # the first fit and its scores, though no other line came after theirs
     assert sum(line.count(",") + 1 for line in done.out.splitlines()[:-1]) == 1 + 4
     new = set(Path(tempfile.gettempdir()).iterdir()) - left
@@ -363,9 +387,11 @@ def test_ctrl_c_ends_with_what_was_verified(results, cli, monkeypatch):
 def test_a_fresh_cache_is_empty_and_goes(monkeypatch):
     usual = cache_root()
     with fresh_cache() as folder:
-        assert cache_root() == folder and not list(folder.iterdir())
+        assert cache_root() == folder
+        assert not list(folder.iterdir())
         (folder / "fits").mkdir()
-    assert cache_root() == usual and not folder.exists()
+    assert cache_root() == usual
+    assert not folder.exists()
     monkeypatch.delenv("LATENT_PRIOR_CACHE")
     with pytest.raises(KeyError), fresh_cache():
         raise KeyError
@@ -374,10 +400,12 @@ def test_a_fresh_cache_is_empty_and_goes(monkeypatch):
 
 def test_where_there_is_nothing_to_verify_it_says_so(tmp_path, cli):
     done = cli("verify", "--results", tmp_path)
-    assert done.code == 2 and "no records here" in done.err
+    assert done.code == 2
+    assert "no records here" in done.err
     (tmp_path / "records").mkdir()
     done = cli("verify", "--results", tmp_path)
-    assert done.code == 2 and "no scores here to verify" in done.err
+    assert done.code == 2
+    assert "no scores here to verify" in done.err
     assert cli("verify", "--share", 1.5, "--results", tmp_path).code == 2
 
 

@@ -122,7 +122,10 @@ def calls(extractor: str, generated: Tensor, real: Tensor) -> None:
     for metric in ("fid", "kid", "prc"):
         torch_fidelity.calculate_metrics(
             **{"input1": InMemory(generated), "input2": InMemory(real), metric: True},
-            **{"feature_extractor": extractor, "cuda": False, "cache": False, "verbose": False},
+            feature_extractor=extractor,
+            cuda=False,
+            cache=False,
+            verbose=False,
             kid_subset_size=min(1_000, len(generated)),
         )
 
@@ -167,8 +170,18 @@ def by_shape(shape: tuple[int, ...]) -> list[list[Any]]:
         for n in (2 * LATENTS, POSTERIORS)
     )
     protocol = Protocol(
-        **{"preset": "rae", "version": 2, "budget": "full", "split": "test", "extractor": {}, "features": 0},
-        **{"score": "", "generated": 1, "reference": 1, "preparation": "", "mmd_latents": LATENTS, "timing_seconds": 0},
+        preset="rae",
+        version=2,
+        budget="full",
+        split="test",
+        extractor={},
+        features=0,
+        score="",
+        generated=1,
+        reference=1,
+        preparation="",
+        mmd_latents=LATENTS,
+        timing_seconds=0,
     )
     backbone = SimpleNamespace(latent_shape=shape)
     given = Evaluation(None, {}, backbone, held_out, None, None, protocol, 0, device, lambda: (train._mean, train._std))
