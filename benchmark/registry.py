@@ -26,7 +26,7 @@ from backbones.api import Backbone
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError, unknown
 from benchmark.extractors.api import Extractor
-from benchmark.metrics.api import REFERENCE_ROWS, Metric
+from benchmark.metrics.api import FIT, REFERENCE_ROWS, Metric
 from benchmark.plugin_files import load_file
 from benchmark.store.closure import PLUGIN
 from priors.api import LatentPrior
@@ -179,6 +179,8 @@ class Registry:
                 _check(cls, KINDS[kind].base)
                 if kind == "prior" and cls.name in REFERENCE_ROWS:
                     raise ValueError(f"the prior name '{cls.name}' is that of a reference row")
+                if kind == "metric" and cls.name == FIT:
+                    raise ValueError(f"the metric name '{FIT}' is that of a fit's own record")
                 if cls.name in self._classes[kind]:
                     taken = self._origins[self._classes[kind][cls.name]]
                     raise ValueError(f"the {kind} name '{cls.name}' is taken ({taken})")

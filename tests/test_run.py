@@ -259,7 +259,7 @@ def test_a_grid_that_a_kill_left_behind_is_drawn_again(small_bundle, tmp_path, c
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # after the last record, before the grid
-        patch.setattr("benchmark.coordinator.write_pictures", killed)
+        patch.setattr("benchmark.report.board.Board.draw", killed)
         cli(*words, "--priors", "gaussian,evalp[steps=20]")
     cli(*words, "--priors", "gaussian,evalp[steps=20]")
     after_run = grids(tmp_path / "r")

@@ -15,11 +15,12 @@ from benchmark.progress import say
 
 def leaderboard(results: ResultsOption = Path("results")) -> None:
     """Rebuild leaderboard.md, leaderboard.csv and their pictures from the records; exit 1 if any is damaged."""
-    from benchmark.report.board import write_pictures, write_tables
+    from benchmark.report.board import Board
 
     _require_records(results)
-    damaged = write_tables(results)
-    write_pictures(results)
+    board = Board(results)
+    damaged = board.write()
+    board.draw()
     for sentence in damaged:
         say(f"left out: {sentence}")
     say(f"written: {results / 'leaderboard.md'}")

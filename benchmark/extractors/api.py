@@ -10,7 +10,6 @@ import pluggy
 import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torchvision.transforms.functional import rgb_to_grayscale
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
@@ -89,4 +88,6 @@ class Features:
             return images
         if self._channels == 3:
             return images.expand(-1, 3, -1, -1)
+        from torchvision.transforms.functional import rgb_to_grayscale  # slow to import, and seldom used
+
         return rgb_to_grayscale(images)

@@ -31,6 +31,8 @@ AGGREGATE_POSTERIOR, RECONSTRUCTION, FULL_RECONSTRUCTION = (
 )
 #: rows that are no prior's and take part in no ranking; no prior may have one of these names
 REFERENCE_ROWS = (AGGREGATE_POSTERIOR, RECONSTRUCTION, FULL_RECONSTRUCTION)
+#: the kind of the record of a fit, which no metric may be called
+FIT = "fit"
 #: the reference rows that have images
 IMAGE_ROWS = REFERENCE_ROWS
 #: the fields of a protocol that decide the features of generated and of real images
