@@ -33,7 +33,12 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     columns, differences = columns_of(table), above_best(table.fd)
     best = not_worse_than_best(table.fd, differences)
     lines += [_grid(priors, columns["main"], best), ""] if priors else []
-    lines += ["Reference rows, apart from the ranking (see docs/reading-a-table.md):", "", _grid(references, columns["main"], set()), ""]
+    lines += [
+        "Reference rows, apart from the ranking (see docs/reading-a-table.md):",
+        "",
+        _grid(references, columns["main"], set()),
+        "",
+    ]
     lines += _above_best(table, differences)
     for caption, shown in _further(table, columns):
         lines += _beside(caption, [*priors, *references], shown)
