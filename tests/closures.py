@@ -7,10 +7,10 @@ A built-in is identified by its name and a version raised by hand. `closures.jso
 each file that can decide its numbers: its own, and what that imports of the suite, however deep. `test_identity.py`
 fails where the two disagree.
 
-Left out are `benchmark/__init__.py`, which offers the suite to Python, `errors.py`, `progress.py` and `store/`, which say
-and keep what others computed, and every `api.py`: these grow with each capability, and the little that they compute is
-held to its formula by tests of its own.
-Comments, docstrings, formatting, annotations of functions and a metric's `columns` decide nothing, and count in no hash.
+Left out are `benchmark/__init__.py`, which offers the suite to Python, `errors.py`, `progress.py` and `store/`, which
+say and keep what others computed, and every `api.py`: these grow with each capability, and the little that they
+compute is held to its formula by tests of its own.
+Comments, docstrings, formatting, annotations of functions and a metric's `columns` decide nothing: no hash has them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What tests share: a cache of their own, a small real bundle, the command line in this process.
 
-Where a test belongs: in the file named after the module whose behaviour it proves (`test_mmd.py`: the MMD of `metrics` and
-of `scores`), or after the package where it proves what all of its members share (`test_metrics.py`).
+Where a test belongs: in the file named after the module whose behaviour it proves (`test_mmd.py`: the MMD of `metrics`
+and of `scores`), or after the package where it proves what all of its members share (`test_metrics.py`).
 """
 
 import os
@@ -126,7 +126,7 @@ def faces():
 
 @pytest.fixture
 def squares(tmp_path, cli):
-    """`squares(name, setting=value, ...)` trains a tiny hierarchy on 200 images of 4 x 4 squares and returns its card."""
+    """`squares(name, setting=value, ...)` trains a tiny hierarchy on 200 images of 4 x 4 squares -> card, stderr."""
     blocks = torch.rand(300, 4, 4, generator=seeded()).gt(0.5).repeat_interleave(4, 1).repeat_interleave(4, 2)
     images = (255 * blocks).to(torch.uint8).numpy()
     np.savez(tmp_path / "squares.npz", train=images[:200], val=images[200:240], test=images[240:])

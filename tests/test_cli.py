@@ -7,16 +7,12 @@ import json
 import re
 import shutil
 import time
-from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import finish, start
-
-CPU = torch.device("cpu")
-
+from commands import finish, only_line, start
 
 from backbones.conv_vae import ConvVAE
 from backbones.training import posterior
@@ -28,19 +24,8 @@ from benchmark.datasets.digits import Digits
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.store.sealed import file_hash
 
+CPU = torch.device("cpu")
 TINY = ["--dataset", "digits", "--device", "cpu", "--set", "width=2", "--set", "nz=4"]
-
-
-def only_line(done):
-    """The one line that a refused command prints."""
-    assert done.code == 2
-    assert done.out == ""
-    assert "Traceback" not in done.err
-    lines = done.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
-    return lines[0]
-
-
 COMMANDS = {command.name or command.callback.__name__: command.callback for command in app.registered_commands}
 
 
@@ -345,20 +330,6 @@ def test_another_training_has_other_weights(change, tmp_path, cli):
         assert cli("pretrain", *TINY, "--set", "epochs=1", *more, "--out", tmp_path / name).code == 0
     hashes = [file_hash(tmp_path / name / "weights.safetensors") for name in ("a", "b")]
     assert hashes[0] != hashes[1]
-
-
-@pytest.fixture
-def no_inception(tmp_path, monkeypatch):
-    """No Inception weights and no network; the list of what was to be downloaded."""
-    asked = []
-
-    def refuse(url, *_, **__):
-        asked.append(url)
-        raise URLError("no network here")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    return asked
 
 
 @pytest.mark.parametrize("extractor", ["inception", "inception-768"])

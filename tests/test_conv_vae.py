@@ -62,6 +62,6 @@ def test_conv_vae_bernoulli_loss_and_weight_are_torchs():
     assert loss.item() == pytest.approx((kl - log_likelihood).mean().item(), rel=1e-4)
     assert set(terms) == {"bernoulli", "kl"}
     assert ConvVAE((1, 16, 16), ConvVAEConfig(width=2)).log_weight(x, seeded()) is None
+    plain = ConvVAE((1, 16, 16), ConvVAEConfig(width=2)).eval()
     with pytest.raises(ValueError, match="no likelihood"):
-        plain = ConvVAE((1, 16, 16), ConvVAEConfig(width=2)).eval()
         importance_weighted_bound(plain, (255 * x).to(torch.uint8), 2, seeded(), lambda *_: None)

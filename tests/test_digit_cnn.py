@@ -58,7 +58,7 @@ def test_digit_cnn_reads_the_embedded_digits(digits, digit_features):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
 def test_images_must_be_bytes(digit_features, dtype):
-    with pytest.raises(TypeError, match="uint8.*torch"):
+    with pytest.raises(TypeError, match=r"uint8.*torch"):
         digit_features(torch.zeros(2, 1, 32, 32, dtype=dtype))
 
 

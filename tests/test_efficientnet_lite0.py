@@ -65,7 +65,7 @@ def test_colour_features_see_colour(features_of, features, pictures):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 def test_colour_images_must_be_bytes(features_of, dtype):
-    with pytest.raises(TypeError, match="uint8.*torch"):
+    with pytest.raises(TypeError, match=r"uint8.*torch"):
         features_of(torch.zeros(2, 3, 32, 32, dtype=dtype))
 
 

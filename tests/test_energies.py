@@ -26,7 +26,7 @@ def test_energy_and_its_input_gradient_equal_autograd():
     free = z[-4:].clone().requires_grad_()
     (expected,) = torch.autograd.grad(plain(free).sum(), free, create_graph=True)
     assert torch.allclose(gradient, expected)
-    for slopes, values, network in ((gradient, value[-4:], energy), (expected, plain(free).squeeze(1), plain)):
+    for slopes, values in ((gradient, value[-4:]), (expected, plain(free).squeeze(1))):
         ((slopes.norm(dim=1) - 1).square().mean() + values.mean()).backward()
     for ours, theirs in zip(energy.parameters(), plain.parameters()):
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)

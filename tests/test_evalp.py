@@ -184,7 +184,7 @@ def test_a_fit_moves_samples_to_the_aggregate_posterior():
 def test_latents_that_are_not_finite_end_as_diverged():
     bad = clusters()
     bad.train._mean[:] = math.nan
-    with pytest.raises(Diverged, match="upper.*not finite after 5 energy steps"):
+    with pytest.raises(Diverged, match=r"upper.*not finite after 5 energy steps"):
         built(steps=20).fit(bad, seeded(), silent)
 
 

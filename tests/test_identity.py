@@ -1,4 +1,4 @@
-"""What decides an id: committed records keep theirs, a plugin's follows its own files, a built-in's is decided by somebody."""
+"""What decides an id: committed records keep theirs, a plugin's follows its own files, a built-in's is decided upon."""
 
 from __future__ import annotations
 
@@ -220,17 +220,23 @@ CLOSURES = {
         {"p", "k", "k.m", "q"},
     ),
     "relative within a package": (
-        {"p.py": "import k.a.b", "k/__init__.py": "", "k/a/__init__.py": "", "k/a/b.py": "from . import c\nfrom .. import d",
-         "k/a/c.py": "", "k/d.py": "", "k/c.py": "", "d.py": ""},
+        {"p.py": "import k.a.b", "k/__init__.py": "", "k/a/__init__.py": "",
+         "k/a/b.py": "from . import c\nfrom .. import d", "k/a/c.py": "", "k/d.py": "", "k/c.py": "", "d.py": ""},
         {"p", "k", "k.a", "k.a.b", "k.a.c", "k.d"},
     ),
     "all of a package": ({"p.py": "from k import *", "k/__init__.py": "", "k/m.py": ""}, {"p", "k", "k.m"}),
     "a folder without __init__": ({"p.py": "from mine_alone.m import x", "mine_alone/m.py": ""}, {"p", "mine_alone.m"}),
     "a folder of somebody else's name": ({"p.py": "import torch.nn", "torch/nn.py": ""}, {"p"}),
-    "a package before a module": ({"p.py": "import k", "k.py": "import q", "k/__init__.py": "", "q.py": ""}, {"p", "k"}),
+    "a package before a module": (
+        {"p.py": "import k", "k.py": "import q", "k/__init__.py": "", "q.py": ""},
+        {"p", "k"},
+    ),
     "a missing module": ({"p.py": "import nowhere\nfrom .nowhere import x"}, {"p"}),
     "what does not parse": ({"p.py": "import q", "q.py": "def f(:"}, {"p", "q"}),
-    "the suite's names": ({"p.py": "import priors.api, benchmark, backbones", **{f"{name}.py": "" for name in SUITE}}, {"p"}),
+    "the suite's names": (
+        {"p.py": "import priors.api, benchmark, backbones", **{f"{name}.py": "" for name in SUITE}},
+        {"p"},
+    ),
 }  # fmt: skip
 
 
@@ -332,7 +338,10 @@ def test_a_plugin_of_one_file_has_the_id_that_it_always_had(write):
 
 def test_the_id_follows_the_plugins_file_where_a_helper_defines_the_class(write):
     helper = plugin(scale="self.scale").partition("@hookimpl")[0]
-    hook = "import helpers\nfrom priors.api import hookimpl\nhelpers.scaled.scale = {}\n@hookimpl\ndef register_priors(): return [helpers.scaled]"
+    hook = (
+        "import helpers\nfrom priors.api import hookimpl\nhelpers.scaled.scale = {}\n"
+        "@hookimpl\ndef register_priors(): return [helpers.scaled]"
+    )
     sources = set()
     for number in (2.0, 3.0):
         folder = write({"p.py": hook.format(number), "helpers.py": helper})

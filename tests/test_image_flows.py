@@ -60,7 +60,7 @@ def test_initialised_image_flow_whitens_every_channel_where_it_is_the_identity(s
 
 
 def test_image_flow_trains_every_parameter_and_learns_what_couples_neighbours():
-    """A 1 x 4 x 4 block whose columns come in pairs of the same numbers, plus noise: exact entropy beside the fitted."""
+    """A 1 x 4 x 4 block whose columns come in pairs of the same numbers, plus noise: exact entropy beside the fit."""
     flow, generator = ImageFlow((1, 4, 4), 3, 16), seeded()
     before = {name: value.clone() for name, value in flow.named_parameters()}
 

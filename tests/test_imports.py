@@ -145,7 +145,7 @@ def test_an_api_is_a_leaf(path):
 
 
 @pytest.mark.parametrize(
-    ("line", "into", "named"),
+    "line, into, named",
     [
         ("from benchmark.report.tables import tables", "benchmark/jobs/fit.py", "benchmark/report/tables.py"),
         ("    from benchmark import coordinator", "benchmark/store/records.py", "benchmark/coordinator.py"),

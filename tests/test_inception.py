@@ -107,7 +107,7 @@ def nothing(path, state):
 
 
 def truncated(path, state):
-    torch.save({name: value for name, value in list(state.items())[:20]}, path)
+    torch.save(dict(list(state.items())[:20]), path)
     path.write_bytes(path.read_bytes()[:5000])
 
 

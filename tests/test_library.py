@@ -47,7 +47,7 @@ def test_a_request_can_be_given_whole_but_not_with_fields(fields):
 
 
 @pytest.mark.parametrize(
-    ("given", "parts"),
+    "given, parts",
     [
         ({"prior": "evalp"}, "'prior'; did you mean 'priors'"),
         ({"priors": "evlap"}, "unknown prior 'evlap'; did you mean 'evalp'"),

@@ -1,4 +1,4 @@
-"""Plugins written against the interfaces as they were run as they stand: `old_plugins/` is never edited to make it so."""
+"""Plugins written against the interfaces as they were run as they stand: `old_plugins/` is never edited for that."""
 
 import ast
 import json

@@ -119,7 +119,7 @@ def test_a_flat_folder_is_split_at_random_in_80_10_10(tmp_path):
     assert images.shape == (1, 32, 32)
     parts = [levels(getattr(images, split)) for split in SPLITS]
     assert [len(part) for part in parts] == [48, 6, 6]
-    assert sorted(sum(parts, [])) == [4 * number for number in range(60)]
+    assert sorted(level for part in parts for level in part) == [4 * number for number in range(60)]
     assert parts[0] != sorted(parts[0])
     assert PathDataset(tmp_path).load([]).content_hash() == images.content_hash()
 

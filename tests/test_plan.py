@@ -281,7 +281,7 @@ def test_sampling_settings_are_told_apart_and_still_validated():
     config = Split.Config(draw_one=3)
     assert config.fit_settings() == {"fit_one": 1}
     assert config.sampling_settings() == {"draw_one": 3}
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"draw_one\n *Input should be greater than or equal to 0"):
         Split.Config(draw_one=-1)
 
 

@@ -295,5 +295,5 @@ def test_an_unknown_name_is_answered_with_the_nearest(kind, typed, nearest):
 
 
 def test_a_plugin_file_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no-such.py: no such file"):
+    with pytest.raises(UsageError, match=r"no-such\.py: no such file"):
         Registry([tmp_path / "no-such.py"])

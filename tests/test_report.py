@@ -202,7 +202,7 @@ def test_without_a_timed_prior_there_is_no_picture_and_no_link(results):
 
 @pytest.mark.parametrize("references", [True, False], ids=["gap closed", "fd"])
 def test_the_picture_is_a_png_linked_and_the_same_bytes_each_time(references, results):
-    table, path = board(results, references)
+    _, path = board(results, references)
     write_pictures(results.folder)
     first = path.read_bytes()
     assert Image.open(path).format == "PNG"
@@ -215,7 +215,7 @@ def test_the_picture_is_a_png_linked_and_the_same_bytes_each_time(references, re
 
 
 def test_a_picture_is_drawn_again_where_its_points_changed_or_it_is_damaged_and_only_there(results, monkeypatch):
-    table, path = board(results)
+    _, path = board(results)
     write_pictures(results.folder)
     first, drawn = path.read_bytes(), []
     original = pareto._figure

@@ -70,7 +70,7 @@ def test_seeds_are_a_count_or_a_list():
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    "text, parts",
     [
         ('prior = "evalp"', ["'prior'", "did you mean 'priors'"]),
         ("seeds = 0", ["seeds"]),

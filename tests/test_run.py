@@ -221,7 +221,7 @@ def test_a_new_metric_measures_without_a_new_fit(copied, tmp_path):
     added = set(after) - set(before[0])
     assert {path: after[path] for path in before[0]} == before[0]
     assert contents(copied.cache / "fits") == before[1]
-    assert len(added) == 6
+    assert len(added) == 6  # 3 rows, 2 seeds
     assert all(path.name.startswith("mean_norm-") for path in added)
     board = pd.read_csv(copied.results / "leaderboard.csv")
     norms = board[board["metric"] == "mean_norm"].set_index("prior")["mean"]
@@ -234,7 +234,7 @@ def test_two_processes_share_the_work_of_one_command(work, tmp_path):
     processes = [start([*work.words, "--results", results], cache, log) for log in logs]
     done = [finish(process, log) for process, log in zip(processes, logs)]
     assert [d.code for d in done] == [0, 0], "\n".join(d.output for d in done)
-    records, damaged = RecordStore(results / "records").all()
+    _, damaged = RecordStore(results / "records").all()
     assert not damaged
     assert {path.name for path in record_files(results)} == {path.name for path in record_files(work.results)}
     assert untimed(results) == untimed(work.results)

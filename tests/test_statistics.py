@@ -325,7 +325,7 @@ def test_mean_ranks_by_hand_with_ties():
 
 def test_friedman_is_that_of_the_formula():
     """12 N / (k (k + 1)) (sum R^2 - k (k + 1)^2 / 4), chi-squared with k - 1 degrees of freedom."""
-    scores = np.random.default_rng(0).uniform(size=(5, 4)) + [0, 0.1, 0.4, 0.5]
+    scores = np.random.default_rng(0).uniform(size=(5, 4)) + np.array([0, 0.1, 0.4, 0.5])
     n, k = scores.shape
     ranks = 1 + (scores[:, :, None] > scores[:, None, :]).sum(2)
     statistic = 12 * n / (k * (k + 1)) * ((ranks.mean(0) ** 2).sum() - k * (k + 1) ** 2 / 4)

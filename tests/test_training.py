@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_epoch(cls, tmp_path):
 
 
 def test_too_few_images_for_a_batch_are_told(tmp_path):
-    with pytest.raises(ValueError, match="batch_size 31.*30"):
+    with pytest.raises(ValueError, match=r"batch_size 31.*30"):
         run(ConvVAE, tmp_path / "c.pt", batch_size=31)
 
 

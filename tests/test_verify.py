@@ -78,7 +78,7 @@ def test_every_record_of_a_run_comes_out_again_to_the_last_digit(results, cli, m
     done = cli("verify", "--share", 1, "--results", results)
     assert done.code == 0, done.out + done.err
     assert summary(done) == [RECORDS, 0, 0, 0]
-    assert len(fits) == 2
+    assert len(fits) == 2  # one for each seed, whatever is measured of it
     assert "4 to fit again" in done.err
     assert f"equal     small conv_vae {PRIOR} seed 1: fit, fd, memorisation, mmd, samples" in done.out
     assert contents(results) == before
@@ -190,7 +190,7 @@ def test_records_of_another_version_are_no_disagreement(results, cli, monkeypatc
     monkeypatch.setattr(LatentFlow, "version", 99)
     done = cli("verify", "--share", 1, "--results", results)
     assert done.code == 0
-    assert summary(done) == [RECORDS - 6 - 10, 0, 6 + 8, 0]
+    assert summary(done) == [RECORDS - 6 - 10, 0, 6 + 8, 0]  # fits are not made, nor counted
     assert re.search(r"its fit\.prior\.version is \d+, and 99 here", done.out)
     assert "2 to fit again" in done.err
 
@@ -302,7 +302,7 @@ def test_a_draw_is_of_the_keys_and_the_seed_alone():
     draws = [key for seed in range(2_000) for key in drawn(groups, 0.1, seed)]
     counts = np.unique(draws, return_counts=True)[1]
     assert len(counts) == 40
-    assert np.abs(counts - 200).max() < 5 * math.sqrt(200)
+    assert np.abs(counts - 200).max() < 5 * math.sqrt(200)  # each as often as any other
 
 
 def test_fits_failures_and_timings_are_not_drawn():
@@ -426,8 +426,8 @@ def test_scores_against_train_and_against_test_are_told_apart_and_come_out_again
     assert ("fd", "fd") not in made["nvae"]["reconstruction"].values
     assert len(made["rae"]["gaussian"].values["redraws", "fd_redraws"][0]) == 4
     verified = cli("verify", "--results", tmp_path, "--share", 1)
-    equal, *others = summary(verified)
-    assert verified.code == 0 and equal == 39 and others == [0, 0, 0], verified.out
+    assert verified.code == 0, verified.out
+    assert summary(verified) == [39, 0, 0, 0], verified.out
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,10 @@ class Board:
             self.write()
 
     def write(self) -> list[str]:
-        """Rewrite leaderboard.md, leaderboard.csv and parity.md from the records. Returns what is damaged, a sentence each."""
+        """Rewrite leaderboard.md, leaderboard.csv and parity.md from the records.
+
+        Returns what is damaged, a sentence each.
+        """
         start = time.monotonic()
         results = self._results
         folder = content_hash(str(results.resolve()))[:16]

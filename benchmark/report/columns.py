@@ -120,6 +120,7 @@ def decimals(mean: float, least: int = 0) -> int:
 
 
 def interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
+    """A mean ± half its interval, where it has one, with so many digits after the point."""
     half = "" if math.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
     return f"{mean:.{digits}f}{half}{unit}"
 
@@ -133,6 +134,7 @@ def share(gap: tuple[float, float, float] | None) -> str:
 
 
 def short(value: float) -> str:
+    """A number in few characters: a whole one from 100 on, three significant digits below."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -32,6 +32,19 @@ COLUMNS = [
     "score",
     "device",
 ]
+#: what tells the lines of `results_frame` apart
+SORTED_BY = [
+    "dataset",
+    "backbone",
+    "backbone_seed",
+    "bundle",
+    "protocol",
+    "device",
+    "row",
+    "seed",
+    "source",
+    "metric",
+]
 #: for who looks closer
 FURTHER = ["config_hash", "budget", "record", "time", "table"]
 
@@ -77,7 +90,8 @@ def is_number(value: Any) -> bool:
 def results_frame(results: Path) -> pd.DataFrame:
     """All numbers of a results folder, one a line, of the configuration that each row's latest run used.
 
-    A value that several protocols share, such as a latent score under two extractors, has a line for each.
+    A value that several protocols share, such as a latent score under two extractors, has a line for each. Lines are
+    sorted by `SORTED_BY`, whenever their records were made.
 
     dataset, backbone, backbone_seed, bundle   what was frozen; a bundle by the first 16 digits of its id
     row, prior, seed                           the label in the table, the prior's name, the seed of fit and draws
@@ -92,4 +106,4 @@ def results_frame(results: Path) -> pd.DataFrame:
     """
     frame = tidy_frame(select(results)[0])
     numbers = frame[frame["value"].map(is_number).astype(bool)]
-    return numbers[COLUMNS].reset_index(drop=True).infer_objects().astype({"value": float})
+    return numbers[COLUMNS].infer_objects().astype({"value": float}).sort_values(SORTED_BY, ignore_index=True)

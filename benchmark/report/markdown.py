@@ -22,7 +22,7 @@ from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Tabl
 
 
 def table_markdown(table: Table, all_tables: list[Table]) -> str:
-    """A section of leaderboard.md. `all_tables` are where other seeds of the backbone and other scores are looked for."""
+    """A section of leaderboard.md. Other seeds of the backbone and other scores are looked for in `all_tables`."""
     p, priors = table.protocol, table.priors
     references = [
         row for label in (CEILING, ZERO_LINE, RECONSTRUCTION, FULL_RECONSTRUCTION) if (row := table.rows.get(label))
@@ -33,7 +33,12 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     columns, differences = columns_of(table), above_best(table.fd)
     best = not_worse_than_best(table.fd, differences)
     lines += [_grid(priors, columns["main"], best), ""] if priors else []
-    lines += ["Reference rows, apart from the ranking (see README):", "", _grid(references, columns["main"], set()), ""]
+    lines += [
+        "Reference rows, apart from the ranking (see docs/reading-a-table.md):",
+        "",
+        _grid(references, columns["main"], set()),
+        "",
+    ]
     lines += _above_best(table, differences)
     for caption, shown in _further(table, columns):
         lines += _beside(caption, [*priors, *references], shown)
@@ -58,8 +63,10 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
             columns["latents"] + columns["projected"],
         ),
         (
-            f"Standard deviations over seeds, and over the {p.redraws + 1} draws of one fit (seed 0), "
-            "which are sampling noise:",
+            (
+                f"Standard deviations over seeds, and over the {p.redraws + 1} draws of one fit (seed 0), "
+                "which are sampling noise:"
+            ),
             columns["spread"],
         ),
         ("Time and memory, apart:", columns["time"]),
@@ -141,17 +148,23 @@ def _facts(table: Table) -> list[str]:
     bandwidths = ", ".join(f"{factor:g}" for factor in p.mmd_bandwidths)
     return [
         f"bundle `{table.bundle}`; protocol {p.preset}, version {p.version}, {p.budget} budget, `{p.hash[:16]}`",
-        f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.images} images{_capped(p)}, {p.rounding} rounding; "
-        f"images: {p.preparation}",
+        (
+            f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.images} images{_capped(p)}, "
+            f"{p.rounding} rounding; images: {p.preparation}"
+        ),
         *(
             ["the aggregate posterior decodes the very images that it is compared with: a line that no prior reaches"]
             if p.reference_split
             else []
         ),
-        f"MMD: unbiased MMD² of {p.mmd_latents:,} latents against as many held-out draws, bandwidths {bandwidths} "
-        f"x median squared distance, {p.mmd_permutations} permutations",
-        f"time{_timed_on(table)}: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
-        f"at batch {p.timing_batches[-1]:,}{_extraction(table)}{fitted}",
+        (
+            f"MMD: unbiased MMD² of {p.mmd_latents:,} latents against as many held-out draws, bandwidths {bandwidths} "
+            f"x median squared distance, {p.mmd_permutations} permutations"
+        ),
+        (
+            f"time{_timed_on(table)}: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
+            f"at batch {p.timing_batches[-1]:,}{_extraction(table)}{fitted}"
+        ),
         f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
         *(f"command: `{command}`" for command in sorted({record["provenance"]["command"] for record in measured})),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",

@@ -116,8 +116,8 @@ def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> 
     best = front(times, [quality if closes else -quality for quality in qualities])
     axes.plot([times[i] for i in best], [qualities[i] for i in best], drawstyle="steps-post", color="0.7", zorder=1)
     for point, time, quality in zip(shown, times, qualities):
-        bars = {"xerr": _reach(point.time)} | ({} if point.quality[1] is None else {"yerr": _reach(point.quality)})
-        axes.errorbar(time, quality, **bars, fmt="none", color="0.5", linewidth=1, capsize=2, zorder=2)
+        wide, high = _reach(point.time), _reach(point.quality)
+        axes.errorbar(time, quality, xerr=wide, yerr=high, fmt="none", color="0.5", linewidth=1, capsize=2, zorder=2)
     of = ["reference row" if p.reference else "on the front" if i in best else "beaten" for i, p in enumerate(shown)]
     colours = dict(zip(("on the front", "beaten", "reference row"), seaborn.color_palette("colorblind", 3)))
     kinds = [kind for kind in colours if kind in of]
@@ -153,6 +153,9 @@ def _name(figure: Any, labels: list[str], places: list[tuple[float, float]]) -> 
         taken.append(box)
 
 
-def _reach(summary: tuple[float, float, float]) -> list[list[float]]:
+def _reach(summary: tuple[float, float | None, float | None]) -> list[list[float]] | None:
+    """How far a bar reaches below and above, as matplotlib has it; None where there is no interval."""
     middle, low, high = summary
+    if low is None or high is None:
+        return None
     return [[max(middle - low, 0)], [max(high - middle, 0)]]

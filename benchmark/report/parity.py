@@ -25,17 +25,17 @@ SHOWN: dict[str, tuple[Key, str, float, str]] = {
 STANDING_IN = {"celeba64": ("celeba64", "celeba64-preview")}
 TITLE = """# Parity with published numbers
 
-Made by `python -m benchmark leaderboard`: figures and claims as their papers have them (`benchmark/report/published.py`),
-beside the test tables of [leaderboard.md](leaderboard.md): those of the nvae protocol for a figure of 50,000 images against
-train where there are any, else those of the rae protocol.
+Made by `python -m benchmark leaderboard`: figures and claims as their papers have them
+(`benchmark/report/published.py`), beside the test tables of [leaderboard.md](leaderboard.md): those of the nvae
+protocol for a figure of 50,000 images against train where there are any, else those of the rae protocol.
 
 **What cannot be concluded.** No line compares like with like: the published scores are FID of other, larger and often
 jointly trained VAEs by the 2048 Inception features, ours are of the extractor that is named, on small frozen backbones.
 The two columns are on different scales, and that a number in one is lower than one in the other means nothing.
 
 **What can.** Within one of our tables everything but the prior is the same, so an order that a paper claims can be held
-against the order here; that is the second table: differences within seeds with their 95 % t-intervals, each of one claim
-alone. It is about this suite's backbones, and a claim that fails on them may hold on its paper's.
+against the order here; that is the second table: differences within seeds with their 95 % t-intervals, each of one
+claim alone. It is about this suite's backbones, and a claim that fails on them may hold on its paper's.
 """
 
 

@@ -1,7 +1,7 @@
 """What papers report of priors on the data sets of this suite: figures and claims, each with where it was read.
 
-Figures known from hearsay alone are not here. `read` says where: "paper", the authors' "code" (its comments), or a public
-"board".
+Figures known from hearsay alone are not here. `read` says where: "paper", the authors' "code" (its comments), or a
+public "board".
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """On each of `datasets` the row `first` has a lower value of `metric` than `second`; or, `alike`, about the same."""
+    """On each of `datasets` the row `first` has a lower `metric` than `second`; or, where `alike`, about the same."""
 
     first: str
     second: str

@@ -67,7 +67,7 @@ class Selection:
 
 
 def select(results: Path, store: RecordStore | None = None) -> tuple[list[Selection], list[str], list[str]]:
-    """The selections of a results folder, in the order of its tables; what is damaged; and which good records are in none.
+    """The selections of a results folder in the order of its tables; what is damaged; which good records are in none.
 
     `store` is that of the folder, where one has read of it before.
     """

@@ -70,15 +70,18 @@ def weak_backbone(table: Table) -> list[str]:
     if whole is not None and whole.numbers(FD):
         of = f"the lower groups' and the decoder's ({whole.mean(FD):.3g} is left where every group is inferred)"
     return [
-        f"weak backbone: even the aggregate posterior's {table.protocol.score} is only {max(share, 0):.0%} below "
-        f"N(0, I)'s; most of it is {of}, which no prior on z repairs"
+        (
+            f"weak backbone: even the aggregate posterior's {table.protocol.score} is only {max(share, 0):.0%} below "
+            f"N(0, I)'s; most of it is {of}, which no prior on z repairs"
+        )
     ]
 
 
 def no_hole(table: Table) -> list[str]:
     """Nothing to close: the gap's interval reaches 0, or N(0, I)'s latents are not told from held-out ones.
 
-    The second is said with the gap in FD, which more images may tell from 0. That a classifier tells nothing is that it does no better than on draws of q_agg (1/2, where those were not tried).
+    The second is said with the gap in FD, which more images may tell from 0. That a classifier tells nothing is
+    that it does no better than on draws of q_agg (1/2, where those were not tried).
     """
     seeds, (gaussian, ceiling) = table.paired(FD, ZERO_LINE, CEILING)
     found, beside = [], ""

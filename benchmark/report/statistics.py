@@ -93,7 +93,7 @@ def share_seeds(groups: dict[str, dict[int, float]]) -> bool:
 
 
 def ranked(groups: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
-    """The rows (label -> seed -> value) that have `RANKED_FROM` seeds or more: fewer say too little of a row's spread."""
+    """The rows (label -> seed -> value) with `RANKED_FROM` seeds or more: fewer say too little of a row's spread."""
     return {label: by_seed for label, by_seed in groups.items() if len(by_seed) >= RANKED_FROM}
 
 

@@ -1,7 +1,9 @@
 """Copies a results folder's records under new bundles, to time `leaderboard` on many of them.
 
-python tests/speed/tenfold.py results /tmp/tenfold [times]
-python -m benchmark leaderboard --results /tmp/tenfold     twice: the second finds its pictures unchanged
+Typed as:
+
+    python tests/speed/tenfold.py results /tmp/tenfold [times]
+    python -m benchmark leaderboard --results /tmp/tenfold     twice: the second finds its pictures unchanged
 """
 
 from __future__ import annotations
