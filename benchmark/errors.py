@@ -17,7 +17,7 @@ class UsageError(Exception):
         super().__init__(" ".join(line.strip() for line in message.splitlines() if line.strip()))
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

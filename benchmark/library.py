@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backbones.api import Backbone
 from benchmark import coordinator
-from benchmark.bundles.decoding import decoded
+from benchmark.bundles.decoding import decode_images
 from benchmark.errors import UsageError
 from benchmark.jobs.failures import Failed
 from benchmark.jobs.fit import find_or_fit, load_fit
@@ -61,7 +61,7 @@ class FittedPrior:
 
     def images(self, n: int, seed: int = 0) -> Tensor:
         """What `latents(n, seed)` decode to: uint8 (n, C, H, W)."""
-        return decoded(self.backbone, self.latents(n, seed), stream(self.device, "loaded prior decode", seed))
+        return decode_images(self.backbone, self.latents(n, seed), stream(self.device, "loaded prior decode", seed))
 
 
 def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:

@@ -13,7 +13,7 @@ from benchmark.errors import UsageError
 from benchmark.metrics.api import Metric
 from benchmark.progress import say
 from benchmark.registry import Registry
-from benchmark.settings import parse_named, validated
+from benchmark.settings import parse_named, validate
 
 #: words that stand for all metrics whose values belong to no machine, and to one
 BOUND_TO_MACHINE = {"scores": False, "timings": True}
@@ -28,7 +28,7 @@ def open_registry(plugins: Iterable[Path]) -> Registry:
     return registry
 
 
-def named_dataset(registry: Registry, name: str) -> Dataset:
+def find_dataset(registry: Registry, name: str) -> Dataset:
     """A registered data set, with settings where they are given, or a path: what ends in .npz or holds a separator."""
     if _is_path(name):
         return PathDataset(Path(name))
@@ -40,13 +40,13 @@ def named_dataset(registry: Registry, name: str) -> Dataset:
         cls = registry.get("dataset", name)
     except UsageError as error:
         raise UsageError(f"{error}; the folder is ./{name}" if Path(name).is_dir() else str(error)) from error
-    return cls(validated(cls.Config, settings, f"data set {name}"))
+    return cls(validate(cls.Config, settings, f"data set {name}"))
 
 
-def named_bundle(registry: Registry, dataset: str, backbone: str, name: str | None) -> Bundle:
+def choose_bundle(registry: Registry, dataset: str, backbone: str, name: str | None) -> Bundle:
     """The bundle of that name or folder, else that of the data set and backbone; of several, a line says which."""
     registry.get("backbone", backbone)
-    images = None if name else named_dataset(registry, dataset)
+    images = None if name else find_dataset(registry, dataset)
     bundle, others = find_bundle(images, backbone, name)
     if images is not None and bundle.dataset != images.name:
         preparation = bundle.card["dataset"]["preparation"]
@@ -56,7 +56,7 @@ def named_bundle(registry: Registry, dataset: str, backbone: str, name: str | No
     return bundle
 
 
-def dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset | None:
+def find_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset | None:
     """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one."""
     if _is_path(typed):
         return PathDataset(Path(typed))
@@ -69,13 +69,13 @@ def dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset | None
 
 def require_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset:
     """The same; raises `UsageError` where there is none."""
-    source = dataset_of(registry, typed, bundle)
+    source = find_dataset_of(registry, typed, bundle)
     if source is None:
         raise UsageError(f"no data set is called '{bundle.dataset}': name the path of its images with --dataset")
     return source
 
 
-def named_metrics(registry: Registry, words: Iterable[str] | None) -> list[type[Metric]]:
+def choose_metrics(registry: Registry, words: Iterable[str] | None) -> list[type[Metric]]:
     """Metrics by name, or `scores` and `timings` for those bound to no machine and to one; all where none are named."""
     at_hand = [registry.get("metric", name) for name in registry.at_hand("metric")]
     kinds = {word: [cls for cls in at_hand if cls.machine_bound == bound] for word, bound in BOUND_TO_MACHINE.items()}

@@ -112,7 +112,7 @@ class Protocol(BaseModel):
         return self.part(tuple({*settings, *(["reference_split"] if "generated" in settings else [])})) == settings
 
 
-def saved_protocols(results: Path) -> tuple[list[tuple[str, Protocol]], list[str]]:
+def read_protocols(results: Path) -> tuple[list[tuple[str, Protocol]], list[str]]:
     """Bundle and protocol of every table there is to make, and for each damaged file the sentence that says so."""
     protocols, damaged = [], []
     for path in sorted((results / "protocols").glob("*/*.json")):
@@ -133,7 +133,7 @@ def _why(path: Path, error: Damaged | ValidationError) -> str:
     return f"{path}: {field}: {problem['msg'].lower()} (of another version of the suite? then it can be deleted)"
 
 
-def chosen_preset(name: str | None, budget: str | None, split: str) -> Preset:
+def choose_preset(name: str | None, budget: str | None, split: str) -> Preset:
     """The preset that is named, or the usual one of a budget (None: quick). Raises `UsageError` where they disagree."""
     preset = PRESETS[name or USUAL[budget or "quick"]]
     if budget not in (None, preset.budget):
@@ -143,7 +143,7 @@ def chosen_preset(name: str | None, budget: str | None, split: str) -> Preset:
     return preset
 
 
-def protocol_for(bundle: Bundle, preset: Preset, split: Split, extractor: Extractor, features: int) -> Protocol:
+def make_protocol(bundle: Bundle, preset: Preset, split: Split, extractor: Extractor, features: int) -> Protocol:
     """The preset on a bundle: counts are capped by its posteriors, so that every row can have equally many."""
     counts, dataset = bundle.card["posterior_counts"], bundle.card["dataset"]
     images = preset.images(split)

@@ -24,7 +24,7 @@ import pluggy
 
 from backbones.api import Backbone
 from benchmark.datasets.api import Dataset
-from benchmark.errors import UsageError, unknown
+from benchmark.errors import UsageError, unknown_name
 from benchmark.extractors.api import Extractor
 from benchmark.metrics.api import FIT, REFERENCE_ROWS, Metric
 from benchmark.plugin_files import load_file
@@ -101,7 +101,7 @@ class Registry:
         if name not in self._classes[kind]:
             self._read_entry_points()
         if name not in self._classes[kind]:
-            error = unknown(kind, name, self._classes[kind])
+            error = unknown_name(kind, name, self._classes[kind])
             broken = "; ".join(f"broken plugin {origin}: {why}" for origin, why in self.broken.items())
             raise UsageError(f"{error}; {broken}" if broken else str(error))
         return self._classes[kind][name]
@@ -203,7 +203,7 @@ def _check(cls: Any, base: type) -> None:
     if issubclass(cls, LatentPrior):
         for setting in {**cls.quick, **cls.block_quick}:
             if setting not in cls.Config.model_fields:
-                raise unknown(f"setting in {cls.__name__}.quick", setting, cls.Config.model_fields)
+                raise unknown_name(f"setting in {cls.__name__}.quick", setting, cls.Config.model_fields)
 
 
 def _why(error: BaseException) -> str:

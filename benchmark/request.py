@@ -20,15 +20,15 @@ from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.identity import Job
-from benchmark.jobs.plan import jobs, rows
+from benchmark.jobs.plan import make_jobs, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
-from benchmark.machine.devices import DeviceName, chosen_device
-from benchmark.names import dataset_of, named_bundle, named_metrics, open_registry
+from benchmark.machine.devices import DeviceName, choose_device
+from benchmark.names import choose_bundle, choose_metrics, find_dataset_of, open_registry
 from benchmark.progress import say
-from benchmark.protocol import Budget, PresetName, Protocol, Split, chosen_preset, protocol_for
+from benchmark.protocol import Budget, PresetName, Protocol, Split, choose_preset, make_protocol
 from benchmark.registry import Registry
-from benchmark.settings import checked, parse_named
+from benchmark.settings import construct, parse_named
 from benchmark.store.places import data_roots
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged
@@ -103,7 +103,7 @@ class Request(BaseModel):
 
 def request_from(given: dict[str, Any], file: Path | None = None) -> Request:
     """A request of these fields, over those of a TOML file where one is named. Raises `UsageError`."""
-    return checked(Request, {**(_read(file) if file else {}), **given}, str(file) if file else "run")
+    return construct(Request, {**(_read(file) if file else {}), **given}, str(file) if file else "run")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -132,20 +132,22 @@ def resolve(request: Request, registry: Registry | None = None, reference_of: Re
 
     `reference_of` stands in for what finds a reference or makes a missing one.
     """
-    preset = chosen_preset(request.protocol, request.budget, request.split)
+    preset = choose_preset(request.protocol, request.budget, request.split)
     registry = registry or open_registry(request.plugins)
-    device = chosen_device(request.device)
-    metrics = [metric() for metric in named_metrics(registry, request.metrics)]
-    bundle = named_bundle(registry, request.dataset, request.backbone, request.bundle)
+    device = choose_device(request.device)
+    metrics = [metric() for metric in choose_metrics(registry, request.metrics)]
+    bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
     fixed = request.protocol_settings
-    made = rows(registry, request.priors, bundle, preset.budget, fixed.get("reference_split", preset.reference_split))
+    made = make_rows(
+        registry, request.priors, bundle, preset.budget, fixed.get("reference_split", preset.reference_split)
+    )
     reference_of = reference_of or partial(obtain_reference, device=device, roots=data_roots(request.data_root))
-    dataset = dataset_of(registry, request.dataset, bundle)
+    dataset = find_dataset_of(registry, request.dataset, bundle)
 
     def protocol_of(extractor: Extractor) -> Protocol:
-        usual = protocol_for(bundle, preset, request.split, extractor, 0)
+        usual = make_protocol(bundle, preset, request.split, extractor, 0)
         given = {**usual.model_dump(), **fixed, "extractor": extractor.identity()}
-        return checked(Protocol, given, "protocol") if fixed else usual
+        return construct(Protocol, given, "protocol") if fixed else usual
 
     extractor, protocol, reference = _choose_extractor(request, registry, bundle, dataset, protocol_of, reference_of)
     if reference is not None:
@@ -156,7 +158,7 @@ def resolve(request: Request, registry: Registry | None = None, reference_of: Re
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
     ]
     notes = list(dict.fromkeys(row.note for row in made if row.note))
-    return Resolved(jobs(made, bundle, request.seeds, preset.budget, device.type), work, request.results, notes)
+    return Resolved(make_jobs(made, bundle, request.seeds, preset.budget, device.type), work, request.results, notes)
 
 
 def _choose_extractor(

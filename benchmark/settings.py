@@ -9,12 +9,12 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from benchmark.errors import UsageError, unknown
+from benchmark.errors import UsageError, unknown_name
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parsed(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """`1`, `0.5`, `true` and `null` as JSON has them; `32x64` is a tuple of sizes; anything else is a string."""
     if re.fullmatch(r"\d+(x\d+)+", text):
         return tuple(map(int, text.split("x")))
@@ -24,8 +24,8 @@ def parsed(text: str) -> Any:
         return text
 
 
-def shown(value: Any) -> str:
-    """A value as a user would type it: `parsed(shown(value)) == value`."""
+def format_value(value: Any) -> str:
+    """A value as a user would type it: `parse_value(format_value(value)) == value`."""
     if isinstance(value, tuple):
         return "x".join(map(str, value))
     if value is None or isinstance(value, bool):
@@ -58,25 +58,25 @@ def parse_named(text: str, option: str) -> list[tuple[str, list[dict[str, Any]]]
                 values[setting] = []
             if setting is None or not word.strip():
                 raise UsageError(f"{option} {part}: expected NAME=VALUE inside the brackets, got '{word}'")
-            values[setting].append(parsed(word.strip()))
+            values[setting].append(parse_value(word.strip()))
         asked.append((name, [dict(zip(values, choice)) for choice in itertools.product(*values.values())]))
     return asked
 
 
-def validated(config: type[Model], settings: dict[str, Any], of: str) -> Model:
-    """`config(**settings)` of settings as they are typed; raises `UsageError` as `checked` does."""
+def validate(config: type[Model], settings: dict[str, Any], of: str) -> Model:
+    """`config(**settings)` of settings as they are typed; raises `UsageError` as `construct` does."""
     sizes = {name for name, field in config.model_fields.items() if get_origin(field.annotation) is tuple}
     # one size is typed, and shown, as a number
-    return checked(
+    return construct(
         config, {k: (value,) if k in sizes and type(value) is int else value for k, value in settings.items()}, of
     )
 
 
-def checked(model: type[Model], fields: dict[str, Any], of: str) -> Model:
+def construct(model: type[Model], fields: dict[str, Any], of: str) -> Model:
     """`model(**fields)`; raises `UsageError` naming the field, its value and what was expected."""
     for name in fields:
         if name not in model.model_fields:
-            raise unknown(f"setting of {of}", name, model.model_fields)
+            raise unknown_name(f"setting of {of}", name, model.model_fields)
     try:
         return model(**fields)
     except ValidationError as error:

@@ -34,7 +34,7 @@ from scipy import stats
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.find import all_bundles
-from benchmark.bundles.reference import Reference, command_for, find_reference
+from benchmark.bundles.reference import Reference, find_reference, reference_command
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
@@ -42,13 +42,13 @@ from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.measure import Outcome, run_job
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
-from benchmark.machine.arithmetic import float32_alone
+from benchmark.machine.arithmetic import require_float32
 from benchmark.metrics.api import Metric
 from benchmark.metrics.samples import from_png
 from benchmark.progress import say
 from benchmark.registry import Registry
 from benchmark.request import ReferenceOf, Request, resolve
-from benchmark.settings import checked, validated
+from benchmark.settings import construct, validate
 from benchmark.store.places import fresh_cache
 from benchmark.store.records import RecordStore, record_id
 from benchmark.store.sealed import Damaged, content_hash
@@ -84,7 +84,7 @@ class Finding:
         return self.verdict, f"{row['dataset']} {row['backbone']} {row['label']} seed {row['seed']}", self.detail
 
 
-def told(findings: list[Finding]) -> str:
+def describe(findings: list[Finding]) -> str:
     """One line of findings of which the same is said."""
     verdict, subject, detail = findings[0].said
     kinds = ", ".join(finding.record["kind"] for finding in findings)
@@ -103,23 +103,23 @@ class Recipe:
 
 def verify(registry: Registry, results: Path, share: float, seed: int) -> Iterator[Finding]:
     """Compute a share of the recorded scores again, in the order of the draw: what is interrupted is a share too."""
-    float32_alone()
+    require_float32()
     records, damaged = RecordStore(results / "records").all()
     for sentence in damaged:
         say(f"left out: {sentence}")
-    groups = by_fit(records)
+    groups = group_by_fit(records)
     if not groups:
         raise UsageError(f"{results}: no scores here to verify")
     fits = {record["id"]: record for record in records if record["kind"] == "fit"}
-    values = over_seeds(records)
+    values = group_by_row(records)
     bundles = {bundle.id[:16]: bundle for bundle in all_bundles()[0].values()}
-    chosen, plans = drawn(groups, share, seed), []
+    chosen, plans = draw_share(groups, share, seed), []
     with fresh_cache():
         for fit in chosen:
             recipes, findings = [], []
             for record in groups[fit]:
                 try:
-                    recipes.append(recipe(record, fits.get(fit), registry, bundles))
+                    recipes.append(make_recipe(record, fits.get(fit), registry, bundles))
                 except (Unverifiable, UsageError, Unavailable, Damaged) as error:
                     findings.append(Finding(record, "unknown", str(error)))
             plans.append((fit, recipes, findings))
@@ -135,7 +135,7 @@ def verify(registry: Registry, results: Path, share: float, seed: int) -> Iterat
             yield from _compared(recipes, fits.get(fit), values)
 
 
-def by_fit(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def group_by_fit(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Fit id -> the scores measured of it: records that are fine and bound to no machine."""
     groups = defaultdict(list)
     for record in records:
@@ -144,12 +144,12 @@ def by_fit(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return dict(groups)
 
 
-def drawn(groups: dict[str, Any], share: float, seed: int) -> list[str]:
+def draw_share(groups: dict[str, Any], share: float, seed: int) -> list[str]:
     """A share of the keys, at least one, in random order; the seed and the keys decide which."""
     return random.Random(seed).sample(sorted(groups), max(1, round(share * len(groups))))
 
 
-def over_seeds(records: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+def group_by_row(records: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
     """What seeds of one row have in common (see `_row`) -> seed -> facts."""
     values: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for record in records:
@@ -171,7 +171,7 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
     return facts | ({"parameters": record["parameters"]} if record["kind"] == "fit" else {})
 
 
-def recipe(
+def make_recipe(
     record: dict[str, Any], fit: dict[str, Any] | None, registry: Registry, bundles: dict[str, Bundle]
 ) -> Recipe:
     """From a record alone. Raises `Unverifiable`, or what its parts raise, where the code's id is not the record's."""
@@ -190,7 +190,7 @@ def recipe(
     if record_id(here) != record["id"]:
         if fit is not None and identity["fit"] != job.fit_id:
             identity, here = {**identity, "fit": fit["identity"]}, {**here, "fit": job.fit_identity}
-        raise Unverifiable(difference(identity, here))
+        raise Unverifiable(find_difference(identity, here))
     return Recipe(record, job, metric, resolved.work)
 
 
@@ -201,7 +201,7 @@ def _request(record: dict[str, Any], bundle: Bundle, registry: Registry) -> Requ
     priors: tuple[tuple[str, dict[str, Any]], ...] = ()
     if row["prior"] not in REFERENCES:
         cls = registry.get("prior", row["prior"])  # a setting that the record does not name had its default
-        priors = ((row["prior"], validated(cls.Config, row["config"], f"prior {row['prior']}").model_dump()),)
+        priors = ((row["prior"], validate(cls.Config, row["config"], f"prior {row['prior']}").model_dump()),)
     given = {
         "priors": priors,
         "backbone": bundle.backbone_name,
@@ -214,7 +214,7 @@ def _request(record: dict[str, Any], bundle: Bundle, registry: Registry) -> Requ
         "metrics": (record["kind"],),
         "device": row["device"],
     }
-    return checked(Request, given, "record")
+    return construct(Request, given, "record")
 
 
 def _stored_reference(identity: dict[str, Any]) -> ReferenceOf:
@@ -227,19 +227,19 @@ def _stored_reference(identity: dict[str, Any]) -> ReferenceOf:
         if reference is None:
             raise Unverifiable(
                 f"no {extractor.name} reference of the {split} split beside the bundle; make it with: "
-                f"{command_for(bundle, extractor, split)} --out {shlex.quote(str(bundle.path / 'reference'))}"
+                f"{reference_command(bundle, extractor, split)} --out {shlex.quote(str(bundle.path / 'reference'))}"
             )
         return reference
 
     return reference_of
 
 
-def difference(recorded: dict[str, Any], here: dict[str, Any], at: str = "") -> str:
+def find_difference(recorded: dict[str, Any], here: dict[str, Any], at: str = "") -> str:
     """The first entry in which two identities differ."""
     key = next(key for key in sorted({*recorded, *here}) if recorded.get(key) != here.get(key))
     one, other = recorded.get(key), here.get(key)
     if isinstance(one, dict) and isinstance(other, dict):
-        return difference(one, other, f"{at}{key}.")
+        return find_difference(one, other, f"{at}{key}.")
     return f"its {at}{key} is {one}, and {other} here"
 
 
@@ -311,19 +311,21 @@ def _judged(
     if set(recorded) != set(here):
         return Finding(record, "DISAGREES", f"{', '.join(recorded)} recorded, {', '.join(here)} here")
     others = [facts for seed, facts in values[_row(record)].items() if seed != record["row"]["seed"]]
-    found = [agreement(name, recorded[name], here[name], same, [facts.get(name) for facts in others]) for name in here]
+    found = [
+        judge_value(name, recorded[name], here[name], same, [facts.get(name) for facts in others]) for name in here
+    ]
     worst = max((verdict for verdict, _ in found), key=list(VERDICTS).index, default="equal")
     return Finding(record, worst, "; ".join(detail for verdict, detail in found if verdict == worst and detail))
 
 
-def agreement(name: str, recorded: Any, here: Any, same: bool, others: list[Any]) -> tuple[str, str]:
+def judge_value(name: str, recorded: Any, here: Any, same: bool, others: list[Any]) -> tuple[str, str]:
     """One value's verdict and what is to be said of it; `others` are the row's values of other seeds."""
     if recorded == here:
         return "equal", ""
     if name == "png":
         return "DISAGREES" if same else "unknown", f"{differing_pixels(recorded, here):.2%} of the pixels differ"
     if isinstance(recorded, list) and isinstance(here, list) and len(recorded) == len(here):
-        verdicts = [agreement(name, *pair, same, []) for pair in zip(recorded, here)]
+        verdicts = [judge_value(name, *pair, same, []) for pair in zip(recorded, here)]
         return max(verdicts, key=lambda found: list(VERDICTS).index(found[0]), default=("equal", ""))
     said = f"{name} {recorded} recorded, {here} here"
     numbers = [value for value in (recorded, here, *others) if isinstance(value, (int, float))]

@@ -27,9 +27,9 @@ from benchmark.datasets.digits import Digits
 from benchmark.datasets.path import PathDataset
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.evaluation import Evaluation
-from benchmark.protocol import PRESETS, protocol_for
+from benchmark.protocol import PRESETS, make_protocol
 from benchmark.registry import Registry
-from benchmark.settings import shown
+from benchmark.settings import format_value
 from benchmark.store.sealed import read_sealed
 from priors.api import PosteriorSplit
 
@@ -99,8 +99,8 @@ def cli(monkeypatch, capsys):
 def brief_timings(monkeypatch):
     """Timings of four samples: the shipped decoder takes seconds for those of the protocol."""
     monkeypatch.setattr(
-        "benchmark.request.protocol_for",
-        lambda *given: protocol_for(*given).model_copy(update={"timing_batches": (4,), "timing_seconds": 0.0}),
+        "benchmark.request.make_protocol",
+        lambda *given: make_protocol(*given).model_copy(update={"timing_batches": (4,), "timing_seconds": 0.0}),
     )
 
 
@@ -133,7 +133,7 @@ def squares(tmp_path, cli):
 
     def train(name, **settings):
         settings = {**SMALL, "batch_size": 50, **settings}
-        words = [word for setting, value in settings.items() for word in ("--set", f"{setting}={shown(value)}")]
+        words = [word for setting, value in settings.items() for word in ("--set", f"{setting}={format_value(value)}")]
         words += ["--backbone", "nvae", "--device", "cpu", "--out", tmp_path / name]
         done = cli("pretrain", "--dataset", tmp_path / "squares.npz", *words)
         assert done.code == 0, done.err
@@ -154,7 +154,7 @@ def given(small_bundle):
 
     def make(features, real, seed=0):
         bundle, extractor = open_bundle(small_bundle), DigitCNN()
-        protocol = protocol_for(bundle, PRESETS["quick"], "test", extractor, features=64)
+        protocol = make_protocol(bundle, PRESETS["quick"], "test", extractor, features=64)
         reference = SimpleNamespace(subsample=lambda device: real)
         made = Evaluation(None, {}, None, None, None, reference, protocol, seed, CPU, None)
         made.features = features

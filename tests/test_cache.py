@@ -8,7 +8,7 @@ from draws import CPU
 from safetensors.torch import save_file
 
 from benchmark.jobs.evaluation import Evaluation
-from benchmark.store.cache import kept
+from benchmark.store.cache import load_or_make
 from benchmark.store.places import cache_root
 from priors.gaussian import Gaussian
 
@@ -19,14 +19,14 @@ def never() -> torch.Tensor:
 
 def test_a_tensor_is_made_once_and_comes_back_bit_for_bit():
     value = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).T  # not contiguous
-    assert kept("latents", {"fit": 1}, CPU, lambda: value) is value
-    assert torch.equal(kept("latents", {"fit": 1}, CPU, never), value)
+    assert load_or_make("latents", {"fit": 1}, CPU, lambda: value) is value
+    assert torch.equal(load_or_make("latents", {"fit": 1}, CPU, never), value)
 
 
 @pytest.mark.parametrize("kind, identity", [("latents", {"fit": 2}), ("features", {"fit": 1})])
 def test_another_identity_or_kind_is_another_tensor(kind, identity):
-    kept("latents", {"fit": 1}, CPU, lambda: torch.zeros(2))
-    assert torch.equal(kept(kind, identity, CPU, lambda: torch.ones(2)), torch.ones(2))
+    load_or_make("latents", {"fit": 1}, CPU, lambda: torch.zeros(2))
+    assert torch.equal(load_or_make(kind, identity, CPU, lambda: torch.ones(2)), torch.ones(2))
 
 
 def _cut(path: Path) -> None:
@@ -50,12 +50,12 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_named_and_made_again(damage, capsys):
-    kept("latents", {"fit": 1}, CPU, lambda: torch.ones(4))
+    load_or_make("latents", {"fit": 1}, CPU, lambda: torch.ones(4))
     (path,) = (cache_root() / "latents").iterdir()
     DAMAGE[damage](path)
-    assert torch.equal(kept("latents", {"fit": 1}, CPU, lambda: torch.ones(4)), torch.ones(4))
+    assert torch.equal(load_or_make("latents", {"fit": 1}, CPU, lambda: torch.ones(4)), torch.ones(4))
     assert str(path) in capsys.readouterr().err
-    assert torch.equal(kept("latents", {"fit": 1}, CPU, never), torch.ones(4))
+    assert torch.equal(load_or_make("latents", {"fit": 1}, CPU, never), torch.ones(4))
 
 
 def test_a_metric_measured_again_draws_and_decodes_nothing_again(small_bundle, tmp_path, cli, monkeypatch):

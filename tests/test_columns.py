@@ -14,7 +14,7 @@ from benchmark.metrics.api import Column
 from benchmark.registry import Registry
 from benchmark.report.columns import ORDER
 from benchmark.report.frame import COLUMNS, results_frame
-from benchmark.report.tables import tables
+from benchmark.report.tables import make_tables
 
 EXAMPLE = Path(__file__).with_name("plugin_metric.py")
 NORM = {"value": "norm", "heading": "norm of latents", "group": "latents", "better": "lower"}
@@ -262,4 +262,4 @@ def test_no_results_are_an_empty_frame(tmp_path):
     frame = results_frame(tmp_path)
     assert frame.empty
     assert list(frame.columns) == COLUMNS
-    assert tables(tmp_path) == ([], [], [])
+    assert make_tables(tmp_path) == ([], [], [])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmark.machine import arithmetic
-from benchmark.report.tables import tables
+from benchmark.report.tables import make_tables
 
 
 @pytest.fixture
@@ -27,9 +27,13 @@ def test_float32_alone_leaves_no_tf32_and_the_record_says_so():
     deterministic = torch.backends.cudnn.deterministic
     try:
         torch.backends.cudnn.allow_tf32 = True
-        assert arithmetic.stated()["tf32"] is True
-        arithmetic.float32_alone()
-        assert arithmetic.stated() == {**arithmetic.stated(), "tf32": False, "deterministic": True}
+        assert arithmetic.describe_arithmetic()["tf32"] is True
+        arithmetic.require_float32()
+        assert arithmetic.describe_arithmetic() == {
+            **arithmetic.describe_arithmetic(),
+            "tf32": False,
+            "deterministic": True,
+        }
     finally:
         for of, allowed in before:
             of.allow_tf32 = allowed
@@ -45,7 +49,7 @@ def test_reference_rows_score_alike_on_gpu_and_cpu_and_priors_run_on_both(comman
     for device in ("cuda", "cpu"):
         words = ["--priors", "gaussian,evalp[steps=100],ncp[steps=100,proposals=20]", "--seeds", 1]
         command("run", "--dataset", "digits", *words, "--device", device, "--results", tmp_path)
-    made = {table.device: table for table in tables(tmp_path)[0]}
+    made = {table.device: table for table in make_tables(tmp_path)[0]}
     assert set(made) == {"cuda", "cpu"}
     assert not made["cuda"].failures
     on_gpu, on_cpu = (made[device].rows["aggregate_posterior"].mean(("fd", "fd")) for device in ("cuda", "cpu"))

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from benchmark.jobs.plan import resolved
+from benchmark.jobs.plan import resolve_config
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit
 from priors.evalp import EVaLP, EVaLPConfig, energy_loss
 from priors.parts import sir
@@ -449,7 +449,7 @@ def test_unknown_data_takes_the_recipe_of_the_nearest_latent_size_and_says_so(la
 
 
 def test_evalp_on_a_top_group_is_the_release():
-    config, _, note = resolved(EVaLP, {}, "cifar10", (20, 16, 16), "full")
+    config, _, note = resolve_config(EVaLP, {}, "cifar10", (20, 16, 16), "full")
     assert note is None
     assert config.conv_widths == (64, 128, 256, 128)
     assert config.optimiser == "adam"

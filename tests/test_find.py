@@ -17,7 +17,7 @@ from benchmark.datasets import celeba64
 from benchmark.datasets.celeba64 import CelebA64, CelebA64Preview
 from benchmark.datasets.cifar10 import CIFAR10
 from benchmark.errors import UsageError
-from benchmark.names import named_dataset
+from benchmark.names import find_dataset
 from benchmark.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("nothing_shipped")
@@ -87,7 +87,7 @@ def test_a_bundle_that_is_missing_names_the_command_that_makes_it_as_a_shell_rea
     command = re.search(r"python -m benchmark pretrain (.*?)(;|$)", str(error.value))[1]
     words = shlex.split(command)
     typed = dict(zip(words[::2], words[1::2]))
-    made = named_dataset(Registry(), typed["--dataset"])
+    made = find_dataset(Registry(), typed["--dataset"])
     assert (type(made), made.config, typed["--backbone"]) == (CelebA64, asked.config, "conv_vae")
     assert "'celeba64[crop=140]'" in command, "brackets are patterns to a shell"
 

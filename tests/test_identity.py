@@ -21,9 +21,9 @@ from pydantic import create_model
 
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import SHIPPED, all_bundles
-from benchmark.jobs.identity import Job, Row, class_identity, reference_row
+from benchmark.jobs.identity import Job, Row, class_identity, make_reference_row
 from benchmark.jobs.reference_rows import REFERENCES
-from benchmark.protocol import Protocol, saved_protocols
+from benchmark.protocol import Protocol, read_protocols
 from benchmark.registry import Registry
 from benchmark.store.closure import PLUGIN, SUITE, beside, closure, within
 from benchmark.store.records import RecordStore, record_id
@@ -49,7 +49,7 @@ def committed():
         row = record["row"]
         key = json.dumps({name: row[name] for name in row if name != "config_hash"}, sort_keys=True)
         if key not in made:
-            line = reference_row(row["prior"])
+            line = make_reference_row(row["prior"])
             if row["prior"] not in REFERENCES:
                 cls = registry.get("prior", row["prior"])
                 line = Row(row["label"], row["prior"], class_identity(registry, cls), cls, cls.Config(**row["config"]))
@@ -80,7 +80,7 @@ def test_every_committed_row_has_the_config_hash_that_it_has_now(committed):
 
 def test_every_committed_measurement_has_the_id_that_its_metric_has_now(committed):
     """Under one of the saved protocols of its bundle; of a timing, on the machine that it names."""
-    metrics, protocols = committed.registry.all("metric"), saved_protocols(RESULTS)[0]
+    metrics, protocols = committed.registry.all("metric"), read_protocols(RESULTS)[0]
 
     def ids(record, job):
         cls, identity = metrics[record["kind"]], record["identity"]
@@ -102,7 +102,7 @@ def test_every_committed_protocol_has_the_hash_that_names_its_file():
 
 
 def test_committed_protocols_name_the_extractors_that_are_here(committed):
-    saved = {each.extractor["name"]: each.extractor for _, each in saved_protocols(RESULTS)[0]}
+    saved = {each.extractor["name"]: each.extractor for _, each in read_protocols(RESULTS)[0]}
     for name, identity in saved.items():
         cls = committed.registry.get("extractor", name)
         assert {**identity, "weights": None} == {"name": name, "version": cls.version, "weights": None}
@@ -162,7 +162,7 @@ def test_settings_keep_their_constraints_and_their_defaults():
 
 
 def saved_protocol():
-    return next(protocol for _, protocol in saved_protocols(RESULTS)[0] if protocol.reference_split is None)
+    return next(protocol for _, protocol in read_protocols(RESULTS)[0] if protocol.reference_split is None)
 
 
 @pytest.mark.parametrize("value, same", [(None, True), (7, False)])

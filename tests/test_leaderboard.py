@@ -18,7 +18,7 @@ from benchmark.cli.app import main
 from benchmark.metrics.samples import as_png
 from benchmark.report import board, grids
 from benchmark.report.board import Board, write_pictures
-from benchmark.report.tables import tables
+from benchmark.report.tables import make_tables
 from benchmark.store.sealed import read_sealed
 
 COLUMNS = [
@@ -274,7 +274,7 @@ def test_a_protocol_makes_a_table_of_the_bundles_that_ran_under_it_alone(results
     results.references()
     results.add("aggregate_posterior", "samples", {"png": ""}, reads=("split", "rounding"))
     results.references(protocol=other, bundle="d" * 16, dataset="mnist")
-    assert [(table.dataset, table.protocol.hash) for table in tables(results.folder)[0]] == [
+    assert [(table.dataset, table.protocol.hash) for table in make_tables(results.folder)[0]] == [
         ("digits", results.protocol.hash),
         ("mnist", other.hash),
     ]
@@ -513,7 +513,7 @@ def test_no_records_here_is_one_line(tmp_path, monkeypatch, capsys):
 def test_an_empty_results_folder_has_an_empty_leaderboard(results):
     assert results.board().empty
     assert results.damaged == []
-    assert tables(results.folder) == ([], [], [])
+    assert make_tables(results.folder) == ([], [], [])
 
 
 # Rewriting while records come in
@@ -522,14 +522,14 @@ def test_an_empty_results_folder_has_an_empty_leaderboard(results):
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still; a rewriting takes two seconds of it."""
-    now, write = SimpleNamespace(seconds=100.0), board.tables
+    now, write = SimpleNamespace(seconds=100.0), board.make_tables
 
     def takes_two_seconds(*given):
         now.seconds += 2
         return write(*given)
 
     monkeypatch.setattr(board.time, "monotonic", lambda: now.seconds)
-    monkeypatch.setattr(board, "tables", takes_two_seconds)
+    monkeypatch.setattr(board, "make_tables", takes_two_seconds)
     return now
 
 
@@ -557,8 +557,8 @@ def test_an_interrupted_run_writes_whatever_the_time(results, clock):
 
 def test_the_end_of_a_run_reads_once_for_tables_pictures_and_text(results, monkeypatch):
     filled(results)
-    expected, calls, read = results.text, [], board.tables
-    monkeypatch.setattr(board, "tables", lambda *given: calls.append(1) or read(*given))
+    expected, calls, read = results.text, [], board.make_tables
+    monkeypatch.setattr(board, "make_tables", lambda *given: calls.append(1) or read(*given))
     text = Board(results.folder).finish("b" * 16, results.protocol.hash)
     assert len(calls) == 1
     assert text.strip()

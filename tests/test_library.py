@@ -10,7 +10,7 @@ from commands import record_files
 
 import benchmark
 from benchmark.bundles.bundle import open_bundle
-from benchmark.bundles.decoding import decoded
+from benchmark.bundles.decoding import decode_images
 from benchmark.errors import UsageError
 from benchmark.streams import stream
 
@@ -77,7 +77,7 @@ def test_a_loaded_prior_is_the_fit_of_the_run(fields):
     assert not torch.equal(z, loaded.latents(7, seed=4))
     assert not torch.equal(z, other.latents(7, seed=3))
     images = loaded.images(7, seed=3)
-    assert torch.equal(images, decoded(loaded.backbone, z, stream(CPU, "loaded prior decode", 3)))
+    assert torch.equal(images, decode_images(loaded.backbone, z, stream(CPU, "loaded prior decode", 3)))
     assert images.dtype == torch.uint8
     assert {path: path.read_bytes() for path in record_files(fields["results"])} == files
 

@@ -12,11 +12,11 @@ from benchmark.bundles.find import SHIPPED
 from benchmark.errors import UsageError
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.identity import Job, class_identity
-from benchmark.jobs.plan import jobs, prior_row, rows
-from benchmark.protocol import PRESETS, PresetName, chosen_preset, protocol_for
+from benchmark.jobs.plan import make_jobs, make_prior_row, make_rows
+from benchmark.protocol import PRESETS, PresetName, choose_preset, make_protocol
 from benchmark.registry import Registry
 from benchmark.request import Request
-from benchmark.settings import parse_named, parsed, shown
+from benchmark.settings import format_value, parse_named, parse_value
 from benchmark.store.records import record_id
 from priors.api import LatentPrior, PriorConfig, sampling_setting
 from priors.evalp import EVaLP
@@ -26,7 +26,7 @@ ALWAYS = ["aggregate_posterior", "reconstruction", "full_reconstruction", "gauss
 
 
 def made(priors, budget="quick", bundle=BUNDLE):
-    return rows(Registry(), Request(priors=priors).priors, bundle, budget)
+    return make_rows(Registry(), Request(priors=priors).priors, bundle, budget)
 
 
 def labels(priors, budget="quick"):
@@ -166,7 +166,7 @@ def test_quick_caps_the_recipe_and_explicit_settings_override_the_cap():
 
 
 def prior_config(budget, bundle=BUNDLE, **settings):
-    return prior_row(Registry(), "evalp", settings, bundle, budget).config
+    return make_prior_row(Registry(), "evalp", settings, bundle, budget).config
 
 
 def test_a_cap_never_raises_what_a_recipe_asks_for(monkeypatch):
@@ -184,7 +184,7 @@ def of_dataset(name, latent_shape):
     [("mnist", 3, None), ("owls", 20, "mnist"), ("owls", 60, "celeba64"), ("owls", 500, "cifar10")],
 )
 def test_an_unknown_data_set_gets_the_recipe_of_the_nearest_latent_size_and_says_so(dataset, size, from_dataset):
-    row = prior_row(Registry(), "evalp", {}, of_dataset(dataset, (size,)), "full")
+    row = make_prior_row(Registry(), "evalp", {}, of_dataset(dataset, (size,)), "full")
     assert row.label == "evalp"
     settings = EVaLP.recipes[from_dataset or dataset][1]
     assert {name: getattr(row.config, name) for name in settings} == settings
@@ -196,23 +196,23 @@ def test_an_unknown_data_set_gets_the_recipe_of_the_nearest_latent_size_and_says
 
 
 def test_full_reconstructions_are_a_row_of_one_seed_and_none_against_training_images():
-    there = rows(Registry(), [("gaussian", {})], BUNDLE, "quick")
+    there = make_rows(Registry(), [("gaussian", {})], BUNDLE, "quick")
     assert [row.label for row in there] == ALWAYS
-    todo = jobs(there, BUNDLE, range(2), "quick", "cpu")
+    todo = make_jobs(there, BUNDLE, range(2), "quick", "cpu")
     assert [job.seed for job in todo if job.row.label == "full_reconstruction"] == [0]
     assert len(todo) == 7
-    against_train = rows(Registry(), [("gaussian", {})], BUNDLE, "full", "train")
+    against_train = make_rows(Registry(), [("gaussian", {})], BUNDLE, "full", "train")
     assert [row.label for row in against_train] == ["aggregate_posterior", "gaussian"]
 
 
 def test_jobs_go_seed_by_seed_over_all_rows():
-    todo = jobs(made("evalp"), BUNDLE, range(3), "quick", "cpu")
+    todo = make_jobs(made("evalp"), BUNDLE, range(3), "quick", "cpu")
     assert [job.seed for job in todo] == [0] * 6 + [1] * 5 + [2] * 5
     assert [job.row.label for job in todo[:6]] == labels("evalp")
 
 
 def job(budget="quick", bundle=BUNDLE, seed=0, device="cpu", **settings):
-    return Job(prior_row(Registry(), "evalp", settings, bundle, budget), bundle, seed, budget, device)
+    return Job(make_prior_row(Registry(), "evalp", settings, bundle, budget), bundle, seed, budget, device)
 
 
 def other_bundle():
@@ -259,7 +259,7 @@ def test_a_sampling_setting_is_no_part_of_a_fit_but_of_its_measurements_and_its_
 
 def test_seeds_of_a_row_share_its_config_hash_and_rows_do_not():
     by_label = {}
-    for each in jobs(made("evalp"), BUNDLE, range(3), "quick", "cpu"):
+    for each in make_jobs(made("evalp"), BUNDLE, range(3), "quick", "cpu"):
         by_label.setdefault(each.row.label, set()).add(each.facts()["config_hash"])
     assert all(len(hashes) == 1 for hashes in by_label.values())
     assert len(set.union(*by_label.values())) == len(by_label)
@@ -286,7 +286,7 @@ def test_sampling_settings_are_told_apart_and_still_validated():
 
 
 def protocol(**change):
-    return protocol_for(BUNDLE, PRESETS["quick"], "test", DigitCNN(), features=64).model_copy(update=change)
+    return make_protocol(BUNDLE, PRESETS["quick"], "test", DigitCNN(), features=64).model_copy(update=change)
 
 
 def measurement_id(metric, given=None, machine=None):
@@ -347,7 +347,7 @@ def test_only_timings_belong_to_a_machine():
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_protocol_draws_no_more_than_the_posteriors_there_are(preset, split):
     counts = BUNDLE.card["posterior_counts"]
-    made = protocol_for(BUNDLE, preset, split, DigitCNN(), features=64)
+    made = make_protocol(BUNDLE, preset, split, DigitCNN(), features=64)
     compared_with = "train" if preset.name == "nvae" else split
     assert made.images == compared_with
     assert made.generated == min(preset.generated, counts["train"], counts[compared_with])
@@ -374,17 +374,17 @@ def test_presets_say_what_their_papers_compare():
     ],
 )
 def test_a_budget_has_a_usual_preset(name, budget, preset):
-    assert chosen_preset(name, budget, "test") is PRESETS[preset]
+    assert choose_preset(name, budget, "test") is PRESETS[preset]
 
 
 def test_a_preset_and_another_budget_are_refused_in_one_line():
     with pytest.raises(UsageError, match="--protocol rae has the full budget: leave --budget quick out"):
-        chosen_preset("rae", "quick", "test")
+        choose_preset("rae", "quick", "test")
 
 
 def test_nothing_is_chosen_by_a_protocol_that_sees_no_split_but_train():
     with pytest.raises(UsageError, match="--protocol nvae compares with training images"):
-        chosen_preset("nvae", None, "val")
+        choose_preset("nvae", None, "val")
 
 
 def test_the_command_line_names_the_presets_there_are():
@@ -405,7 +405,7 @@ def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
 
 @pytest.mark.parametrize("value", [None, True, False, 1, 0.5, 1e-8, "mlp", (2, 3)])
 def test_a_value_can_be_typed_again(value):
-    assert parsed(shown(value)) == value
+    assert parse_value(format_value(value)) == value
 
 
 @pytest.mark.parametrize("widths", ["64", "64x32"])

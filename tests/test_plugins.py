@@ -16,7 +16,7 @@ from scipy.stats import multivariate_normal
 from benchmark.bundles.bundle import open_bundle
 from benchmark.errors import UsageError
 from benchmark.jobs.identity import Job, class_identity
-from benchmark.jobs.plan import prior_row, rows
+from benchmark.jobs.plan import make_prior_row, make_rows
 from benchmark.registry import KINDS, Registry
 from benchmark.store.sealed import read_sealed
 from priors.api import AggregatePosterior, PosteriorSplit
@@ -108,12 +108,12 @@ def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed,
 def test_without_names_an_installed_plugin_is_left_out_and_a_file_is_not(small_bundle, installed):
     installed("sleeper", EXAMPLE.read_text())
     bundle = open_bundle(small_bundle)
-    assert "full_gaussian" not in [row.name for row in rows(Registry(), None, bundle, "quick")]
+    assert "full_gaussian" not in [row.name for row in make_rows(Registry(), None, bundle, "quick")]
     assert "sleeper" not in sys.modules
-    assert "full_gaussian" in [row.name for row in rows(Registry([EXAMPLE]), None, bundle, "quick")]
+    assert "full_gaussian" in [row.name for row in make_rows(Registry([EXAMPLE]), None, bundle, "quick")]
     awake = Registry()
     assert "full_gaussian" in awake.all("prior")
-    assert "full_gaussian" not in [row.name for row in rows(awake, None, bundle, "quick")]
+    assert "full_gaussian" not in [row.name for row in make_rows(awake, None, bundle, "quick")]
 
 
 def test_an_edited_plugin_is_another_prior(small_bundle, tmp_path, cli):
@@ -139,7 +139,7 @@ def test_a_file_and_an_installed_copy_of_it_have_one_identity(small_bundle, inst
     installed("somebodys_prior", EXAMPLE.read_text())
     bundle, ids = open_bundle(small_bundle), []
     for registry in (Registry([EXAMPLE]), Registry()):
-        row = prior_row(registry, "full_gaussian", {}, bundle, "quick")
+        row = make_prior_row(registry, "full_gaussian", {}, bundle, "quick")
         ids.append(Job(row, bundle, 0, "quick", "cpu").fit_id)
     assert ids[0] == ids[1]
 

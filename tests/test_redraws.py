@@ -8,7 +8,7 @@ from draws import CPU
 
 from backbones.conv_vae import ConvVAE
 from benchmark.bundles.bundle import open_bundle
-from benchmark.bundles.decoding import decoded
+from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reference import find_reference
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
@@ -16,7 +16,7 @@ from benchmark.jobs.evaluation import Evaluation
 from benchmark.metrics.api import Facts
 from benchmark.metrics.frechet import Frechet
 from benchmark.metrics.redraws import Redraws
-from benchmark.protocol import PRESETS, protocol_for
+from benchmark.protocol import PRESETS, make_protocol
 from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.store.places import fresh_cache
 from benchmark.streams import seeded_globals, stream
@@ -31,7 +31,7 @@ class Wide(Gaussian):
 
 def test_redraws_are_scores_of_new_draws_of_one_fit(small_bundle):
     bundle, extractor = open_bundle(small_bundle), DigitCNN()
-    protocol = protocol_for(bundle, PRESETS["rae"], "test", extractor, features=64)
+    protocol = make_protocol(bundle, PRESETS["rae"], "test", extractor, features=64)
     source, held_out = Wide(bundle.latent_shape, Gaussian.Config()), PosteriorSplit(*bundle.posterior("test", CPU))
     backbone, features = bundle.backbone(ConvVAE, CPU), Features(extractor, CPU)
     reference = find_reference(bundle, extractor, "test")
@@ -47,7 +47,7 @@ def test_redraws_are_scores_of_new_draws_of_one_fit(small_bundle):
         assert values == Redraws().measure(asked), "streams decide them"
     with seeded_globals(CPU, "redraw 2", 3):
         z = source.sample(protocol.generated, stream(CPU, "redraw 2", 3))
-    images = decoded(backbone, z, stream(CPU, "redraw 2 decode", 3))
+    images = decode_images(backbone, z, stream(CPU, "redraw 2 decode", 3))
     by_hand = frechet_distance(feature_statistics(features(images)), reference.statistics(CPU))
     assert values["fd_redraws"][1] == pytest.approx(by_hand, rel=1e-9)
     spread, apart = np.std(values["fd_redraws"]), abs(np.mean(values["fd_redraws"]) - Frechet().measure(asked)["fd"])

@@ -17,7 +17,7 @@ from benchmark.report import pareto
 from benchmark.report.board import write_pictures
 from benchmark.report.pictures import DRAWN_FROM
 from benchmark.report.published import CLAIMS, FIGURES
-from benchmark.report.tables import tables
+from benchmark.report.tables import make_tables
 from benchmark.store.sealed import write_sealed
 
 NOISE = [0.1, -0.1, 0.06, -0.05, 0.02]
@@ -167,13 +167,13 @@ def board(results, references=True):
         results.scores(label, around(score))
         timed(results, label, seconds)
     results.scores("untimed", around(3.0))
-    ((table,), *_) = tables(results.folder)
+    ((table,), *_) = make_tables(results.folder)
     return table, results.folder / "pareto" / f"{table.name}.png"
 
 
 def test_points_are_gap_closed_and_milliseconds_as_the_table_has_them(results):
     table, _ = board(results)
-    found = {point.label: point for point in pareto.points(table)}
+    found = {point.label: point for point in pareto.make_points(table)}
     assert list(found) == ["gaussian", "evalp", "evalp[kl_weight=1]", "ncp"], "by time; untimed rows are no points"
     assert found["evalp"].time == pytest.approx((2.0, 1.8, 2.4))
     expected = [100 * part for part in table.gap_closed(table.rows["evalp"])[0]]
@@ -185,8 +185,8 @@ def test_points_are_gap_closed_and_milliseconds_as_the_table_has_them(results):
 def test_points_are_fd_where_there_is_no_gap_and_one_seed_has_no_interval(results):
     results.scores("ncp", [3.0])
     timed(results, "ncp", 1.0, 1)
-    ((table,), *_) = tables(results.folder)
-    assert [point.quality for point in pareto.points(table)] == [(3.0, None, None)]
+    ((table,), *_) = make_tables(results.folder)
+    assert [point.quality for point in pareto.make_points(table)] == [(3.0, None, None)]
     write_pictures(results.folder)
     assert Image.open(results.folder / pareto.pareto_file(table)).format == "PNG"
 
@@ -260,14 +260,14 @@ def test_the_front_is_what_no_other_point_beats(seed):
         return any(t <= time and q >= quality and (t, q) != (time, quality) for t, q in points)
 
     expected = [index for index, point in enumerate(points) if not beaten(*point)]
-    found = pareto.front(*map(list, zip(*points)))
+    found = pareto.find_front(*map(list, zip(*points)))
     assert sorted(found) == expected
     assert [points[index][0] for index in found] == sorted(points[index][0] for index in found)
 
 
 def test_every_point_is_named_within_the_picture(results):
     table, _ = board(results)
-    figure = pareto._figure(pareto.points(table), True, "title", ["x", "y"])
+    figure = pareto._figure(pareto.make_points(table), True, "title", ["x", "y"])
     (axes,) = figure.axes
     texts = [text for text in axes.texts if text.get_text()]
     assert {text.get_text() for text in texts} == {"gaussian", "evalp", "evalp[kl_weight=1]", "ncp"}

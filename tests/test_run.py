@@ -34,7 +34,7 @@ from benchmark.errors import UsageError
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.evaluation import Evaluation
-from benchmark.protocol import PRESETS, Protocol, protocol_for
+from benchmark.protocol import PRESETS, Protocol, make_protocol
 from benchmark.registry import Registry
 from benchmark.report.board import write_pictures
 from benchmark.store.records import RecordStore
@@ -344,7 +344,7 @@ def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle)
     bundle, registry = open_bundle(small_bundle), Registry()
     metric = registry.get("metric", name)()
     extractor = DigitCNN()
-    protocol = protocol_for(bundle, PRESETS["quick"], "test", extractor, features=64).model_copy(
+    protocol = make_protocol(bundle, PRESETS["quick"], "test", extractor, features=64).model_copy(
         update={"timing_batches": (4,), "timing_seconds": 0.0, "redraws": 2}
     )
     prior = Gaussian(bundle.latent_shape, Gaussian.Config())

@@ -5,7 +5,7 @@ from boards import Results
 
 from benchmark.report import signatures
 from benchmark.report.signatures import COVERED, EFFECTIVE, REPAIRABLE, REPLAY_TOLD
-from benchmark.report.tables import tables
+from benchmark.report.tables import make_tables
 
 SEEDS = 3
 NOISE = (-0.01, 0.0, 0.01)
@@ -59,23 +59,23 @@ def table_of(tmp_path, changes=(), config=None):
                     by_kind.setdefault(kinds.get(name, name), {})[name] = shown
             for kind, shown in by_kind.items():
                 results.add(label, kind, shown, seed, config=config or {"proposals": 5_000})
-    ((table,), *_) = tables(results.folder)
+    ((table,), *_) = make_tables(results.folder)
     return table
 
 
 def test_a_healthy_table_has_no_note(tmp_path):
-    assert signatures.signatures(table_of(tmp_path)) == []
+    assert signatures.find_signatures(table_of(tmp_path)) == []
 
 
 def test_values_that_were_not_measured_give_no_note(tmp_path):
     results = Results(tmp_path / "results")
     results.scores("ncp", [3.0, 3.1])
-    ((table,), *_) = tables(results.folder)
-    assert signatures.signatures(table) == []
+    ((table,), *_) = make_tables(results.folder)
+    assert signatures.find_signatures(table) == []
     results.add("aggregate_posterior", "latent_neighbours", {"latent_coverage": 0.9})
     results.add("gaussian", "mmd", {"mmd_imq_p": 0.9})
-    ((table,), *_) = tables(results.folder)
-    assert signatures.signatures(table) == []
+    ((table,), *_) = make_tables(results.folder)
+    assert signatures.find_signatures(table) == []
 
 
 BELOW, ABOVE = 0.97, 1.03
@@ -134,7 +134,7 @@ def test_a_planted_failure_is_said_by_its_signature(said, tmp_path):
     ids=str,
 )
 def test_what_lies_on_the_other_side_of_a_threshold_is_not_said(changes, tmp_path):
-    assert signatures.signatures(table_of(tmp_path, changes)) == []
+    assert signatures.find_signatures(table_of(tmp_path, changes)) == []
 
 
 @pytest.mark.parametrize("factor, says", [(BELOW, 1), (ABOVE, 0)])
@@ -149,7 +149,7 @@ def test_a_few_effective_proposals_are_saturation_whatever_their_share(factor, s
 def test_fewer_images_than_features_have_no_covariance_of_full_rank(of, says, tmp_path):
     results = Results(tmp_path / "results", **of)
     results.references()
-    ((table,), *_) = tables(results.folder)
+    ((table,), *_) = make_tables(results.folder)
     found = signatures.rank_deficient(table)
     assert len(found) == says
     assert all("64 " in sentence and "at most 63 of 64 dimensions" in sentence for sentence in found)
@@ -167,7 +167,7 @@ def test_one_seed_tells_of_no_missing_hole(tmp_path):
     results = Results(tmp_path / "results")
     results.references([3.0], [3.0])
     results.add("gaussian", "mmd", {"mmd_imq_p": 0.9, "c2st_auc": 0.5})
-    ((table,), *_) = tables(results.folder)
+    ((table,), *_) = make_tables(results.folder)
     assert signatures.no_hole(table) == []
 
 
@@ -179,7 +179,7 @@ def test_a_fit_that_diverged_is_a_blow_up_and_one_that_failed_is_not(tmp_path):
         results.add("mcmc_ebm", "fit", {"status": "diverged", "reason": "energies parted"}, seed)
     results.add("evalp", "fit", {"status": "diverged", "reason": "energies parted"}, 1)
     results.add("ncp", "fit", {"status": "failed", "reason": "ValueError: no"})
-    ((table,), *_) = tables(results.folder)
+    ((table,), *_) = make_tables(results.folder)
     assert signatures.blow_up(table) == [
         "blow-up of evalp: its fit diverged with seed 1",
         "blow-up of mcmc_ebm: its fit diverged with seeds 2, 3, its numbers are of the others",
@@ -202,6 +202,6 @@ def test_a_weak_hierarchy_is_not_its_decoder_alone(tmp_path):
     assert "lower groups" not in found
     results = Results(tmp_path / "results")
     results.add("full_reconstruction", "fd", {"fd": 1.25}, 0)
-    ((table,), *_) = tables(results.folder)
+    ((table,), *_) = make_tables(results.folder)
     (found,) = signatures.weak_backbone(table)
     assert "the lower groups' and the decoder's (1.25 is left where every group is inferred)" in found

@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.metrics.frechet import Frechet
 from benchmark.metrics.samples import as_png
-from benchmark.report.tables import tables
+from benchmark.report.tables import make_tables
 from benchmark.store.cache import _sha256
 from benchmark.store.places import cache_root, fresh_cache
 from benchmark.store.sealed import file_hash, read_sealed, write_sealed
-from benchmark.verify import agreement, by_fit, difference_limit, differing_pixels, drawn
+from benchmark.verify import difference_limit, differing_pixels, draw_share, group_by_fit, judge_value
 from priors.latent_flow import LatentFlow
 
 PRIOR = "latent_flow[steps=20]"
@@ -296,10 +296,10 @@ def test_what_is_drawn_is_whole_fits_and_the_same_each_time(words, results, cli)
 def test_a_draw_is_of_the_keys_and_the_seed_alone():
     groups = {str(number): None for number in range(40)}
     for share, count in ((0, 1), (0.01, 1), (0.1, 4), (0.5, 20), (1, 40)):
-        chosen = drawn(groups, share, 0)
+        chosen = draw_share(groups, share, 0)
         assert len(set(chosen)) == len(chosen) == count
-        assert chosen == drawn(dict(reversed(groups.items())), share, 0)
-    draws = [key for seed in range(2_000) for key in drawn(groups, 0.1, seed)]
+        assert chosen == draw_share(dict(reversed(groups.items())), share, 0)
+    draws = [key for seed in range(2_000) for key in draw_share(groups, 0.1, seed)]
     counts = np.unique(draws, return_counts=True)[1]
     assert len(counts) == 40
     assert np.abs(counts - 200).max() < 5 * math.sqrt(200)  # each as often as any other
@@ -313,7 +313,7 @@ def test_fits_failures_and_timings_are_not_drawn():
         {**record, "kind": "fit"},
         {**record, "identity": {**identity, "machine": {}}},
     ]
-    assert by_fit([record, *others]) == {"f": [record]}
+    assert group_by_fit([record, *others]) == {"f": [record]}
 
 
 def test_two_honest_seeds_are_flagged_one_time_in_a_hundred():
@@ -348,7 +348,7 @@ def test_two_honest_seeds_are_flagged_one_time_in_a_hundred():
     ],
 )
 def test_agreement_of_a_value(recorded, here, same, others, verdict):
-    assert agreement("value", recorded, here, same, others)[0] == verdict
+    assert judge_value("value", recorded, here, same, others)[0] == verdict
 
 
 def test_pixels_that_differ_are_counted():
@@ -360,10 +360,10 @@ def test_pixels_that_differ_are_counted():
 
 
 def test_ctrl_c_ends_with_what_was_verified(results, cli, monkeypatch):
-    groups = by_fit([json.loads(file.read_text()) for file in record_files(results)])
+    groups = group_by_fit([json.loads(file.read_text()) for file in record_files(results)])
     of_priors = {fit for fit, scores in groups.items() if scores[0]["row"]["prior"] == "latent_flow"}
     # ids, and so the draw, differ from machine to machine: one that begins with both fits, the second interrupted
-    seed = next(seed for seed in itertools.count() if set(drawn(groups, 1, seed)[:2]) == of_priors)
+    seed = next(seed for seed in itertools.count() if set(draw_share(groups, 1, seed)[:2]) == of_priors)
     fits, fit = [], LatentFlow.fit
 
     def interrupted(self, *given):
@@ -415,7 +415,7 @@ def test_scores_against_train_and_against_test_are_told_apart_and_come_out_again
     for protocol in ("nvae", "rae"):
         done = cli(*words, "--protocol", protocol, "--results", tmp_path)
         assert done.code == 0, done.err
-    made = {table.protocol.preset: table.rows for table in tables(tmp_path)[0]}
+    made = {table.protocol.preset: table.rows for table in make_tables(tmp_path)[0]}
     for label in ("gaussian", "aggregate_posterior"):
         against_train, against_test = (made[preset][label].values for preset in ("nvae", "rae"))
         assert against_train["fd", "fd"] != against_test["fd", "fd"]
@@ -435,4 +435,4 @@ def test_scores_against_train_and_against_test_are_told_apart_and_come_out_again
     [([1.0, 2.0], "equal"), ([1.0, 2 + 1e-9], "within"), ([1.0, 2.1], "DISAGREES"), ([1.0], "DISAGREES")],
 )
 def test_lists_agree_as_their_values_do(here, verdict):
-    assert agreement("redraws", [1.0, 2.0], here, True, [])[0] == verdict
+    assert judge_value("redraws", [1.0, 2.0], here, True, [])[0] == verdict

@@ -16,6 +16,6 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decoded(backbone: Backbone, z: Tensor, generator: torch.Generator) -> Tensor:
+def decode_images(backbone: Backbone, z: Tensor, generator: torch.Generator) -> Tensor:
     """Latents (n, *latent_shape) -> uint8 images (n, C, H, W)."""
     return torch.cat([as_bytes(backbone.decode(part, generator)) for part in z.split(DECODE_BATCH)])

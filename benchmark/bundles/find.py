@@ -8,7 +8,7 @@ from pathlib import Path
 import backbones
 from benchmark.bundles.bundle import Bundle, open_bundle
 from benchmark.datasets.api import USER_SUPPLIED, Dataset
-from benchmark.errors import UsageError, unknown
+from benchmark.errors import UsageError, unknown_name
 from benchmark.store.places import cache_root
 from benchmark.store.sealed import Damaged
 
@@ -49,7 +49,7 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
     if name is not None:
         if name in bundles:
             return bundles[name], []
-        raise UsageError(damaged[name]) if name in damaged else unknown("bundle", name, bundles)
+        raise UsageError(damaged[name]) if name in damaged else unknown_name("bundle", name, bundles)
     if dataset is None:
         raise UsageError("neither a bundle nor a data set is named")
     typed = dataset.config.model_dump(mode="json", exclude_unset=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from backbones.api import Backbone
 from backbones.training import TrainingDiverged, posterior, train
 from benchmark.bundles.bundle import SPLITS, Bundle, round_weights, write_bundle
-from benchmark.bundles.decoding import decoded
+from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reconstructions import make_reconstructions
 from benchmark.datasets.api import Dataset, Images
 from benchmark.errors import UsageError
@@ -20,7 +20,7 @@ from benchmark.progress import say, track
 from benchmark.registry import Registry
 from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.scores.mmd import mmd_between
-from benchmark.settings import shown, validated
+from benchmark.settings import format_value, validate
 from benchmark.store.places import cache_root
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import content_hash
@@ -51,7 +51,7 @@ def pretrain(
     origin = provenance(device)  # of the code as it is now, not as it may be hours later
     images = dataset.load(roots)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
-    config = validated(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
+    config = validate(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
     typed = dataset.config.model_dump(mode="json", exclude_unset=True)
     name = "-".join([dataset.name, *_name_parts(typed), backbone_class.name, *_name_parts(settings)])
     path = out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)
@@ -138,7 +138,7 @@ def _reconstruct_fully(
 
 
 def _name_parts(settings: dict[str, Any]) -> list[str]:
-    return [f"{name}{shown(value)}" for name, value in sorted(settings.items())]
+    return [f"{name}{format_value(value)}" for name, value in sorted(settings.items())]
 
 
 def _choose(images: Tensor, count: int | None, split: str) -> Tensor:
@@ -162,6 +162,6 @@ def _score_reconstruction(
     generator = stream(device, "reconstruction")
     mean, std = posteriors
     noise = torch.randn(mean.shape, generator=generator, device=device)
-    features = features_of(decoded(backbone, mean + std * noise, generator))
+    features = features_of(decode_images(backbone, mean + std * noise, generator))
     value = frechet_distance(feature_statistics(features), feature_statistics(features_of(test)))
     return {"score": extractor.score, "value": value, "reconstructions": len(mean), "test": len(test)}

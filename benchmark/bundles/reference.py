@@ -54,7 +54,7 @@ class Reference:
         return self._subsample[device]
 
 
-def folders(bundle: Bundle) -> list[Path]:
+def reference_folders(bundle: Bundle) -> list[Path]:
     """Where references of a bundle are looked for: beside it, in the cache, beside its neighbours."""
     cached = cache_root() / "references" / bundle.card["dataset"]["sha256"][:16]
     return [bundle.path / "reference", cached, *sorted(bundle.path.parent.glob("[!.]*/reference"))]
@@ -69,7 +69,7 @@ def find_reference(bundle: Bundle, extractor: Extractor, split: str) -> Referenc
 def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict[str, Any]] | None:
     """The file of that name by this extractor of this bundle's images, and its card, or None. Raises `Damaged`."""
     damaged = None
-    for folder in folders(bundle):
+    for folder in reference_folders(bundle):
         card_path = folder / f"{name}.json"
         if not card_path.exists():
             continue
@@ -142,9 +142,8 @@ def obtain_reference(
         reference = None
     if reference is not None:
         return reference
-    missing = (
-        f"no {extractor.name} reference of {bundle.path.name}; make it with: {command_for(bundle, extractor, split)}"
-    )
+    command = reference_command(bundle, extractor, split)
+    missing = f"no {extractor.name} reference of {bundle.path.name}; make it with: {command}"
     if dataset is None:
         raise UsageError(missing)
     try:
@@ -156,7 +155,7 @@ def obtain_reference(
         return make_reference(bundle, images, extractor, split, device, None, progress)
 
 
-def command_for(bundle: Bundle, extractor: Extractor, split: str) -> str:
+def reference_command(bundle: Bundle, extractor: Extractor, split: str) -> str:
     """The command that makes a reference."""
     return (
         f"python -m benchmark reference --dataset {bundle.dataset} --bundle {shlex.quote(str(bundle.path))} "
@@ -177,7 +176,7 @@ def write_beside(
 
     `folder`: None for the cache.
     """
-    path = (folder or folders(bundle)[1]) / f"{name}.safetensors"
+    path = (folder or reference_folders(bundle)[1]) / f"{name}.safetensors"
     write_atomic(path, save(tensors))
     card = {
         "dataset": bundle.dataset,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmark.check.targets import TARGETS, Target
 from benchmark.jobs.fit import state_of
-from benchmark.jobs.plan import resolved
+from benchmark.jobs.plan import resolve_config
 from benchmark.scores.mmd import mmd_between
 from benchmark.streams import seeded_globals, stream
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
@@ -49,7 +49,7 @@ def check(
     """Every finding about a prior with the given settings, as they are made. Raises `UsageError` for bad settings."""
 
     def build(shape: tuple[int, ...]) -> LatentPrior:
-        config, _, _ = resolved(prior, settings, "synthetic", shape, "quick")
+        config, _, _ = resolve_config(prior, settings, "synthetic", shape, "quick")
         with seeded_globals(device, "check"):
             return prior(shape, config).to(device)
 
@@ -59,7 +59,7 @@ def check(
             made.train().fit(target.posterior(device), stream(device, "check fit"), lambda *_, **__: None)
         return made.eval()
 
-    resolved(prior, settings, "synthetic", (2,), "quick")  # settings that were typed wrongly are no finding
+    resolve_config(prior, settings, "synthetic", (2,), "quick")  # settings that were typed wrongly are no finding
     try:
         fitted = fit(TARGETS["ring"]())
     except Exception as error:

@@ -19,8 +19,8 @@ from benchmark.cli.options import (
     WeightsOption,
 )
 from benchmark.errors import UsageError
-from benchmark.machine.devices import chosen_device
-from benchmark.names import named_bundle, open_registry, require_dataset_of
+from benchmark.machine.devices import choose_device
+from benchmark.names import choose_bundle, open_registry, require_dataset_of
 from benchmark.progress import say
 from benchmark.store.places import data_roots
 
@@ -47,11 +47,11 @@ def reference(
     from benchmark.progress import track
 
     registry = open_registry(plugin or [])
-    opened = named_bundle(registry, dataset, backbone, bundle)
+    opened = choose_bundle(registry, dataset, backbone, bundle)
     source = require_dataset_of(registry, dataset, opened)
     name = extractor or opened.card["dataset"]["extractor"]
     chosen = registry.get("extractor", name)(inception_weights)
-    images, where = source.load(data_roots(data_root)), chosen_device(device)
+    images, where = source.load(data_roots(data_root)), choose_device(device)
     model = opened.backbone(registry.get("backbone", opened.backbone_name), where)
     for part in [each.value for each in split or Part]:
         of = f"{opened.path.name}, {part} split"
@@ -81,8 +81,8 @@ def bound(
     from benchmark.progress import track
     from benchmark.streams import stream
 
-    registry, where = open_registry(plugin or []), chosen_device(device)
-    opened = named_bundle(registry, dataset, backbone, bundle)
+    registry, where = open_registry(plugin or []), choose_device(device)
+    opened = choose_bundle(registry, dataset, backbone, bundle)
     found = require_dataset_of(registry, dataset, opened).load(data_roots(data_root))
     require_images_of(opened, found)
     images = getattr(found, split.value)

@@ -10,7 +10,7 @@ import typer
 
 from benchmark.errors import UsageError
 from benchmark.machine.devices import DeviceName
-from benchmark.settings import parsed
+from benchmark.settings import parse_value
 
 
 class Part(StrEnum):
@@ -43,7 +43,7 @@ def parse_settings(words: list[str] | None) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not (equals and name and value):
             raise UsageError(f"--set {word}: expected NAME=VALUE, for example width=32")
-        settings[name.strip()] = parsed(value.strip())
+        settings[name.strip()] = parse_value(value.strip())
     return settings
 
 

@@ -9,8 +9,8 @@ import typer
 
 from benchmark.bundles.find import all_bundles
 from benchmark.cli.options import DeviceOption, PluginOption
-from benchmark.errors import UsageError, unknown
-from benchmark.machine.devices import chosen_device
+from benchmark.errors import UsageError, unknown_name
+from benchmark.machine.devices import choose_device
 from benchmark.registry import KINDS, Registry
 from benchmark.settings import parse_named
 
@@ -54,13 +54,13 @@ def check(
     name, (settings,) = asked[0]
     for wanted in target or []:
         if wanted not in TARGETS:
-            raise unknown("target", wanted, TARGETS)
+            raise unknown_name("target", wanted, TARGETS)
     cls = registry.get("prior", name)
     for path in map(str, plugin or []):
         if path in registry.broken:  # else a built-in of the same name would be checked in its place
             raise UsageError(f"broken plugin {path}: {registry.broken[path]}")
     failed = 0
-    for finding in check(cls, settings, list(target or TARGETS), chosen_device(device)):
+    for finding in check(cls, settings, list(target or TARGETS), choose_device(device)):
         failed += finding.held is False
         mark = {True: "holds", False: "FAILS", None: "-"}[finding.held]
         print(f"{mark:6} {finding.check:38} {finding.detail}", flush=True)

@@ -16,8 +16,8 @@ from benchmark.cli.options import (
     parse_counts,
     parse_settings,
 )
-from benchmark.machine.devices import chosen_device
-from benchmark.names import named_dataset, open_registry
+from benchmark.machine.devices import choose_device
+from benchmark.names import find_dataset, open_registry
 from benchmark.store.places import data_roots
 
 
@@ -41,11 +41,11 @@ def pretrain(
     registry = open_registry(plugin or [])
     pretrain(
         registry,
-        named_dataset(registry, dataset),
+        find_dataset(registry, dataset),
         registry.get("backbone", backbone),
         parse_settings(set_),
         seed,
-        chosen_device(device),
+        choose_device(device),
         data_roots(data_root),
         parse_counts(keep) if keep else None,
         out,

@@ -34,7 +34,7 @@ def verify(
     plugin: PluginOption = None,
 ) -> None:
     """Compute a random share of the recorded scores again, from scratch; exit 1 if any disagrees."""
-    from benchmark.verify import VERDICTS, Finding, told, verify
+    from benchmark.verify import VERDICTS, Finding, describe, verify
 
     _require_records(results)
     registry = open_registry(plugin or [])
@@ -44,13 +44,13 @@ def verify(
         for finding in verify(registry, results, share, seed):
             counts[finding.verdict] += 1
             if alike and finding.said != alike[0].said:
-                print(told(alike), flush=True)
+                print(describe(alike), flush=True)
                 alike = []
             alike.append(finding)
     except KeyboardInterrupt:
         interrupted = True
     if alike:
-        print(told(alike))
+        print(describe(alike))
     if interrupted:
         say("interrupted: this is what was verified so far")
     print(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from backbones.api import Backbone
-from benchmark.bundles.decoding import decoded
+from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reference import Reference
 from benchmark.extractors.api import Features
 from benchmark.metrics import api
 from benchmark.metrics.api import PRINCIPAL_AXES
 from benchmark.protocol import Protocol
-from benchmark.store.cache import kept
+from benchmark.store.cache import load_or_make
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
@@ -70,7 +70,7 @@ class Evaluation(api.Evaluation):
     def latents(self, n: int, purpose: str) -> Tensor:
         """n checked latents (n, *latent_shape). Raises `BadSample`."""
         identity = {**self.identity, "latents": n, "purpose": purpose, "version": DRAWS_VERSION}
-        return kept("latents", identity, self.device, lambda: self._drawn(n, purpose))
+        return load_or_make("latents", identity, self.device, lambda: self._drawn(n, purpose))
 
     @torch.no_grad()
     def _drawn(self, n: int, purpose: str) -> Tensor:
@@ -91,7 +91,7 @@ class Evaluation(api.Evaluation):
         return z
 
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
-        return decoded(self.backbone, z, self.stream(purpose))
+        return decode_images(self.backbone, z, self.stream(purpose))
 
     @functools.cached_property
     def features(self) -> Tensor:
@@ -99,7 +99,9 @@ class Evaluation(api.Evaluation):
         if self.seen is not None:
             return self.seen[: protocol.generated]
         seen = {"images": protocol.generated, "extractor": protocol.extractor, "rounding": protocol.rounding}
-        return kept("features", {**self.identity, **seen, "version": DRAWS_VERSION}, self.device, self._extracted)
+        return load_or_make(
+            "features", {**self.identity, **seen, "version": DRAWS_VERSION}, self.device, self._extracted
+        )
 
     def _extracted(self) -> Tensor:
         return self.features_of(self.decoded(self.latents(self.protocol.generated, "sample"), "decode"))

@@ -18,14 +18,14 @@ class Failed(Exception):
     """A job that cannot go on; the reason is recorded already, where it is the row's."""
 
 
-def of_the_machine(error: BaseException) -> bool:
+def is_machine_fault(error: BaseException) -> bool:
     """Whether an error is a fault of the machine (out of memory, disk full), so that it is not recorded."""
     full = isinstance(error, OSError) and error.errno in NO_SPACE
     # the CPU's allocator raises a plain RuntimeError
     return full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in str(error)
 
 
-def reason_of(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The error in one line; for one that nobody raised on purpose, with the place in the code."""
     text = f"{type(error).__name__}: {error}" if not isinstance(error, Diverged) else str(error)
     frames = traceback.extract_tb(error.__traceback__)

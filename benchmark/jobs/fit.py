@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from benchmark.jobs.failures import Failed, of_the_machine, reason_of
+from benchmark.jobs.failures import Failed, describe_error, is_machine_fault
 from benchmark.jobs.identity import Job
 from benchmark.jobs.workspace import Workspace
 from benchmark.progress import say, track
@@ -26,7 +26,7 @@ from priors.api import Diverged, LatentPrior
 LOG_POINTS = 60
 
 
-def fitted(job: Job, work: Workspace) -> LatentPrior:
+def obtain_fit(job: Job, work: Workspace) -> LatentPrior:
     """The job's prior, fitted now or found in the cache; its fit is recorded either way. Raises `Failed`."""
     made = find_or_fit(job, work)
     recorded = work.store.put(job.facts(), "fit", job.fit_identity, made)
@@ -69,10 +69,15 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
         path = _fit_path(job)
         write_atomic(path, save(state))
     except (Exception, SystemExit) as error:
-        if of_the_machine(error):
-            raise Failed(f"fit: {reason_of(error)}; not recorded, so the next run tries again") from error
+        if is_machine_fault(error):
+            raise Failed(f"fit: {describe_error(error)}; not recorded, so the next run tries again") from error
         status = "diverged" if isinstance(error, Diverged) else "failed"
-        return {"status": status, "reason": reason_of(error), "log": log.points, "provenance": provenance(work.device)}
+        return {
+            "status": status,
+            "reason": describe_error(error),
+            "log": log.points,
+            "provenance": provenance(work.device),
+        }
     record = {
         "status": "ok",
         "values": {**facts, "fit_seconds": seconds},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.jobs.identity import Job
-from benchmark.jobs.measure import pending
+from benchmark.jobs.measure import find_pending
 from benchmark.jobs.workspace import Workspace
 
 
@@ -32,7 +32,7 @@ def forecast(jobs: Iterable[Job], work: Workspace, records: list[dict[str, Any]]
     rows: dict[str, Forecast] = {}
     for job in jobs:
         row = rows.setdefault(job.row.label, Forecast(job.row.label))
-        todo = pending(job, work)
+        todo = find_pending(job, work)
         row.seeds += 1
         row.fits += todo.fit
         row.measurements += len(todo.metrics)

@@ -107,7 +107,7 @@ class Job:
         return shared | {"sampling": self.row.config.sampling_settings()} if sampling else shared
 
 
-def reference_row(name: str) -> Row:
+def make_reference_row(name: str) -> Row:
     """The row that posterior draws, and no prior, stand behind."""
     return Row(name, name, {"name": name, "version": REFERENCE_VERSION})
 

@@ -12,8 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from benchmark.jobs.evaluation import Evaluation, Source
-from benchmark.jobs.failures import Failed, of_the_machine, reason_of
-from benchmark.jobs.fit import fitted
+from benchmark.jobs.failures import Failed, describe_error, is_machine_fault
+from benchmark.jobs.fit import obtain_fit
 from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.reference_rows import REFERENCES, PosteriorDraws, ReferenceRow
 from benchmark.jobs.workspace import Workspace
@@ -45,7 +45,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome:
     reference = None if job.row.prior else REFERENCES[job.row.name]
     if reference and reference.from_images and work.reconstructions is None:
         return Outcome()
-    before = pending(job, work)
+    before = find_pending(job, work)
     if not (before.fit or before.metrics):
         return Outcome(failures=before.failures)
     try:
@@ -53,7 +53,7 @@ def run_job(job: Job, work: Workspace, wait: bool = True) -> Outcome:
     except Timeout:
         raise Busy(f"another process is at {job.row.label} seed {job.seed}") from None
     with held:
-        now = pending(job, work)  # again: the other process may be done
+        now = find_pending(job, work)  # again: the other process may be done
         outcome = Outcome(failures=now.failures)
         if not (now.fit or now.metrics):
             return outcome
@@ -80,7 +80,7 @@ class Pending:
     failures: list[str] = field(default_factory=list)
 
 
-def pending(job: Job, work: Workspace) -> Pending:
+def find_pending(job: Job, work: Workspace) -> Pending:
     """What `run_job` would do."""
     row, found = job.facts(), Pending()
     if job.row.prior:
@@ -129,7 +129,7 @@ def _evaluation(job: Job, work: Workspace, reference: ReferenceRow | None) -> Ev
     source: Source | None = None
     split = seen = None
     if reference is None:
-        source = fitted(job, work)
+        source = obtain_fit(job, work)
     else:
         split = reference.decodes(work.protocol.split)
         if reference.from_images:
@@ -162,10 +162,12 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
         content_hash(values)  # raises where JSON cannot hold them: tensors, NaN within a list
         content = {"status": "ok", "values": values, **_columns(metric, work)}
     except (Exception, SystemExit) as error:
-        if of_the_machine(error):
-            outcome.failures.append(f"{metric.name}: {reason_of(error)}; not recorded, so the next run tries again")
+        if is_machine_fault(error):
+            outcome.failures.append(
+                f"{metric.name}: {describe_error(error)}; not recorded, so the next run tries again"
+            )
             return
-        content = {"status": "failed", "reason": reason_of(error)}
+        content = {"status": "failed", "reason": describe_error(error)}
         outcome.failures.append(f"{metric.name}: {content['reason']}")
     else:
         outcome.measured.append(metric.name)
@@ -182,7 +184,7 @@ def _columns(metric: Metric, work: Workspace) -> dict[str, Any]:
         columns = None if declared is None else [asdict(column) for column in declared]
         content_hash(columns)  # raises where JSON cannot hold them
     except Exception as error:
-        say(f"metric {metric.name}: its columns cannot be read ({reason_of(error)}); its values go by their names")
+        say(f"metric {metric.name}: its columns cannot be read ({describe_error(error)}); its values go by their names")
         columns = None
     return {} if columns is None else {"columns": columns}
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.errors import UsageError
-from benchmark.jobs.identity import Job, Row, class_identity, reference_row
+from benchmark.jobs.identity import Job, Row, class_identity, make_reference_row
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.registry import Registry
-from benchmark.settings import shown, validated
+from benchmark.settings import format_value, validate
 from priors.api import LatentPrior, PriorConfig
 
 
-def resolved(
+def resolve_config(
     cls: type[LatentPrior], settings: dict[str, Any], dataset: str, latent_shape: tuple[int, ...], budget: str
 ) -> tuple[PriorConfig, PriorConfig, str | None]:
     """The config that `settings` give, the default they change, and a sentence where the recipe is borrowed.
@@ -23,24 +23,24 @@ def resolved(
     """
     recipe, note = cls.recipe(dataset, latent_shape)
     of = f"prior {cls.name}"
-    default = validated(cls.Config, recipe, of)
+    default = validate(cls.Config, recipe, of)
     if budget == "quick":
         caps = {field: min(getattr(default, field), cap) for field, cap in cls.quick_caps(latent_shape).items()}
-        default = validated(cls.Config, {**recipe, **caps}, of)
-    return validated(cls.Config, {**default.model_dump(), **settings}, of), default, note
+        default = validate(cls.Config, {**recipe, **caps}, of)
+    return validate(cls.Config, {**default.model_dump(), **settings}, of), default, note
 
 
-def prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: Bundle, budget: str) -> Row:
+def make_prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: Bundle, budget: str) -> Row:
     """The row of a prior with the settings that were typed."""
     cls: type[LatentPrior] = registry.get("prior", name)
-    config, default, note = resolved(cls, settings, bundle.dataset, bundle.latent_shape, budget)
+    config, default, note = resolve_config(cls, settings, bundle.dataset, bundle.latent_shape, budget)
     changed = [field for field in cls.Config.model_fields if getattr(config, field) != getattr(default, field)]
-    given = ",".join(f"{field}={shown(getattr(config, field))}" for field in changed)
+    given = ",".join(f"{field}={format_value(getattr(config, field))}" for field in changed)
     label = f"{name}[{given}]" if changed else name
     return Row(label, name, class_identity(registry, cls), cls, config, note)
 
 
-def rows(
+def make_rows(
     registry: Registry,
     priors: Sequence[tuple[str, dict[str, Any]]] | None,
     bundle: Bundle,
@@ -55,12 +55,12 @@ def rows(
         wanted.append((name, settings))
         if not settings:
             wanted += [(name, companion) for companion in registry.get("prior", name).companions]
-    made = [reference_row(name) for name, of in REFERENCES.items() if of.stands_beside(reference_split)]
-    made += [prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
+    made = [make_reference_row(name) for name, of in REFERENCES.items() if of.stands_beside(reference_split)]
+    made += [make_prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
     return list({row.label: row for row in made}.values())
 
 
-def jobs(made: list[Row], bundle: Bundle, seeds: Sequence[int], budget: str, device_type: str) -> list[Job]:
+def make_jobs(made: list[Row], bundle: Bundle, seeds: Sequence[int], budget: str, device_type: str) -> list[Job]:
     """Seed by seed, so that an interrupted run has every row; what was drawn once has the first seed alone."""
     return [
         Job(row, bundle, seed, budget, device_type)

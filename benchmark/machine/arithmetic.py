@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 
-def float32_alone() -> None:
+def require_float32() -> None:
     """No TF32, and algorithms that give the same bits each time."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
 
 
-def stated() -> dict[str, Any]:
+def describe_arithmetic() -> dict[str, Any]:
     """What is in force, for the record."""
     return {
         "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,

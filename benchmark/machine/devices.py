@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 
 from benchmark.errors import UsageError
-from benchmark.machine.arithmetic import float32_alone
+from benchmark.machine.arithmetic import require_float32
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
-def chosen_device(name: DeviceName) -> torch.device:
+def choose_device(name: DeviceName) -> torch.device:
     """The device of that name, `auto` being CUDA where there is one. Raises `UsageError` where CUDA is not there.
 
     On CUDA it sets the arithmetic that all records are made in.
@@ -22,5 +22,5 @@ def chosen_device(name: DeviceName) -> torch.device:
         raise UsageError(f"--device cuda: no CUDA device is available here{built}; use --device cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    float32_alone()
+    require_float32()
     return torch.device("cuda")

@@ -11,7 +11,7 @@ import torch
 LEAST_REPEATS = 3
 
 
-def durations(run: Callable[[], Any], device: torch.device, repeats: int, seconds: float) -> list[float]:
+def measure_durations(run: Callable[[], Any], device: torch.device, repeats: int, seconds: float) -> list[float]:
     """Seconds of each call of `run`, which the caller has warmed up; on a GPU those of CUDA events."""
 
     def timed_on_cpu() -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmark.machine.stopwatch import durations
+from benchmark.machine.stopwatch import measure_durations
 from benchmark.metrics.api import Column, Evaluation, Facts, Metric, hookimpl
 
 IMAGES = 100
@@ -34,7 +34,7 @@ class ExtractionTime(Metric):
         protocol = evaluation.protocol
         images = evaluation.decoded(evaluation.held_out.sample(IMAGES, evaluation.stream("timing")), "timing")
         evaluation.features_of(images)  # warmed up
-        taken = durations(
+        taken = measure_durations(
             lambda: evaluation.features_of(images),
             evaluation.device,
             protocol.timing_repeats,

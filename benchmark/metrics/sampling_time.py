@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmark.machine.peak_memory import peak_memory
-from benchmark.machine.stopwatch import durations
+from benchmark.machine.stopwatch import measure_durations
 from benchmark.metrics.api import Column, Evaluation, Metric, hookimpl
 
 
@@ -56,7 +56,7 @@ class SamplingTime(Metric):
             for what, run in runs.items():
                 run()  # warmed up before the peak is taken: what libraries allocate once is not the draw's
                 values[f"{what}_peak_bytes_{batch}"] = peak_memory(run, evaluation.device)
-                taken = durations(run, evaluation.device, protocol.timing_repeats, protocol.timing_seconds)
+                taken = measure_durations(run, evaluation.device, protocol.timing_repeats, protocol.timing_seconds)
                 quartiles[what] = statistics.quantiles(taken, n=4, method="inclusive")
                 values[f"{what}_repeats_{batch}"] = len(taken)
             quartiles["images"] = [sum(both) for both in zip(*quartiles.values())]

@@ -15,7 +15,7 @@ from benchmark.report.grids import draw_grid
 from benchmark.report.markdown import table_markdown
 from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
-from benchmark.report.tables import FD, Table, tables
+from benchmark.report.tables import FD, Table, make_tables
 from benchmark.store.places import lock_path
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import content_hash, write_atomic
@@ -68,7 +68,7 @@ class Board:
         results = self._results
         folder = content_hash(str(results.resolve()))[:16]
         with FileLock(lock_path(f"results-{folder}")):  # two processes: the later one sees the records of both
-            self.tables, damaged, in_none = tables(results, self._store)
+            self.tables, damaged, in_none = make_tables(results, self._store)
             sections = [table_markdown(table, self.tables) for table in self.tables]
             sections += across_markdown(across_bundles(self.tables))
             text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
@@ -102,7 +102,7 @@ def write_tables(results: Path) -> list[str]:
 
 def table_text(results: Path, bundle: str, protocol: str) -> str:
     """The markdown of one bundle's tables under one protocol (one a type of device)."""
-    return _text(tables(results)[0], bundle, protocol)
+    return _text(make_tables(results)[0], bundle, protocol)
 
 
 def _text(made: list[Table], bundle: str, protocol: str) -> str:
@@ -113,7 +113,7 @@ def _text(made: list[Table], bundle: str, protocol: str) -> str:
 def write_pictures(results: Path) -> None:
     """`Board.draw`, once."""
     board = Board(results)
-    board.tables = tables(results)[0]
+    board.tables = make_tables(results)[0]
     board.draw()
 
 

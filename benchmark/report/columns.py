@@ -48,7 +48,7 @@ def columns_of(table: Table) -> dict[str, list[Shown]]:
         of_group.sort(key=lambda each: places.get(each[0], len(places)))
         shown[group] = [made for name, column in of_group for made in _shown(name, column, table)]
     shown["main"] += [
-        Shown("fit, s", FIT_SECONDS, lambda row: number(row, FIT_SECONDS)),
+        Shown("fit, s", FIT_SECONDS, lambda row: format_number(row, FIT_SECONDS)),
         Shown("seeds", FIT_SECONDS, lambda row: str(row.seeds)),
     ]
     return shown
@@ -97,43 +97,43 @@ def _shown(metric: str, column: Column, table: Table) -> list[Shown]:
             Shown(f"{column.head}, one fit", drawn, lambda row: _deviation(_of_one_fit(row, key, drawn), column)),
         ]
     cells: dict[str, Callable[[TableRow], str]] = {
-        "mean": lambda row: number(row, key, column.scale, column.digits),
+        "mean": lambda row: format_number(row, key, column.scale, column.digits),
         "median": lambda row: _median(row, key, column),
         "count": lambda row: _count(row, key),
         "time": lambda row: _time(row, key),
-        "gap": lambda row: share(table.gap_closed(row, key)[0]),
+        "gap": lambda row: format_share(table.gap_closed(row, key)[0]),
     }
     return [Shown(column.head, key, cells[column.shows])]
 
 
-def number(row: TableRow, key: Key, scale: float = 1, least_digits: int = 0) -> str:
+def format_number(row: TableRow, key: Key, scale: float = 1, least_digits: int = 0) -> str:
     """Mean and half-interval, times `scale`, with three significant digits of the mean."""
     if key not in row.intervals:
         return ""
     mean, low, high = (scale * part for part in row.intervals[key])
-    return interval(mean, low, high, decimals(mean, least_digits))
+    return format_interval(mean, low, high, count_decimals(mean, least_digits))
 
 
-def decimals(mean: float, least: int = 0) -> int:
+def count_decimals(mean: float, least: int = 0) -> int:
     """As many as give three significant digits, four at most."""
     return min(max(2 - math.floor(math.log10(abs(mean))), least), 4) if mean and math.isfinite(mean) else 2
 
 
-def interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
+def format_interval(mean: float, low: float, high: float, digits: int, unit: str = "") -> str:
     """A mean ± half its interval, where it has one, with so many digits after the point."""
     half = "" if math.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
     return f"{mean:.{digits}f}{half}{unit}"
 
 
-def share(gap: tuple[float, float, float] | None) -> str:
+def format_share(gap: tuple[float, float, float] | None) -> str:
     """A gap closed, in per cent; blank where there is none to close."""
     if gap is None:
         return ""
     mean, low, high = (100 * part for part in gap)
-    return interval(mean, low, high, 1, " %")
+    return format_interval(mean, low, high, 1, " %")
 
 
-def short(value: float) -> str:
+def format_short(value: float) -> str:
     """A number in few characters: a whole one from 100 on, three significant digits below."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -153,7 +153,7 @@ def _is_pair(value: Any) -> bool:
 
 def _time(row: TableRow, key: Key) -> str:
     found = quartiles(row, key)
-    return "{} [{}, {}]".format(*map(short, found)) if found else ""
+    return "{} [{}, {}]".format(*map(format_short, found)) if found else ""
 
 
 def _count(row: TableRow, key: Key) -> str:
@@ -170,7 +170,7 @@ def _deviation(values: Any, column: Column) -> str:
     if len(values) < 2:
         return ""
     deviation = column.scale * statistics.stdev(values)
-    return f"{deviation:.{decimals(deviation)}f}"
+    return f"{deviation:.{count_decimals(deviation)}f}"
 
 
 def _of_one_fit(row: TableRow, key: Key, drawn: Key) -> list[float]:

@@ -12,11 +12,11 @@ from benchmark.jobs.evaluation import PAIR
 from benchmark.metrics.api import FULL_RECONSTRUCTION
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
-from benchmark.report.columns import ORDER, Shown, columns_of, decimals, short
+from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, format_short
 from benchmark.report.grids import grid_file
-from benchmark.report.pareto import pareto_file, points
+from benchmark.report.pareto import make_points, pareto_file
 from benchmark.report.selection import machine_of
-from benchmark.report.signatures import signatures
+from benchmark.report.signatures import find_signatures
 from benchmark.report.statistics import RANKED_FROM, Difference, above_best, not_worse_than_best, share_seeds
 from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
 
@@ -44,7 +44,7 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
         lines += _beside(caption, [*priors, *references], shown)
     lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
     lines += [f"![samples of {table.name}]({grid_file(table)})", ""]
-    if points(table):
+    if make_points(table):
         lines += [f"![quality against sampling time of {table.name}]({pareto_file(table)})", ""]
     return "\n".join(lines)
 
@@ -87,7 +87,7 @@ def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
     if table.fd:
         remarks.append(f"All of this holds for this one backbone (bundle `{table.bundle}`) and its decoder.")
         remarks += [_order(table, other, by) for other in all_tables if (by := _other_judge(table, other))]
-    remarks += [f"Note: {sentence}" for sentence in signatures(table)]
+    remarks += [f"Note: {sentence}" for sentence in find_signatures(table)]
     remarks += [f"Failed: {failure}" for failure in table.failures]
     return remarks + ([f"Left out: {', '.join(table.left_out)}."] if table.left_out else [])
 
@@ -125,7 +125,7 @@ def _above_best(table: Table, found: dict[str, Difference]) -> list[str]:
         return []
     body = []
     for label, above in found.items():
-        digits = decimals(above.mean)
+        digits = count_decimals(above.mean)
         ends = f"{above.mean:.{digits}f}", f"[{above.low:.{digits}f}, {above.high:.{digits}f}]"
         body.append([label, *ends, "< 0.001" if above.p < 0.001 else f"{above.p:.3g}"])
     score, best = table.protocol.score, next(iter(table.ranked))
@@ -182,7 +182,7 @@ def _extraction(table: Table) -> str:
     if not times:
         return ""
     images = row.over_seeds(("extraction_time", "extraction_images"))[0]
-    return f"; features of {images} images: {short(1000 * statistics.fmean(times))} ms"
+    return f"; features of {images} images: {format_short(1000 * statistics.fmean(times))} ms"
 
 
 def _capped(p: Protocol) -> str:

@@ -40,7 +40,7 @@ def pareto_file(table: Table) -> str:
     return f"pareto/{table.name}.png"
 
 
-def points(table: Table) -> list[Point]:
+def make_points(table: Table) -> list[Point]:
     """Priors and N(0, I) with both quality and time: gap closed in %, or FD where there is no gap to close.
 
     Empty where no prior has both.
@@ -64,7 +64,7 @@ def _point(table: Table, row: TableRow, closes: bool) -> Point | None:
     return Point(row.label, row.is_reference, time, (middle, *ends))
 
 
-def front(times: list[float], qualities: list[float]) -> list[int]:
+def find_front(times: list[float], qualities: list[float]) -> list[int]:
     """Indices, by time, of points to which none is equal or better in both and better in one; quality is to be high."""
     kept: list[int] = []
     best = -math.inf
@@ -78,7 +78,7 @@ def front(times: list[float], qualities: list[float]) -> list[int]:
 
 def draw_pareto(table: Table, results: Path) -> None:
     """Draw the table's picture, if it has one and the file there is not it already."""
-    shown, path = points(table), results / pareto_file(table)
+    shown, path = make_points(table), results / pareto_file(table)
     if not shown:
         return
     closes, title = _closes(table), f"{table.dataset}, {table.backbone} seed {table.backbone_seed}, {table.device}"
@@ -113,7 +113,7 @@ def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> 
     FigureCanvasAgg(figure)  # pyplot, with its figures and its backend, stays as the user has it
     axes = figure.add_subplot(xscale="log", title=title, xlabel=labels[0], ylabel=labels[1])
     times, qualities = ([getattr(point, of)[0] for point in shown] for of in ("time", "quality"))
-    best = front(times, [quality if closes else -quality for quality in qualities])
+    best = find_front(times, [quality if closes else -quality for quality in qualities])
     axes.plot([times[i] for i in best], [qualities[i] for i in best], drawstyle="steps-post", color="0.7", zorder=1)
     for point, time, quality in zip(shown, times, qualities):
         wide, high = _reach(point.time), _reach(point.quality)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.report.columns import number, share
+from benchmark.report.columns import format_number, format_share
 from benchmark.report.published import CLAIMS, FIFTY, FIGURES, OTHER_RECIPES, Claim, Figure
 from benchmark.report.statistics import RANKED_FROM, paired_difference
 from benchmark.report.tables import FD, Key, Table, TableRow
@@ -88,9 +88,9 @@ def _obtained(figure: Figure, table: Table | None) -> tuple[str, str]:
     if table is None or not (row := table.rows.get(figure.prior)) or not row.numbers(FD):
         return "not measured", ""
     gap, _ = table.gap_closed(row)
-    closed = "" if gap is None or row.is_reference else f", gap closed {share(gap)}"
+    closed = "" if gap is None or row.is_reference else f", gap closed {format_share(gap)}"
     p = table.protocol
-    here = f"{p.score} {number(row, FD)}{closed} ({_named(table)})"
+    here = f"{p.score} {format_number(row, FD)}{closed} ({_named(table)})"
     differs = (
         f"{p.generated:,} images against {p.reference:,} of {p.images}, {p.score}; frozen backbone; {p.preparation}"
     )
@@ -121,7 +121,7 @@ def _held(claim: Claim, table: Table) -> list[str]:
     key, _, scale, unit = SHOWN[claim.metric]
     rows = [table.rows.get(label, TableRow(label)) for label in (claim.first, claim.second)]
     values = [row.numbers(key) for row in rows]
-    shown = [f"{number(row, key, scale)}{unit}" if of else "" for row, of in zip(rows, values, strict=True)]
+    shown = [f"{format_number(row, key, scale)}{unit}" if of else "" for row, of in zip(rows, values, strict=True)]
     seeds = sorted(set(values[0]) & set(values[1]))
     if not seeds:
         return [*shown, "", "not measured"]

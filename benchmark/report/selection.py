@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.protocol import Protocol, saved_protocols
-from benchmark.store.in_force import in_force
+from benchmark.protocol import Protocol, read_protocols
+from benchmark.store.in_force import read_in_force
 from benchmark.store.records import RecordStore
 
 Record = dict[str, Any]
@@ -72,8 +72,8 @@ def select(results: Path, store: RecordStore | None = None) -> tuple[list[Select
     `store` is that of the folder, where one has read of it before.
     """
     records, damaged = (store or RecordStore(results / "records")).all()
-    protocols, damaged_protocols = saved_protocols(results)
-    last_run, damaged_notes = in_force(results)
+    protocols, damaged_protocols = read_protocols(results)
+    last_run, damaged_notes = read_in_force(results)
     of_bundle: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         of_bundle[record["row"]["bundle"]].append(record)

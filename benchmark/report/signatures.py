@@ -36,7 +36,7 @@ UNTOLD = 0.05
 REPLAY_TOLD = 0.6
 
 
-def signatures(table: Table) -> list[str]:
+def find_signatures(table: Table) -> list[str]:
     """All that a table shows: first what concerns the whole of it, then what concerns rows."""
     found = (rank_deficient, weak_backbone, no_hole, mode_collapse, runaway, blow_up, saturation, memorisation)
     return [sentence for signature in found for sentence in signature(table)]

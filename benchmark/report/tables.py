@@ -99,7 +99,7 @@ class Table(Selection):
         return {label: (gap, len(seeds)) for (label, (seeds, _)), gap in zip(paired.items(), gaps, strict=True)}
 
 
-def tables(results: Path, store: RecordStore | None = None) -> tuple[list[Table], list[str], list[str]]:
+def make_tables(results: Path, store: RecordStore | None = None) -> tuple[list[Table], list[str], list[str]]:
     """Every table of a results folder, in a fixed order; what is damaged; and which good records are in none."""
     selections, damaged, in_none = select(results, store)
     frame = tidy_frame(selections)

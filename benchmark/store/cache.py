@@ -19,7 +19,7 @@ from benchmark.store.places import cache_root
 from benchmark.store.sealed import content_hash, write_atomic
 
 
-def kept(kind: str, identity: dict[str, Any], device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+def load_or_make(kind: str, identity: dict[str, Any], device: torch.device, make: Callable[[], Tensor]) -> Tensor:
     """The tensor of that identity, on the device: from `<cache>/<kind>/`, else made now and kept.
 
     A damaged file is named and made again.

@@ -36,7 +36,7 @@ def note_in_force(results: Path, budget: str, rows: list[dict[str, Any]]) -> Non
             write_sealed(path, {"labels": {**known, **asked}})
 
 
-def in_force(results: Path) -> tuple[dict[tuple[str, str, str], dict[str, str]], list[str]]:
+def read_in_force(results: Path) -> tuple[dict[tuple[str, str, str], dict[str, str]], list[str]]:
     """(bundle, budget, device) -> label -> hash of its configuration; and for each damaged note a sentence."""
     noted: dict[tuple[str, str, str], dict[str, str]] = {}
     damaged = []

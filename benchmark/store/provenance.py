@@ -51,7 +51,7 @@ def _describe_driver(device: torch.device) -> dict[str, Any] | None:
         found = re.search(r"\d+(\.\d+)+", Path("/proc/driver/nvidia/version").read_text())
     except OSError:
         found = None
-    return {"cuda": torch.version.cuda, "version": found and found[0], **arithmetic.stated()}
+    return {"cuda": torch.version.cuda, "version": found and found[0], **arithmetic.describe_arithmetic()}
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from tabulate import tabulate
 from threadpoolctl import threadpool_info
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-from benchmark.machine.stopwatch import durations
+from benchmark.machine.stopwatch import measure_durations
 from benchmark.metrics.api import Statistics
 from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.store.provenance import device_name
@@ -48,7 +48,7 @@ def as_numpy(of: Statistics) -> dict:
 
 
 def measured(run: Callable[[], float], device: torch.device, seconds: float) -> tuple[float, str]:
-    taken = durations(run, device, REPEATS, seconds)
+    taken = measure_durations(run, device, REPEATS, seconds)
     low, median, high = statistics.quantiles(taken, n=4, method="inclusive")
     return median, f"{median:.4g} [{low:.4g}, {high:.4g}]"
 

@@ -35,11 +35,13 @@ import benchmark.cli.app
 import benchmark.coordinator
 import benchmark.jobs.fit
 import benchmark.jobs.measure
+import benchmark.request
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.reference import Reference
 from benchmark.extractors.api import Features
 from benchmark.jobs.evaluation import Evaluation
 from benchmark.registry import Registry
+from benchmark.report.board import Board
 from benchmark.store.places import CACHE_VARIABLE
 from benchmark.store.provenance import device_name
 from benchmark.store.records import RecordStore
@@ -87,17 +89,17 @@ def timed_phases() -> Phases:
     for owner, attribute, name in (
         (Registry, "_read_built_in", "plugins"),
         (Registry, "_read_entry_points", "plugins"),
-        (benchmark.cli.app, "_bundle", "bundle: open and verify"),
+        (benchmark.request, "choose_bundle", "bundle: open and verify"),
         (Bundle, "backbone", "bundle: load parts"),
         (Bundle, "posterior", "bundle: load parts"),
-        (benchmark.coordinator, "choose_extractor", "reference"),
+        (benchmark.request, "_choose_extractor", "reference"),
         (Reference, "statistics", "reference"),
-        (benchmark.coordinator, "protocol_for", "planning"),
-        (benchmark.coordinator, "rows", "planning"),
-        (benchmark.coordinator, "jobs", "planning"),
-        (benchmark.jobs.measure, "_missing", "records: look up"),
+        (benchmark.request, "make_protocol", "planning"),
+        (benchmark.request, "make_rows", "planning"),
+        (benchmark.request, "make_jobs", "planning"),
+        (benchmark.jobs.measure, "find_pending", "records: look up"),
         (benchmark.jobs.fit, "_fit", lambda job, work: f"fit {job.row.label}"),
-        (benchmark.jobs.measure, "fitted", "fits: load"),
+        (benchmark.jobs.measure, "obtain_fit", "fits: load"),
         (Evaluation, "latents", "images: draw latents"),
         (Evaluation, "decoded", "images: decode"),
         (Features, "__init__", "images: load extractor"),
@@ -105,8 +107,8 @@ def timed_phases() -> Phases:
         (benchmark.jobs.measure, "_measure", lambda job, metric, *_: f"metric {metric.name}"),
         (benchmark.jobs.measure, "provenance", "records: provenance"),
         (RecordStore, "put", "records: write"),
-        (benchmark.coordinator, "write_tables", "tables"),
-        (benchmark.coordinator, "write_grids", "grid"),
+        (Board, "write", "tables"),
+        (Board, "draw", "grid"),
     ):
         phases.time(owner, attribute, name)
     return phases
