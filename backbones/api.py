@@ -44,6 +44,7 @@ class Backbone(nn.Module, ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    source: ClassVar[str | None] = None  # of a plugin, the hash of its source: set where it is registered
     Config: ClassVar[type[BackboneConfig]] = BackboneConfig
     recipes: ClassVar[dict[str, tuple[tuple[int, int, int], dict[str, Any]]]] = {}
     optimiser: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import traceback
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -28,7 +29,7 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.extractors.api import Extractor
 from benchmark.metrics.api import FIT, REFERENCE_ROWS, Metric
 from benchmark.plugin_files import load_file
-from benchmark.store.closure import PLUGIN
+from benchmark.store.closure import PLUGIN, source_hash
 from priors.api import LatentPrior
 
 GROUP = "latent_prior_benchmark"
@@ -87,7 +88,7 @@ class Registry:
         self._manager.add_hookspecs(Hooks)
         self._classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
         self._origins: dict[type, str] = {}
-        self._modules: dict[type, ModuleType | None] = {}
+        self._sources: dict[type, str | None] = {}
         self._built_in: set[str] = set()
         self._installed: set[str] = set()
         self._entry_points_read = False
@@ -121,9 +122,9 @@ class Registry:
         """`built-in`, the plugin's file, or the entry point it came from."""
         return self._origins[cls]
 
-    def module(self, cls: type) -> ModuleType | None:
-        """The module that registered a class, which need not be the one that defines it."""
-        return self._modules[cls]
+    def source(self, cls: type) -> str | None:
+        """The hash of a plugin's source (see `store/closure.py`); None of a built-in, whose version counts."""
+        return self._sources[cls]
 
     def _read_built_in(self, kind: str) -> None:
         """Import a kind's own modules; all kinds' before any plugin file, so that no plugin can take their names."""
@@ -186,7 +187,10 @@ class Registry:
                     raise ValueError(f"the {kind} name '{cls.name}' is taken ({taken})")
                 self._classes[kind][cls.name] = cls
                 self._origins[cls] = origin
-                self._modules[cls] = module
+                defined_in = sys.modules.get(cls.__module__)  # which need not be the module that registers it
+                self._sources[cls] = source = None if origin == "built-in" else source_hash(module, defined_in)
+                if kind in ("extractor", "backbone"):  # which say themselves what they are, in protocols and cards
+                    cls.source = source
         except (Exception, SystemExit) as error:
             self.broken[of] = _why(error)
 

@@ -86,6 +86,8 @@ class Request(BaseModel):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count_seeds(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            raise ValueError("expected how many from 0 on, or a list of them, e.g. 5 or [0, 1]")
         return tuple(range(given)) if type(given) is int else given
 
     @field_validator("seeds")
@@ -103,12 +105,18 @@ class Request(BaseModel):
 
 def request_from(given: dict[str, Any], file: Path | None = None) -> Request:
     """A request of these fields, over those of a TOML file where one is named. Raises `UsageError`."""
-    return construct(Request, {**(_read(file) if file else {}), **given}, str(file) if file else "run")
+    if file is None:
+        return construct(Request, given, "run")
+    read = _read(file)
+    construct(Request, read, str(file))  # what the file says is to be right, also where something else is typed
+    return construct(Request, {**read, **given}, str(file))
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"--file {file}: no such file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--file {file}: not readable as TOML ({error})") from error
 

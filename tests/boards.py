@@ -34,7 +34,18 @@ class Results:
         return Protocol(**settings | change)
 
     def add(
-        self, label, kind, values, seed=0, machine=None, protocol=None, code="one", reads=("split",), threads=1, **row
+        self,
+        label,
+        kind,
+        values,
+        seed=0,
+        machine=None,
+        protocol=None,
+        code="one",
+        reads=("split",),
+        threads=1,
+        source="one",
+        **row,
     ):
         """One record; `code` tells configurations apart, and each record is a second newer than the one before."""
         protocol, prior = protocol or self.protocol, label.partition("[")[0]
@@ -44,6 +55,7 @@ class Results:
         protocol.save(self.folder, facts["bundle"])
         fit = {"fit": content_hash([facts["bundle"], facts["device"], label, code, seed, facts["budget"]])}
         facts["config_hash"] = content_hash([facts["bundle"], facts["device"], label, code, facts["budget"]])[:16]
+        fit["prior"] = {"name": prior, "source": source}
         of_fit = {"fit": record_id(fit), "metric": kind, "settings": protocol.part(reads)}
         identity = fit if kind == "fit" else of_fit
         identity |= {"machine": machine} if machine else {}

@@ -559,3 +559,38 @@ def test_a_raised_version_decides_and_is_to_be_written_down(tree, monkeypatch):
     monkeypatch.setattr("closures.built_ins", lambda: raised)
     assert undecided(kept, tree.root)[0].startswith("prior ncp, version 1 -> 2: priors/ncp.py")
     assert undecided(decide(kept, [], tree.root), tree.root) == []
+
+
+OLD_PLUGINS = Path(__file__).parent / "old_plugins"
+
+
+def test_an_edited_extractor_is_another_one(tmp_path):
+    """Its features of real and of generated images are others: neither reference nor score of the old one serves."""
+    path = tmp_path / "thumbnail.py"
+    shutil.copy(OLD_PLUGINS / "extractor_thumbnail.py", path)
+    name = next(name for name in Registry([path]).at_hand("extractor") if name not in Registry().at_hand("extractor"))
+    before = Registry([path]).get("extractor", name)().identity()
+    path.write_text(path.read_text() + "\nEDITED = True\n")
+    after = Registry([path]).get("extractor", name)().identity()
+    assert before["source"] != after["source"]
+    assert {key: value for key, value in before.items() if key != "source"} == {
+        key: value for key, value in after.items() if key != "source"
+    }
+
+
+def test_the_identity_of_a_built_in_extractor_holds_no_source():
+    assert set(Registry().get("extractor", "digit-cnn")().identity()) == {"name", "version", "weights"}
+
+
+def test_a_backbone_edited_since_its_bundle_was_made_is_told(tmp_path, cli):
+    path = tmp_path / "linear.py"
+    shutil.copy(OLD_PLUGINS / "backbone_linear_vae.py", path)
+    words = ["--dataset", "digits", "--backbone", "linear_vae", "--plugin", path, "--device", "cpu"]
+    assert cli("pretrain", *words, "--set", "epochs=1", "--out", tmp_path / "bundle").code == 0
+    run = ["run", "--bundle", tmp_path / "bundle", "--plugin", path, "--priors", "gaussian", "--seeds", 1]
+    run += ["--metrics", "fd", "--device", "cpu", "--results", tmp_path / "results"]
+    assert "another source" not in cli(*run).err
+    path.write_text(path.read_text() + "\nEDITED = True\n")
+    done = cli(*run, "--metrics", "samples")
+    assert done.code == 0
+    assert "was made by another source of the backbone linear_vae" in done.err

@@ -16,6 +16,7 @@ from benchmark.registry import Registry
 from benchmark.request import Request, request_from, resolve
 from benchmark.verify import _request
 
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 WORDS = ["--priors", "evalp[steps=20,30],gaussian", "--seeds", "2", "--metrics", "fd,mmd", "--split", "val"]
 TOML = """
 priors = ["evalp[steps=20,30]", "gaussian"]
@@ -97,7 +98,7 @@ def test_a_bad_file_is_one_line_that_names_it(text, parts, tmp_path, cli):
 def test_a_file_that_is_not_there_is_one_line(tmp_path, cli):
     done = cli("run", "--file", tmp_path / "no.toml")
     assert done.code == 2
-    assert "no.toml" in done.err
+    assert "no.toml: no such file" in done.err
 
 
 def test_names_become_classes_rows_and_jobs(small_bundle, tmp_path):
@@ -161,3 +162,20 @@ def test_a_dry_run_computes_no_reference(small_bundle, tmp_path, cli):
     done = cli("run", "--bundle", tmp_path / "small", "--priors", "gaussian", "--dry-run", "--results", tmp_path / "r")
     assert done.code == 0
     assert "would be computed first" in done.err
+
+
+def test_a_forecast_reads_every_record_that_there_is(tmp_path, cli):
+    """Those that come with the suite hold failures too."""
+    done = cli(
+        "run", "--dataset", "mnist", "--priors", "evalp,ncp", "--dry-run", "--results", RESULTS, "--budget", "full"
+    )
+    assert done.code == 0
+    assert rows_of(done.out)["ncp"][:2] == ["3", "0"], "its fits are there"
+    assert int(rows_of(done.out)["ncp"][3]) > 30
+
+
+def test_what_a_file_says_is_to_be_right_also_where_something_else_is_typed(tmp_path, cli):
+    (tmp_path / "bad.toml").write_text('seeds = "three"')
+    done = cli("run", "--file", tmp_path / "bad.toml", "--seeds", 1, "--results", tmp_path / "r")
+    assert done.code == 2
+    assert "seeds='three': Value error, expected how many from 0 on" in done.err

@@ -205,3 +205,16 @@ def test_a_weak_hierarchy_is_not_its_decoder_alone(tmp_path):
     ((table,), *_) = make_tables(results.folder)
     (found,) = signatures.weak_backbone(table)
     assert "the lower groups' and the decoder's (1.25 is left where every group is inferred)" in found
+
+
+def test_rows_of_one_prior_by_several_versions_of_its_code_are_told(tmp_path):
+    results = Results(tmp_path / "results")
+    results.references()
+    for label, source in (("mine", "edited"), ("mine[steps=5]", "first"), ("other", "first")):
+        results.add(label, "fit", {"fit_seconds": 1.0}, source=source)
+        results.scores(label, [3.0], source=source)
+    (table,) = make_tables(results.folder)[0]
+    (sentence,) = signatures.several_sources(table)
+    assert sentence.startswith("several sources of mine: its rows were made by 2 versions of its code")
+    assert "(mine; mine[steps=5])" in sentence
+    assert sentence in results.text

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbones.api import Backbone
+from benchmark.progress import say
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
 
 SCHEMA = 1
@@ -53,6 +54,12 @@ class Bundle:
 
     def backbone(self, cls: type[Backbone], device: torch.device) -> Backbone:
         """The frozen backbone in evaluation mode, built by the class that the card names."""
+        made_by = self.card["backbone"].get("source")
+        if made_by not in (None, cls.source):
+            say(
+                f"{self.path.name} was made by another source of the backbone {cls.name}: its images may be other "
+                "ones than were recorded; put the file back, or train again"
+            )
         backbone = cls(tuple(self.card["dataset"]["image_shape"]), cls.Config(**self.card["backbone"]["config"]))
         backbone.load_state_dict(load_file(self.path / "weights.safetensors"))
         return backbone.to(device).eval().requires_grad_(False)
@@ -121,6 +128,7 @@ def write_bundle(
                 "backbone": {
                     "name": backbone.name,
                     "version": backbone.version,
+                    **({} if backbone.source is None else {"source": backbone.source}),
                     "config": backbone.config.model_dump(),
                     "parameters": sum(p.numel() for p in backbone.parameters()),
                 },

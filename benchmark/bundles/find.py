@@ -8,6 +8,7 @@ from pathlib import Path
 import backbones
 from benchmark.bundles.bundle import Bundle, open_bundle
 from benchmark.datasets.api import USER_SUPPLIED, Dataset
+from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError, unknown_name
 from benchmark.store.places import cache_root
 from benchmark.store.sealed import Damaged
@@ -73,6 +74,8 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
         made_of(dataset.preview) if dataset.preview else []
     )
     if not matching:
+        if isinstance(dataset, PathDataset) and not dataset.path.exists():
+            raise UsageError(f"--dataset {dataset.path}: no such file or folder")
         raise UsageError(
             f"there is no bundle of {dataset.label} with {backbone} (there are: {', '.join(bundles) or 'none'}); "
             f"make one with: python -m benchmark pretrain --dataset {shlex.quote(dataset.label)} --backbone {backbone}"

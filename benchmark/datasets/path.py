@@ -40,6 +40,11 @@ class PathDataset(Dataset):
         self.name = re.sub(r"[^a-z0-9_-]+", "_", path.stem.lower()).strip("_") or "images"
         self.extractor = "efficientnet-lite0"
 
+    @property
+    def label(self) -> str:
+        """What was typed, so that a command that is suggested finds it again."""
+        return str(self.path)
+
     def load(self, roots: list[Path]) -> Images:
         if not self.path.exists():
             raise UsageError(f"{self.path}: no such file or folder")

@@ -28,6 +28,7 @@ class Extractor(ABC):
     version: ClassVar[int] = 1
     score: ClassVar[str]
     channels: ClassVar[int] = 3  # what the network takes; images are converted
+    source: ClassVar[str | None] = None  # of a plugin, the hash of its source: set where it is registered
     embedded: ClassVar[bool] = False  # its weights come with the package: it can always be used
 
     def __init__(self, weights: Path | None = None) -> None:
@@ -42,7 +43,9 @@ class Extractor(ABC):
         """The torch-fidelity extractor, asked for one layer. Raises `Unavailable`."""
 
     def identity(self) -> dict[str, Any]:
-        return {"name": self.name, "version": self.version, "weights": self.weights_hash()}
+        """What decides its features: part of a protocol, and of the card of a reference."""
+        identity = {"name": self.name, "version": self.version, "weights": self.weights_hash()}
+        return identity if self.source is None else {**identity, "source": self.source}
 
 
 class OneLayerExtractor(FeatureExtractorBase):

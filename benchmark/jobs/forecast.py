@@ -55,8 +55,10 @@ def _recorded_seconds(records: list[dict[str, Any]]) -> dict[tuple[Any, ...], fl
     """Mean seconds of what was recorded, under each of `_keys`."""
     found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for record in records:
+        if record["status"] != "ok":
+            continue
         seconds = record["values"].get("fit_seconds") if record["kind"] == "fit" else record.get("seconds")
-        if record["status"] == "ok" and seconds is not None:
+        if seconds is not None:
             for key in _keys(record["row"], record["kind"]):
                 found[key].append(seconds)
     return {key: statistics.fmean(values) for key, values in found.items()}

@@ -20,17 +20,13 @@ Every id is a hash of what stands on the left; `docs/identity.md` tells it at le
 
 from __future__ import annotations
 
-import functools
-import sys
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.registry import Registry
-from benchmark.store.closure import own_files
 from benchmark.store.records import record_id
-from benchmark.store.sealed import content_hash, file_hash
+from benchmark.store.sealed import content_hash
 from priors.api import LatentPrior, PriorConfig
 
 #: raised when what the reference rows draw would be another
@@ -114,16 +110,5 @@ def make_reference_row(name: str) -> Row:
 
 def class_identity(registry: Registry, cls: Any) -> dict[str, Any]:
     """What a registered class is, for hashing: its name with its version, or its source's hash if it is a plugin's."""
-    if registry.origin(cls) == "built-in":
-        return {"name": cls.name, "version": cls.version}
-    return {"name": cls.name, "source": _source_hash(registry.module(cls), sys.modules.get(cls.__module__))}
-
-
-@functools.cache
-def _source_hash(*modules: ModuleType | None) -> str:
-    """Hash of the modules that register and that define a class, and of their own files which they import.
-
-    It is taken once, so that a file edited while a run goes on does not pass for the code that is running.
-    """
-    files = dict.fromkeys(file for module in modules if module for file in own_files(module))
-    return content_hash([file_hash(file) for file in files])
+    source = registry.source(cls)
+    return {"name": cls.name, "version": cls.version} if source is None else {"name": cls.name, "source": source}

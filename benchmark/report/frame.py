@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.metrics.api import FIT
 from benchmark.report.selection import Selection, select
 
 LARGEST = 1e150
-FIT = "fit"  # the source of what a fit says of itself
 COLUMNS = [
     "dataset",
     "backbone",

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import statistics
 
-from benchmark.metrics.api import FULL_RECONSTRUCTION
-from benchmark.report.frame import FIT
+from benchmark.metrics.api import FIT, FULL_RECONSTRUCTION
 from benchmark.report.statistics import mean_interval, paired_difference
 from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table
+from benchmark.store.sealed import content_hash
 
 IMQ_P: Key = ("mmd", "mmd_imq_p")
 AUC: Key = ("c2st", "c2st_auc")
@@ -38,7 +38,17 @@ REPLAY_TOLD = 0.6
 
 def find_signatures(table: Table) -> list[str]:
     """All that a table shows: first what concerns the whole of it, then what concerns rows."""
-    found = (rank_deficient, weak_backbone, no_hole, mode_collapse, runaway, blow_up, saturation, memorisation)
+    found = (
+        rank_deficient,
+        weak_backbone,
+        no_hole,
+        several_sources,
+        mode_collapse,
+        runaway,
+        blow_up,
+        saturation,
+        memorisation,
+    )
     return [sentence for signature in found for sentence in signature(table)]
 
 
@@ -65,13 +75,18 @@ def weak_backbone(table: Table) -> list[str]:
     share = 1 - statistics.fmean(ceiling) / statistics.fmean(gaussian)
     if share >= REPAIRABLE:
         return []
+    if share <= 0:
+        score = table.protocol.score
+        return [
+            f"weak backbone: the aggregate posterior's {score} is no lower than N(0, I)'s: there is nothing to repair"
+        ]
     whole = table.rows.get(FULL_RECONSTRUCTION)
     of = "the decoder's"
     if whole is not None and whole.numbers(FD):
         of = f"the lower groups' and the decoder's ({whole.mean(FD):.3g} is left where every group is inferred)"
     return [
         (
-            f"weak backbone: even the aggregate posterior's {table.protocol.score} is only {max(share, 0):.0%} below "
+            f"weak backbone: even the aggregate posterior's {table.protocol.score} is only {share:.0%} below "
             f"N(0, I)'s; most of it is {of}, which no prior on z repairs"
         )
     ]
@@ -106,6 +121,22 @@ def no_hole(table: Table) -> list[str]:
                 f"tells N(0, I) from held-out q_agg{beside}"
             )
     return found
+
+
+def several_sources(table: Table) -> list[str]:
+    """Rows of one prior were made by more than one source or version of it: a run makes again what it is asked for."""
+    labels: dict[str, dict[str, set[str]]] = {}
+    for record in table.records:
+        if record["kind"] == FIT and record["row"]["label"] in table.rows:
+            of_prior = labels.setdefault(record["row"]["prior"], {})
+            source = content_hash(record["identity"].get("prior"))
+            of_prior.setdefault(source, set()).add(record["row"]["label"])
+    return [
+        f"several sources of {prior}: its rows were made by {len(by_source)} versions of its code, the first by the "
+        f"oldest ({'; '.join(', '.join(sorted(of)) for of in by_source.values())}); run them again to compare them"
+        for prior, by_source in sorted(labels.items())
+        if len(by_source) > 1
+    ]
 
 
 def mode_collapse(table: Table) -> list[str]:

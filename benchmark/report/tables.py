@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.jobs.reference_rows import REFERENCES
-from benchmark.report.frame import FIT, is_number, tidy_frame
+from benchmark.metrics.api import FIT
+from benchmark.report.frame import is_number, tidy_frame
 from benchmark.report.selection import Selection, select
 from benchmark.report.statistics import Gap, gaps_closed, mean_intervals, ranked
 from benchmark.store.records import RecordStore

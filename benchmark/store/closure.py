@@ -14,11 +14,14 @@ Whatever else is imported is somebody else's, and ignored.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+
+from benchmark.store.sealed import content_hash, file_hash
 
 #: the packages of the suite: what lies beside a plugin under one of these names never stands in for them
 SUITE = ("benchmark", "priors", "backbones")
@@ -92,6 +95,16 @@ def own_files(module: ModuleType) -> list[Path]:
         root = next((root for root in roots if file.is_relative_to(root)), file.with_suffix(""))
         files = closure(name, file, within({top: root}.get))
     return list(dict.fromkeys([file, *(files[each] for each in sorted(files))]))
+
+
+@functools.cache
+def source_hash(*modules: ModuleType | None) -> str:
+    """Hash of the modules that register and that define a plugin's class, and of their own files which they import.
+
+    It is taken once, so that a file edited while a run goes on does not pass for the code that is running.
+    """
+    files = dict.fromkeys(file for module in modules if module for file in own_files(module))
+    return content_hash([file_hash(file) for file in files])
 
 
 def _imports(name: str, file: Path, find: Find) -> set[str]:
