@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from benchmark.jobs.forecast import Forecast, forecast
-from benchmark.jobs.identity import Job
+from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.measure import Busy, Outcome, run_job
 from benchmark.jobs.workspace import Workspace
 from benchmark.progress import format_seconds, say
@@ -36,7 +36,12 @@ def run(resolved: Resolved) -> Finished:
     for note in resolved.notes:
         say(note)
     work.protocol.save(results, work.bundle.id[:16])
-    note_in_force(results, work.protocol.budget, [job.facts() for job in todo])
+    note_in_force(
+        results,
+        work.protocol.budget,
+        [job.facts() for job in todo],
+        {metric.name: class_identity(work.registry, type(metric)) for metric in work.metrics},
+    )
     provenance(work.device)  # the state of the code is read once, and belongs to the start of the run
     say(_announced(resolved))
     board, failed = Board(results), 0

@@ -32,10 +32,13 @@ def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
     if request is not None and fields:
         raise UsageError("run: a request is whole: give it, or fields, not both")
     resolved = resolve(request or request_from(fields))
-    coordinator.run(resolved)
-    found = load_results(resolved.results)
-    work = resolved.work
-    return found[(found["bundle"] == work.bundle.id[:16]) & (found["protocol"] == work.protocol.hash[:16])]
+    try:
+        coordinator.run(resolved)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError, FileNotFoundError) as error:
+        raise UsageError(f"results {resolved.results}: {error.strerror}: {error.filename}") from error
+    found, work = load_results(resolved.results), resolved.work
+    table = {"bundle": work.bundle.id[:16], "protocol": work.protocol.hash[:16], "device": work.device.type}
+    return found[(found[list(table)] == pd.Series(table)).all(axis=1)]
 
 
 def load_results(path: str | Path = "results") -> pd.DataFrame:
@@ -71,6 +74,9 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
     run of the same fields makes and shares; it is kept in the cache, and nothing is written to a results folder.
     Raises `UsageError`, with the reason where the fit fails.
     """
+    taken = [name for name in ("priors", "seeds", "metrics") if name in fields]
+    if taken:
+        raise UsageError(f"load_prior takes no {taken[0]}: one prior with one seed, load_prior('evalp', seed=0)")
     request = request_from({**fields, "priors": prior, "seeds": (seed,), "metrics": ()})
     if len(request.priors or ()) != 1:
         raise UsageError(f"load_prior {prior}: expected one prior with one value for each setting")

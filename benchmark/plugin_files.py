@@ -10,32 +10,36 @@ two modules.
 from __future__ import annotations
 
 import builtins
+import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from benchmark.store.closure import PLUGIN, beside, closure, within
-from benchmark.store.sealed import content_hash, file_hash
+from benchmark.store.closure import PLUGIN, Owned, beside, closure, within
+from benchmark.store.sealed import content_hash
 
 
 def load_file(path: Path) -> ModuleType:
     """The module of a plugin's file; the same one where neither the file nor what it imports beside it has changed."""
     path = path.resolve()
     inner = path.stem.replace(".", "_")
-    files = closure(inner, path, within(beside(path.parent)))
-    sources = {name: file_hash(file) for name, file in files.items()}
-    package = PLUGIN + content_hash([str(path), sources])[:12]
+    owned = beside(path.parent, own=inner)
+    sources = {str(file): file.read_bytes() for file in closure(inner, path, within(owned)).values()}
+    hashes = {file: hashlib.sha256(source).hexdigest() for file, source in sources.items()}
+    package = PLUGIN + content_hash([str(path), hashes])[:12]
     name = f"{package}.{inner}"
     if name in sys.modules:
         return sys.modules[name]
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
+    _loaded[package] = _Folder(path.parent, owned, sources)
     importlib.invalidate_caches()  # a file may be younger than the last look at its folder
     folder = ModuleSpec(package, None, is_package=True)
     folder.submodule_search_locations = [str(path.parent)]
@@ -53,7 +57,28 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """A plugin's folder: what it owns, and the files that the plugin imports as they were when it was loaded."""
+
+    path: Path
+    owned: Owned
+    sources: dict[str, bytes]
+
+    def has(self, name: str) -> bool:
+        """Whether a top-level name means what lies beside the plugin."""
+        return self.owned(name) == self.path / name
+
+
+_loaded: dict[str, _Folder] = {}
+
+
 class _Loader(SourceFileLoader):
+    def get_data(self, path: str) -> bytes:
+        """The file as it was when the plugin was loaded: code that is imported later is the code that was hashed."""
+        known = _loaded[self.name.partition(".")[0]].sources
+        return known[path] if path in known else super().get_data(path)
+
     def get_code(self, fullname: str) -> CodeType:
         """Compiled from its source: a cached .pyc tells an edit by size and second, and may be the code before it."""
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -72,6 +97,10 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if not fullname.startswith(PLUGIN):
             return None
+        package, _, inner = fullname.partition(".")
+        top = inner.partition(".")[0]
+        if top and not _loaded[package].has(top):  # by a relative import: what is not hashed is not found either
+            return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec and isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
@@ -83,7 +112,7 @@ _finder = _Finder()
 
 def _importing(package: str) -> Any:
     """`__import__` for the modules of a plugin's folder, which is `package`."""
-    owned = beside(Path(sys.modules[package].__path__[0]))
+    folder = _loaded[package]
 
     def import_(
         name: str,
@@ -93,7 +122,7 @@ def _importing(package: str) -> Any:
         level: int = 0,
     ) -> ModuleType:
         top = name.partition(".")[0]
-        if level or owned(top) is None:
+        if level or not folder.has(top):
             return builtins.__import__(name, globals, locals, fromlist, level)
         module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
         return module if fromlist else sys.modules[f"{package}.{top}"]

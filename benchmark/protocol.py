@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmark.bundles.bundle import Bundle
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, unknown_name
 from benchmark.extractors.api import Extractor
 from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
 
@@ -104,12 +104,19 @@ class Protocol(BaseModel):
             write_sealed(path, self.model_dump(mode="json"))
 
     def part(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The named fields, as JSON has them; what is None is left out, and so may be added later."""
+        """The named fields, as JSON has them; what is None is left out, and so may be added later.
+
+        Raises `UsageError` for a name that no protocol has.
+        """
+        for name in names:
+            if name not in type(self).model_fields:
+                raise unknown_name("field of the protocol in a metric's `reads`", name, type(self).model_fields)
         return self.model_dump(mode="json", include=set(names), exclude_none=True)
 
     def covers(self, settings: dict[str, Any]) -> bool:
         """Whether a measurement made with these settings is one of this protocol."""
-        return self.part(tuple({*settings, *(["reference_split"] if "generated" in settings else [])})) == settings
+        names = {*settings, *(["reference_split"] if "generated" in settings else [])}
+        return names <= set(type(self).model_fields) and self.part(tuple(names)) == settings
 
 
 def read_protocols(results: Path) -> tuple[list[tuple[str, Protocol]], list[str]]:

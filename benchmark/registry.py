@@ -204,6 +204,8 @@ def _check(cls: Any, base: type) -> None:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
         raise TypeError(f"{cls.__name__}.name is {name!r}; it must be a word of letters, digits, - and _")
+    if issubclass(cls, Metric) and not isinstance(cls.reads, (tuple, list)):
+        raise TypeError(f"{cls.__name__}.reads is {cls.reads!r}; it must be a tuple of fields of the protocol")
     if issubclass(cls, LatentPrior):
         for setting in {**cls.quick, **cls.block_quick}:
             if setting not in cls.Config.model_fields:

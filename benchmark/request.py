@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from benchmark.jobs.plan import make_jobs, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
 from benchmark.machine.devices import DeviceName, choose_device
+from benchmark.metrics.api import Metric
 from benchmark.names import choose_bundle, choose_metrics, find_dataset_of, open_registry
 from benchmark.progress import say
 from benchmark.protocol import Budget, PresetName, Protocol, Split, choose_preset, make_protocol
@@ -33,6 +35,7 @@ from benchmark.store.places import data_roots
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged
 
+MOST_SEEDS = 10_000
 Priors = tuple[tuple[str, dict[str, Any]], ...]
 
 
@@ -40,9 +43,8 @@ class Request(BaseModel):
     """What is compared, on what, how, and where it is kept. Every field is an option of `run` and a key of its file.
 
     `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, or a list of such words; None for
-    all that come with the suite and `plugins`. `seeds`: how many from 0 on, or a list of them. `protocol_settings`:
-    fields of the protocol given outright, whatever its preset says, as `verify` repeats what an older one measured.
-    Paths are relative to the current folder.
+    all that come with the suite and `plugins`. `seeds`: how many from 0 on, or a list of them. Paths are relative to
+    the current folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +56,6 @@ class Request(BaseModel):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     budget: Budget | None = None
     protocol: PresetName | None = None
-    protocol_settings: dict[str, Any] = {}
     split: Split = "test"
     extractor: str | None = None
     inception_weights: Path | None = None
@@ -65,10 +66,15 @@ class Request(BaseModel):
     data_root: Path | None = None
     plugins: tuple[Path, ...] = ()
 
-    @field_validator("dataset", "bundle", mode="before")
+    @field_validator("dataset", "bundle", "results", "data_root", "inception_weights", mode="before")
     @classmethod
-    def _name_paths(cls, given: Any) -> Any:
-        return str(given) if isinstance(given, Path) else given
+    def _expand_home(cls, given: Any) -> Any:
+        return _expand_home(given)
+
+    @field_validator("plugins", mode="before")
+    @classmethod
+    def _expand_homes(cls, given: Any) -> Any:
+        return [_expand_home(each) for each in given] if isinstance(given, (list, tuple)) else given
 
     @field_validator("priors", mode="before")
     @classmethod
@@ -88,6 +94,8 @@ class Request(BaseModel):
     def _count_seeds(cls, given: Any) -> Any:
         if isinstance(given, str):
             raise ValueError("expected how many from 0 on, or a list of them, e.g. 5 or [0, 1]")
+        if type(given) is int and given > MOST_SEEDS:
+            raise ValueError(f"expected {MOST_SEEDS} at most")
         return tuple(range(given)) if type(given) is int else given
 
     @field_validator("seeds")
@@ -101,6 +109,11 @@ class Request(BaseModel):
     @classmethod
     def _split_metrics(cls, given: Any) -> Any:
         return tuple(word.strip() for word in given.split(",")) if isinstance(given, str) else given
+
+
+def _expand_home(given: Any) -> Any:
+    """`~` is the home folder; a path where a name may stand is given by its text."""
+    return os.path.expanduser(given) if isinstance(given, (str, Path)) else given
 
 
 def request_from(given: dict[str, Any], file: Path | None = None) -> Request:
@@ -135,17 +148,23 @@ class Resolved:
 ReferenceOf = Callable[[Bundle, Dataset | None, Extractor, str], Reference | None]
 
 
-def resolve(request: Request, registry: Registry | None = None, reference_of: ReferenceOf | None = None) -> Resolved:
+def resolve(
+    request: Request,
+    registry: Registry | None = None,
+    reference_of: ReferenceOf | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Resolved:
     """Names -> classes, rows and jobs. Raises `UsageError` for whatever does not exist or does not fit together.
 
-    `reference_of` stands in for what finds a reference or makes a missing one.
+    `reference_of` stands in for what finds a reference or makes a missing one. `settings`: fields of the protocol as a
+    record has them, whatever the preset says today.
     """
     preset = choose_preset(request.protocol, request.budget, request.split)
     registry = registry or open_registry(request.plugins)
     device = choose_device(request.device)
-    metrics = [metric() for metric in choose_metrics(registry, request.metrics)]
+    metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
-    fixed = request.protocol_settings
+    fixed = settings or {}
     made = make_rows(
         registry, request.priors, bundle, preset.budget, fixed.get("reference_split", preset.reference_split)
     )
@@ -167,6 +186,13 @@ def resolve(request: Request, registry: Registry | None = None, reference_of: Re
     ]
     notes = list(dict.fromkeys(row.note for row in made if row.note))
     return Resolved(make_jobs(made, bundle, request.seeds, preset.budget, device.type), work, request.results, notes)
+
+
+def _made(cls: type[Metric]) -> Metric:
+    try:
+        return cls()
+    except Exception as error:
+        raise UsageError(f"metric {cls.name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def _choose_extractor(

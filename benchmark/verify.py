@@ -182,7 +182,12 @@ def make_recipe(
         raise Unverifiable("made on cuda, which this machine does not have")
     if "extractor" in identity["settings"]:  # raises where its weights are not here, so that no other stands in
         registry.get("extractor", identity["settings"]["extractor"]["name"])().identity()
-    resolved = resolve(_request(record, bundles[row["bundle"]], registry), registry, _stored_reference(identity))
+    resolved = resolve(
+        _request(record, bundles[row["bundle"]], registry),
+        registry,
+        _stored_reference(identity),
+        {name: value for name, value in identity["settings"].items() if name != "extractor"},
+    )
     job = next(job for job in reversed(resolved.jobs) if job.row.name == row["prior"])
     (metric,) = resolved.work.metrics
     settings = resolved.work.protocol.part(metric.reads)
@@ -195,9 +200,8 @@ def make_recipe(
 
 
 def _request(record: dict[str, Any], bundle: Bundle, registry: Registry) -> Request:
-    """What would have made a record, with the protocol's fields as they were then."""
-    row, settings = record["row"], dict(record["identity"]["settings"])
-    extractor = settings.pop("extractor", {}).get("name")
+    """What would have made a record."""
+    row, settings = record["row"], record["identity"]["settings"]
     priors: tuple[tuple[str, dict[str, Any]], ...] = ()
     if row["prior"] not in REFERENCES:
         cls = registry.get("prior", row["prior"])  # a setting that the record does not name had its default
@@ -208,9 +212,8 @@ def _request(record: dict[str, Any], bundle: Bundle, registry: Registry) -> Requ
         "bundle": str(bundle.path),
         "seeds": (row["seed"],),
         "budget": row["budget"],
-        "protocol_settings": settings,
         "split": settings.get("split", "test"),
-        "extractor": extractor,
+        "extractor": settings.get("extractor", {}).get("name"),
         "metrics": (record["kind"],),
         "device": row["device"],
     }

@@ -111,13 +111,13 @@ def test_names_become_classes_rows_and_jobs(small_bundle, tmp_path):
     assert resolved.work.protocol.features == 64
 
 
-def test_fields_of_the_protocol_can_be_given_outright(small_bundle):
-    request = Request(bundle=str(small_bundle), protocol_settings={"mmd_permutations": 20, "generated": 30})
-    protocol = resolve(request).work.protocol
+def test_the_protocol_of_a_record_can_be_repeated_whatever_its_preset_says_today(small_bundle):
+    request = Request(bundle=small_bundle)
+    protocol = resolve(request, settings={"mmd_permutations": 20, "generated": 30}).work.protocol
     assert protocol.mmd_permutations == 20
     assert protocol.generated == 30
     with pytest.raises(UsageError, match=r"generatd.*did you mean 'generated'"):
-        resolve(Request(bundle=str(small_bundle), protocol_settings={"generatd": 30}))
+        resolve(request, settings={"generatd": 30})
 
 
 def test_a_record_names_the_request_that_made_it(small_bundle, tmp_path, cli):

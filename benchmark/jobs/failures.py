@@ -32,4 +32,4 @@ def describe_error(error: BaseException) -> str:
     where = (
         f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames and not isinstance(error, Diverged) else ""
     )
-    return " ".join(text.split()) + where
+    return " ".join(text.split()).encode(errors="backslashreplace").decode() + where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -90,7 +91,11 @@ def find_pending(job: Job, work: Workspace) -> Pending:
             return found
         found.fit = fit is None
     for metric in work.metrics:
-        if not _is_asked(metric, job, work):
+        try:
+            if not _is_asked(metric, job, work):
+                continue
+        except Exception as error:
+            found.failures.append(f"{metric.name}: applies: {describe_error(error)}")
             continue
         record = _recorded(work, row, metric.name, _identity(job, metric, work))
         if record is None or (record["status"] != "ok" and work.retry):
@@ -106,7 +111,7 @@ def _is_asked(metric: Metric, job: Job, work: Workspace) -> bool:
     """Whether a row is to have a metric."""
     if job.row.prior is None and job.row.name not in metric.reference_rows:
         return False
-    if takes_job_and_workspace(type(metric)):
+    if takes_job_and_workspace(metric):
         return metric.applies(job, work)  # type: ignore[call-arg, arg-type]  # the older form
     has_train_reference = work.train_reference is not None
     is_reference = job.row.prior is None
@@ -115,11 +120,16 @@ def _is_asked(metric: Metric, job: Job, work: Workspace) -> bool:
     )
 
 
-@functools.cache
-def takes_job_and_workspace(metric: type[Metric]) -> bool:
+_told_as_older: set[type[Metric]] = set()
+
+
+def takes_job_and_workspace(metric: Metric) -> bool:
     """Whether a metric has the older `applies(job, workspace)`, which goes on working for one release; says so once."""
-    older = len(inspect.signature(metric.applies).parameters) == 3
-    if older:
+    parameters = inspect.signature(metric.applies).parameters.values()
+    places = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    older = len(places) == 2 or any(each.kind == each.VAR_POSITIONAL for each in parameters)
+    if older and type(metric) not in _told_as_older:
+        _told_as_older.add(type(metric))
         say(f"metric {metric.name}: applies(job, workspace) is an older form; write applies(facts), see metrics/api.py")
     return older
 
@@ -159,7 +169,11 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
         bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
         if bad:
             raise ValueError(f"{', '.join(bad)} not finite")
-        content_hash(values)  # raises where JSON cannot hold them: tensors, NaN within a list
+        if not all(isinstance(name, str) for name in values):
+            raise TypeError("names of values are strings")
+        values = json.loads(
+            json.dumps(values, allow_nan=False)
+        )  # as they are read again; raises where JSON has no such
         content = {"status": "ok", "values": values, **_columns(metric, work)}
     except (Exception, SystemExit) as error:
         if is_machine_fault(error):
@@ -183,7 +197,7 @@ def _columns(metric: Metric, work: Workspace) -> dict[str, Any]:
         declared = type(metric).columns(work.protocol)
         columns = None if declared is None else [asdict(column) for column in declared]
         content_hash(columns)  # raises where JSON cannot hold them
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         say(f"metric {metric.name}: its columns cannot be read ({describe_error(error)}); its values go by their names")
         columns = None
     return {} if columns is None else {"columns": columns}

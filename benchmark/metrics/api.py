@@ -87,6 +87,10 @@ class Column:
     digits: int = 0
     shows: Literal["mean", "median", "count", "time", "gap", "spread"] = "mean"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.digits <= 10:
+            raise ValueError(f"a column's digits are {self.digits}; expected 0 to 10")
+
     @property
     def head(self) -> str:
         arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]

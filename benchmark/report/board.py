@@ -72,12 +72,15 @@ class Board:
             sections = [table_markdown(table, self.tables) for table in self.tables]
             sections += across_markdown(across_bundles(self.tables))
             text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
-            write_atomic(results / "leaderboard.md", text.encode())
+            _write(results / "leaderboard.md", text)
             parity = parity_markdown(self.tables)
             if parity is not None:
-                write_atomic(results / "parity.md", parity.encode())
+                _write(results / "parity.md", parity)
             tidy = pd.DataFrame([line for table in self.tables for line in _tidy(table)], columns=COLUMNS)
-            write_atomic(results / "leaderboard.csv", tidy.to_csv(index=False, float_format="%.8g").encode())
+            write_atomic(
+                results / "leaderboard.csv",
+                tidy.to_csv(index=False, float_format="%.8g").encode(errors="backslashreplace"),
+            )
         end = time.monotonic()
         self._next = end + (end - start) * (1 / SHARE - 1)
         return damaged
@@ -93,6 +96,11 @@ class Board:
         self.write()
         self.draw()
         return _text(self.tables, bundle, protocol)
+
+
+def _write(path: Path, text: str) -> None:
+    """A name that no encoding has, such as that of an undecodable file, is shown by its codes."""
+    write_atomic(path, text.encode(errors="backslashreplace"))
 
 
 def write_tables(results: Path) -> list[str]:

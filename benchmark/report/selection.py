@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.metrics.api import FIT
 from benchmark.protocol import Protocol, read_protocols
-from benchmark.store.in_force import read_in_force
+from benchmark.store.in_force import InForce, read_in_force
 from benchmark.store.records import RecordStore
+from benchmark.store.sealed import content_hash
 
 Record = dict[str, Any]
 
@@ -108,7 +110,7 @@ def _belongs(record: Record, protocol: Protocol) -> bool:
 
 
 def _of_protocol(
-    protocol: Protocol, records: list[Record], last_run: dict[tuple[str, str, str], dict[str, str]]
+    protocol: Protocol, records: list[Record], last_run: dict[tuple[str, str, str], InForce]
 ) -> Iterator[Selection]:
     """The selections that a protocol makes of the records that it covers: one a device and bundle."""
     groups = defaultdict(list)
@@ -117,10 +119,21 @@ def _of_protocol(
         seed = row.get("backbone_seed", 0)  # records of the first bundles do not name it
         groups[row["dataset"], row["backbone"], seed, row["bundle"], row["device"]].append(record)
     for key, group in groups.items():
-        made = _selection(protocol, *key, group, last_run.get((key[3], protocol.budget, key[4]), {}))
+        made = _selection(protocol, *key, group, last_run.get((key[3], protocol.budget, key[4]), InForce()))
         # fits and timings of another protocol's run alone make no table
         if any(record["kind"] != "fit" for record in made.records):
             yield made
+
+
+def _metrics_in_force(records: list[Record], last_run: InForce) -> dict[str, str]:
+    """Kind of a measurement -> hash of the metric's identity: that of the latest run, or of the newest record."""
+    newest = {record["kind"]: _metric_of(record) for record in records if record["kind"] != FIT}
+    present = {(record["kind"], _metric_of(record)) for record in records if record["kind"] != FIT}
+    return newest | {kind: noted for kind, noted in last_run.metrics.items() if (kind, noted) in present}
+
+
+def _metric_of(record: Record) -> str:
+    return content_hash(record["identity"]["metric"])
 
 
 def _selection(
@@ -131,18 +144,21 @@ def _selection(
     bundle: str,
     device: str,
     records: list[Record],
-    last_run: dict[str, str],
+    last_run: InForce,
 ) -> Selection:
     records = sorted(records, key=lambda record: (record["provenance"]["time"], record["id"]))
     current = {record["row"]["label"]: record["row"]["config_hash"] for record in records}
     present = {(record["row"]["label"], record["row"]["config_hash"]) for record in records}
-    current |= {label: noted for label, noted in last_run.items() if (label, noted) in present}
+    current |= {label: noted for label, noted in last_run.labels.items() if (label, noted) in present}
+    metrics = _metrics_in_force(records, last_run)
     machines = [record["identity"]["machine"] for record in records if "machine" in record["identity"]]
     kept, left_out = [], set()
     for record in records:
         label = record["row"]["label"]
         if record["row"]["config_hash"] != current[label]:
             left_out.add(f"an older {label}")
+        elif record["kind"] in metrics and metrics[record["kind"]] != _metric_of(record):
+            left_out.add(f"{record['kind']} by another version of that metric")
         elif record["identity"].get("machine") not in (None, *machines[-1:]):
             left_out.add(f"{label}'s {record['kind']} on another machine")
         else:

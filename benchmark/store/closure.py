@@ -17,6 +17,7 @@ import ast
 import functools
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,17 +35,26 @@ Owned = Callable[[str], Path | None]
 Find = Callable[[str], Path | None]
 
 
-def beside(folder: Path) -> Owned:
+def beside(folder: Path, own: str | None = None) -> Owned:
     """What modules of a plugin's folder find there: what is beside a file comes first, as it does for a script.
 
-    As in Python, a folder without `__init__.py` counts only where nothing else has its name.
+    As in Python, a folder without `__init__.py` counts only where nothing else has its name. Nor does the plugin's file
+    itself, `own`, stand in for a library of its name. What is found elsewhere counts where it is one and the same: the
+    package that the folder is part of, or a folder below it that the plugin has put on the path.
     """
+    folder = folder.resolve()
 
     def owned(name: str) -> Path | None:
         if name in SUITE or not name.isidentifier():
             return None
-        place = folder / name
-        return place if _file(place) or (place.is_dir() and not _found_elsewhere(name)) else None
+        place, elsewhere = folder / name, _elsewhere(name)
+        if name == own:
+            return None if elsewhere else place
+        if _file(place) or (place.is_dir() and elsewhere is None):
+            return place
+        if elsewhere is None or _installed(elsewhere):
+            return None
+        return elsewhere if folder.is_relative_to(elsewhere) or elsewhere.is_relative_to(folder) else None
 
     return owned
 
@@ -90,7 +100,7 @@ def own_files(module: ModuleType) -> list[Path]:
     file = Path(module.__file__)
     roots = [Path(root) for root in getattr(sys.modules.get(top), "__path__", [])]
     if top.startswith(PLUGIN):
-        files = closure(inner, file, within(beside(roots[0])))
+        files = closure(inner, file, within(beside(roots[0], own=inner)))
     else:
         root = next((root for root in roots if file.is_relative_to(root)), file.with_suffix(""))
         files = closure(name, file, within({top: root}.get))
@@ -121,6 +131,8 @@ def _imports(name: str, file: Path, find: Find) -> set[str]:
 
 
 def _named(node: ast.AST, package: str, find: Find) -> Iterator[str]:
+    if isinstance(node, ast.Call):
+        yield from _called(node, package)
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     if isinstance(node, ast.ImportFrom):
@@ -134,6 +146,15 @@ def _named(node: ast.AST, package: str, find: Find) -> Iterator[str]:
             found = find(".".join(words))
             if found and found.name == "__init__.py":  # its `__all__` may name any module beside it
                 yield from (".".join([*words, file.stem]) for file in found.parent.glob("*.py") if file != found)
+                yield from (".".join([*words, file.parent.name]) for file in found.parent.glob("*/__init__.py"))
+
+
+def _called(node: ast.Call, package: str) -> Iterator[str]:
+    """What `import_module("helpers")` and `__import__("helpers")` name, where that is written out."""
+    function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if function in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+        name = str(node.args[0].value)
+        yield f"{package}{name}" if name.startswith(".") and package else name.lstrip(".")
 
 
 def _file(place: Path) -> Path | None:
@@ -142,6 +163,19 @@ def _file(place: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _found_elsewhere(name: str) -> bool:
-    spec = importlib.util.find_spec(name)
-    return spec is not None and spec.origin is not None
+def _elsewhere(name: str) -> Path | None:
+    """Where Python finds a top-level module or package: its path without suffix; of a built-in one, no file's."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # of a module that is being loaded
+        return None
+    if spec is None or (spec.origin is None and spec.loader is None):
+        return None
+    if spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0]).resolve()
+    return Path(spec.origin).with_suffix("").resolve() if spec.has_location and spec.origin else Path(name)
+
+
+def _installed(place: Path) -> bool:
+    """Whether it lies where Python or its packages are installed, which may be a folder below a plugin's."""
+    return any(place.is_relative_to(Path(root).resolve()) for root in sysconfig.get_paths().values())
