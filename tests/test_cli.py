@@ -60,7 +60,7 @@ def test_every_command_has_help(command, cli):
         (["--extractor", "digit-cn"], ["extractor 'digit-cn'", "did you mean 'digit-cnn'"]),
         (["--bundle", "digit-conv_vae"], ["bundle 'digit-conv_vae'", "did you mean 'digits-conv_vae'"]),
         (["--dataset", "fashion_mnist"], ["no bundle of fashion_mnist", "pretrain --dataset fashion_mnist"]),
-        (["--dataset", "no/such/place"], ["no bundle of place"]),
+        (["--dataset", "no/such/place"], ["no/such/place: no such file or folder"]),
         (["--plugin", "no-such-plugin.py"], ["no-such-plugin.py: no such file"]),
     ],
     ids=lambda words: " ".join(words) if words[0].startswith("--") else "",
