@@ -191,7 +191,7 @@ def resolve(
 def _made(cls: type[Metric]) -> Metric:
     try:
         return cls()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"metric {cls.name} cannot be made: {type(error).__name__}: {error}") from error
 
 
