@@ -29,7 +29,7 @@ from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.protocol import Protocol, read_protocols
 from benchmark.registry import Registry
 from benchmark.request import Request, resolve
-from benchmark.store.closure import PLUGIN, SUITE, beside, closure, within
+from benchmark.store.closure import PLUGIN, SUITE, _of_distributions, beside, closure, within
 from benchmark.store.records import RecordStore, record_id
 from benchmark.store.sealed import content_hash, file_hash, read_sealed
 from priors.api import PosteriorSplit, PriorConfig, later_setting, sampling_setting
@@ -628,8 +628,9 @@ FOLDERS = {
         "here/helpers.py",
     ),
     "a call by a relative name within a package": (
-        {"here/k/__init__.py": "", "here/k/a.py": "import importlib\nSCALE = importlib.import_module('..deep', __package__)"},
-        "from k.a import SCALE\nSCALE = SCALE.SCALE",
+        {"here/k/__init__.py": "",
+         "here/k/a.py": "import importlib\nm = importlib.import_module('..deep', __package__)"},
+        "import k.a\nSCALE = k.a.m.SCALE",
         "here/deep.py",
     ),
     "__import__": ({}, "SCALE = __import__('helpers').SCALE", "here/helpers.py"),
@@ -697,19 +698,31 @@ def test_a_plugin_may_be_named_like_the_library_that_it_imports(write, tmp_path,
     assert source_of(folder / "flowlib.py") == content_hash([file_hash(folder / "flowlib.py")])
 
 
-@pytest.mark.parametrize("place", [".venv/lib/python3/site-packages", "packages"])
-def test_no_installed_package_is_hashed_also_below_the_plugin_s_folder(place, write, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place, name", [(".venv/lib/python3/site-packages", "below"), ("packages", "beneath")])
+def test_no_installed_package_is_hashed_also_below_the_plugin_s_folder(place, name, write, tmp_path, monkeypatch):
     """By its folder's name or where Python says that packages are."""
-    library = write({"below/__init__.py": "SCALE = 2.0"}, tmp_path / place)
+    library = write({f"{name}/__init__.py": "SCALE = 2.0"}, tmp_path / place)
     monkeypatch.setattr("benchmark.store.closure._library", lambda: [tmp_path / "packages"], raising=False)
     monkeypatch.syspath_prepend(str(library))
-    folder = write({"p.py": plugin("from below import SCALE")})
+    folder = write({"p.py": plugin(f"from {name} import SCALE")})
     assert scale_of(Registry([folder / "p.py"])) == 2
     assert source_of(folder / "p.py") == content_hash([file_hash(folder / "p.py")])
 
 
+def test_a_library_that_is_developed_below_the_plugin_s_folder_stays_itself(write, tmp_path, monkeypatch):
+    """Installed by a link to its source: a second copy of it would be another library, and of compiled code none."""
+    info = {"linked-1.dist-info/METADATA": "Name: linked\nVersion: 1", "linked-1.dist-info/top_level.txt": "linked"}
+    monkeypatch.syspath_prepend(str(write(info, tmp_path / "site-packages")))
+    monkeypatch.syspath_prepend(str(write({"linked/__init__.py": "SCALE = 2.0"}, tmp_path / "sources")))
+    monkeypatch.setattr("benchmark.store.closure._of_distributions", _of_distributions.__wrapped__)
+    folder = write({"p.py": plugin("import linked", scale="linked.SCALE")})
+    assert scale_of(Registry([folder / "p.py"])) == 2
+    assert "linked" in sys.modules
+    assert source_of(folder / "p.py") == content_hash([file_hash(folder / "p.py")])
+
+
 def test_a_plugin_among_installed_packages_is_hashed_without_them(write, tmp_path, monkeypatch):
-    site = write({"p.py": plugin("from below import SCALE"), "below.py": "SCALE = 2.0"}, tmp_path / "site-packages")
+    site = write({"p.py": plugin("from within import SCALE"), "within.py": "SCALE = 2.0"}, tmp_path / "site-packages")
     monkeypatch.syspath_prepend(str(site))
     assert scale_of(Registry([site / "p.py"])) == 2
     assert source_of(site / "p.py") == content_hash([file_hash(site / "p.py")])

@@ -19,6 +19,7 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -54,7 +55,10 @@ def beside(folder: Path, own: str | None = None) -> Owned:
             return place
         if known is None:
             return place if place.is_dir() else None
-        return known if _file_or_folder(known) and _related(known, folder) and not _installed(known) else None
+        if _installed(known) or not (_file(known) or known.is_dir()):
+            return None
+        below = known.is_relative_to(folder) and name not in _of_distributions()
+        return known if below or folder.is_relative_to(known) else None
 
     return owned
 
@@ -169,10 +173,6 @@ def _file(place: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _file_or_folder(place: Path) -> bool:
-    return place.is_dir() or _file(place) is not None
-
-
 def _known(name: str, folder: Path) -> Path | None:
     """Where Python's path finds a top-level name: its path without suffix; of a built-in module, no file's.
 
@@ -199,6 +199,12 @@ def _installed(place: Path) -> bool:
     return not {"site-packages", "dist-packages"}.isdisjoint(place.parts) or any(
         place.is_relative_to(root) for root in _library()
     )
+
+
+@functools.cache
+def _of_distributions() -> frozenset[str]:
+    """Top-level names that are installed, if only by a link to where they are developed."""
+    return frozenset(metadata.packages_distributions())
 
 
 @functools.cache
