@@ -34,8 +34,8 @@ def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
     resolved = resolve(request or request_from(fields))
     try:
         coordinator.run(resolved)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError, FileNotFoundError) as error:
-        raise UsageError(f"results {resolved.results}: {error.strerror}: {error.filename}") from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise UsageError(f"cannot use {error.filename}: {error.strerror} (results and caches are folders)") from error
     found, work = load_results(resolved.results), resolved.work
     table = {"bundle": work.bundle.id[:16], "protocol": work.protocol.hash[:16], "device": work.device.type}
     return found[(found[list(table)] == pd.Series(table)).all(axis=1)]

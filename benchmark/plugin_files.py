@@ -3,8 +3,8 @@
 The folder becomes a package of a name of its own, `latent_prior_plugin_<hash>`, and the file a module of it. So
 relative imports, pickling, tracebacks and `inspect` work as for any package. `import helpers`, too, means the file
 beside it: each module of that package has an `__import__` of its own among its builtins, which looks for a top-level
-name in the folder first. An import within a function asks the same one. Two folders that each hold a `helpers.py` have
-two modules.
+name among those that `beside` owns first. An import within a function asks the same one. Two folders that each hold a
+`helpers.py` have two modules. So what is hashed is what runs, whatever was imported under its plain name before.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ def load_file(path: Path) -> ModuleType:
         sys.modules[package] = importlib.util.module_from_spec(folder)
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
+        for file in closure(inner, path, within(owned)).values():  # the plugin may have put a folder on the path
+            sources.setdefault(str(file), file.read_bytes())
     except BaseException:
         for each in [each for each in sys.modules if each == package or each.startswith(f"{package}.")]:
             del sys.modules[each]
@@ -64,10 +66,6 @@ class _Folder:
     path: Path
     owned: Owned
     sources: dict[str, bytes]
-
-    def has(self, name: str) -> bool:
-        """Whether a top-level name means what lies beside the plugin."""
-        return self.owned(name) == self.path / name
 
 
 _loaded: dict[str, _Folder] = {}
@@ -98,13 +96,23 @@ class _Finder(MetaPathFinder):
         if not fullname.startswith(PLUGIN):
             return None
         package, _, inner = fullname.partition(".")
-        top = inner.partition(".")[0]
-        if top and not _loaded[package].has(top):  # by a relative import: what is not hashed is not found either
-            return None
+        top, _, deeper = inner.partition(".")
+        if top and not deeper:
+            place = _loaded[package].owned(top)
+            if place is None:  # by a relative import: what is not hashed is not found either
+                _refuse(fullname, top, _loaded[package].path)
+                return None
+            path = [str(place.parent)]
         spec = PathFinder.find_spec(fullname, path, target)
         if spec and isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
         return spec
+
+
+def _refuse(fullname: str, name: str, folder: Path) -> None:
+    """Say why what is there is not imported: `import name` in the same folder would mean another."""
+    if (folder / name).exists() or (folder / f"{name}.py").exists():
+        raise ModuleNotFoundError(f"'{name}' beside a plugin has the name of another package: rename it", name=fullname)
 
 
 _finder = _Finder()
@@ -122,7 +130,7 @@ def _importing(package: str) -> Any:
         level: int = 0,
     ) -> ModuleType:
         top = name.partition(".")[0]
-        if level or not folder.has(top):
+        if level or folder.owned(top) is None:
             return builtins.__import__(name, globals, locals, fromlist, level)
         module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
         return module if fromlist else sys.modules[f"{package}.{top}"]

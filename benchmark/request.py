@@ -179,6 +179,8 @@ def resolve(
     extractor, protocol, reference = _choose_extractor(request, registry, bundle, dataset, protocol_of, reference_of)
     if reference is not None:
         protocol = protocol.model_copy(update={"features": len(reference.statistics(device).mean)})
+    for metric in metrics:
+        protocol.part(metric.reads)  # raises where one reads what no protocol has
     store = RecordStore(request.results / "records")
     work = Workspace(bundle, registry, protocol, extractor, reference, metrics, store, device, request.retry)
     made = [
@@ -191,7 +193,7 @@ def resolve(
 def _made(cls: type[Metric]) -> Metric:
     try:
         return cls()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"metric {cls.name} cannot be made: {type(error).__name__}: {error}") from error
 
 

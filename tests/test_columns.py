@@ -124,6 +124,7 @@ def test_what_cannot_be_shown_so_is_blank(shows, values, cell, results):
         [NORM | {"shows": "pie"}],
         [NORM | {"better": "up"}],
         [NORM | {"scale": "large"}],
+        [NORM | {"digits": -3}],
         [NORM | {"heading": None}],
         {"value": "norm"},
         None,

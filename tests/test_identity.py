@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import pickle
 import shutil
+import subprocess
 import sys
 import traceback
 from dataclasses import replace
@@ -19,13 +21,15 @@ import torch
 from closures import KEPT, ROOT, built_ins, decide, undecided
 from pydantic import create_model
 
+from benchmark import coordinator
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import SHIPPED, all_bundles
 from benchmark.jobs.identity import Job, Row, class_identity, make_reference_row
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.protocol import Protocol, read_protocols
 from benchmark.registry import Registry
-from benchmark.store.closure import PLUGIN, SUITE, beside, closure, within
+from benchmark.request import Request, resolve
+from benchmark.store.closure import PLUGIN, SUITE, _of_distributions, beside, closure, within
 from benchmark.store.records import RecordStore, record_id
 from benchmark.store.sealed import content_hash, file_hash, read_sealed
 from priors.api import PosteriorSplit, PriorConfig, later_setting, sampling_setting
@@ -33,6 +37,7 @@ from priors.ncp import NCPConfig
 
 RESULTS = ROOT / "results"
 EXAMPLE = Path(__file__).with_name("plugin_example.py")
+METRIC_EXAMPLE = Path(__file__).with_name("plugin_metric.py")
 
 
 # ---- committed records --------------------------------------------------------------------------------------------
@@ -594,3 +599,161 @@ def test_a_backbone_edited_since_its_bundle_was_made_is_told(tmp_path, cli):
     done = cli(*run, "--metrics", "samples")
     assert done.code == 0
     assert "was made by another source of the backbone linear_vae" in done.err
+
+
+# ---- plugins in folders of every make -----------------------------------------------------------------------------
+
+#: files, what runs (a plugin `p.py` below `here`), and the helper that is edited; the folder above is on Python's path
+FOLDERS = {
+    "its own package": ({"here/__init__.py": ""}, "from here.helpers import SCALE", "here/helpers.py"),
+    "its own folder without __init__": ({}, "from here.helpers import SCALE", "here/helpers.py"),
+    "what its package imports": (
+        {"here/__init__.py": "", "here/helpers.py": "from . import deep\nSCALE = deep.SCALE"},
+        "import here.helpers\nSCALE = here.helpers.SCALE",
+        "here/deep.py",
+    ),
+    "all of a package with a subpackage": (
+        {"here/k/__init__.py": "__all__ = ['sub']"},
+        "from k import *\nSCALE = sub.SCALE",
+        "here/k/sub/__init__.py",
+    ),
+    "a folder that it puts on the path": (
+        {},
+        "import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent / 'lib'))\nfrom in_lib import SCALE",
+        "here/lib/in_lib.py",
+    ),
+    "a call by a relative name": (
+        {},
+        "from importlib import import_module\nSCALE = import_module('.helpers', __package__).SCALE",
+        "here/helpers.py",
+    ),
+    "a call by a relative name within a package": (
+        {"here/k/__init__.py": "",
+         "here/k/a.py": "import importlib\nm = importlib.import_module('..deep', __package__)"},
+        "import k.a\nSCALE = k.a.m.SCALE",
+        "here/deep.py",
+    ),
+    "__import__": ({}, "SCALE = __import__('helpers').SCALE", "here/helpers.py"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_what_runs_is_hashed_wherever_it_lies_in_the_plugin_s_folder(case, write, monkeypatch):
+    """The second registry of a process is no less right than the first, whatever the first imported."""
+    files, imports, helper = FOLDERS[case]
+    folder = write({"here/p.py": plugin(imports), **files})
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    sources = set()
+    for number in (2, 3):
+        write({helper: f"SCALE = {number}.0"})
+        registry = Registry([folder / "here" / "p.py"])
+        assert scale_of(registry) == number, registry.broken
+        sources.add(registry.source(registry.get("prior", "scaled")))
+    assert len(sources) == 2
+    assert source_of(folder / "here" / "p.py") in sources
+
+
+def source_elsewhere(path, **options):
+    """The identity and what is drawn, as a process of its own has them."""
+    code = (
+        "import sys; from pathlib import Path; from benchmark.registry import Registry; "
+        f"registry = Registry([Path({str(path)!r})]); cls = registry.get('prior', 'scaled'); "
+        "print(registry.source(cls), cls((1,), cls.Config()).sample(1, None).item())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_a_module_that_is_called_by_its_plain_name_is_hashed(write):
+    """Python finds it where the folder is on its path, as the current one is."""
+    folder, found = write({"p.py": plugin("import importlib\nSCALE = importlib.import_module('helpers').SCALE")}), []
+    for number in (2, 3):
+        write({"helpers.py": f"SCALE = {number}.0"})
+        found.append(source_elsewhere(folder / "p.py", cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}))
+    assert [float(drawn) for _, drawn in found] == [2, 3]
+    assert found[0][0] != found[1][0]
+
+
+@pytest.mark.parametrize("name", [*SUITE, "test"])
+@pytest.mark.parametrize("way", ["module", "folder"])
+def test_a_sibling_of_somebody_else_s_name_is_refused_and_not_run_unhashed(name, way, write):
+    """`import test` beside it is Python's own; of a file beside it, unlike a bare folder, that is not so."""
+    files = {f"{name}.py": "SCALE = 1.0"} if way == "module" else {f"{name}/x.py": "SCALE = 1.0"}
+    imported = f".{name}" if way == "module" else f".{name}.x"
+    folder = write({"p.py": plugin(f"from {imported} import SCALE"), **files})
+    registry = Registry([folder / "p.py"])
+    if (name, way) == ("test", "module"):
+        assert scale_of(registry) == 1
+        return
+    assert "scaled" not in registry.all("prior")
+    assert f"'{name}' beside a plugin has the name of another package" in registry.broken[str(folder / "p.py")]
+
+
+def test_a_plugin_may_be_named_like_the_library_that_it_imports(write, tmp_path, monkeypatch):
+    library = write({"flowlib/__init__.py": "", "flowlib/numbers.py": "SCALE = 2.0"}, tmp_path / "site-packages")
+    monkeypatch.syspath_prepend(str(library))
+    folder = write({"flowlib.py": plugin("import flowlib.numbers", scale="flowlib.numbers.SCALE")}, tmp_path / "mine")
+    assert scale_of(Registry([folder / "flowlib.py"])) == 2
+    assert source_of(folder / "flowlib.py") == content_hash([file_hash(folder / "flowlib.py")])
+
+
+@pytest.mark.parametrize("place, name", [(".venv/lib/python3/site-packages", "below"), ("packages", "beneath")])
+def test_no_installed_package_is_hashed_also_below_the_plugin_s_folder(place, name, write, tmp_path, monkeypatch):
+    """By its folder's name or where Python says that packages are."""
+    library = write({f"{name}/__init__.py": "SCALE = 2.0"}, tmp_path / place)
+    monkeypatch.setattr("benchmark.store.closure._library", lambda: [tmp_path / "packages"], raising=False)
+    monkeypatch.syspath_prepend(str(library))
+    folder = write({"p.py": plugin(f"from {name} import SCALE")})
+    assert scale_of(Registry([folder / "p.py"])) == 2
+    assert source_of(folder / "p.py") == content_hash([file_hash(folder / "p.py")])
+
+
+def test_a_library_that_is_developed_below_the_plugin_s_folder_stays_itself(write, tmp_path, monkeypatch):
+    """Installed by a link to its source: a second copy of it would be another library, and of compiled code none."""
+    info = {"linked-1.dist-info/METADATA": "Name: linked\nVersion: 1", "linked-1.dist-info/top_level.txt": "linked"}
+    monkeypatch.syspath_prepend(str(write(info, tmp_path / "site-packages")))
+    monkeypatch.syspath_prepend(str(write({"linked/__init__.py": "SCALE = 2.0"}, tmp_path / "sources")))
+    monkeypatch.setattr("benchmark.store.closure._of_distributions", _of_distributions.__wrapped__)
+    folder = write({"p.py": plugin("import linked", scale="linked.SCALE")})
+    assert scale_of(Registry([folder / "p.py"])) == 2
+    assert "linked" in sys.modules
+    assert source_of(folder / "p.py") == content_hash([file_hash(folder / "p.py")])
+
+
+def test_a_plugin_among_installed_packages_is_hashed_without_them(write, tmp_path, monkeypatch):
+    site = write({"p.py": plugin("from within import SCALE"), "within.py": "SCALE = 2.0"}, tmp_path / "site-packages")
+    monkeypatch.syspath_prepend(str(site))
+    assert scale_of(Registry([site / "p.py"])) == 2
+    assert source_of(site / "p.py") == content_hash([file_hash(site / "p.py")])
+
+
+@pytest.mark.parametrize("imports", ["", "import sys\nsys.path.insert(0, {lib!r})"])
+def test_a_helper_edited_before_its_late_import_runs_as_it_was_hashed(imports, write, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    helper = "lib/late.py" if imports else "late.py"
+    source = plugin(
+        imports.format(lib=str(tmp_path / "lib")), fit="import late; self.scale = late.SCALE", scale="self.scale"
+    )
+    folder = write({"p.py": source, helper: "SCALE = 2.0"})
+    registry = Registry([folder / "p.py"])
+    before = registry.source(registry.get("prior", "scaled"))
+    write({helper: "SCALE = 3.0"})
+    assert scale_of(registry) == 2
+    newer = Registry([folder / "p.py"])
+    assert scale_of(newer) == 3
+    assert newer.source(newer.get("prior", "scaled")) != before
+
+
+def test_the_id_of_a_metric_is_that_of_the_code_that_runs(small_bundle, tmp_path):
+    """Its file is edited between the names' becoming classes and the first job."""
+    path = tmp_path / "metric.py"
+    path.write_text(METRIC_EXAMPLE.read_text())
+    request = Request(bundle=small_bundle, priors="gaussian", seeds=1, metrics="norm_gap", device="cpu",
+                      plugins=[path], results=tmp_path / "results")  # fmt: skip
+    resolved = resolve(request)
+    path.write_text(METRIC_EXAMPLE.read_text() + "\nEDITED = True\n")
+    coordinator.run(resolved)
+    records, _ = RecordStore(tmp_path / "results" / "records").all()
+    sources = {record["identity"]["metric"]["source"] for record in records if record["kind"] == "norm_gap"}
+    assert sources == {content_hash([file_hash(METRIC_EXAMPLE)])}

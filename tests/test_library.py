@@ -6,12 +6,15 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from boards import Results
 from commands import record_files
 
 import benchmark
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.decoding import decode_images
 from benchmark.errors import UsageError
+from benchmark.metrics.api import IMAGE_SETTINGS
+from benchmark.protocol import read_protocols
 from benchmark.streams import stream
 
 CPU = torch.device("cpu")
@@ -61,6 +64,25 @@ def test_bad_fields_are_one_line(given, parts, fields):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_in_the_place_of_results_is_one_line(fields, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UsageError, match=r"cannot use .*file.*: (Not a directory|File exists)"):
+        benchmark.run(**fields | {"results": tmp_path / "file", "priors": "gaussian", "seeds": 1})
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_run_returns_the_rows_of_its_own_device_alone(fields):
+    asked = fields | {"priors": "gaussian", "seeds": 1}
+    before = benchmark.run(**asked)
+    bundle, (_, protocol) = open_bundle(fields["bundle"]), read_protocols(fields["results"])[0][0]
+    other = Results(fields["results"])
+    other.add("gaussian", "fd", {"fd": 5.0}, protocol=protocol, reads=IMAGE_SETTINGS, bundle=bundle.id[:16],
+              device="cuda", dataset=bundle.dataset, backbone=bundle.backbone_name)  # fmt: skip
+    assert set(benchmark.load_results(fields["results"])["device"]) == {"cpu", "cuda"}
+    assert set(benchmark.run(**asked)["device"]) == {"cpu"}
+    assert len(benchmark.run(**asked)) == len(before)
+
+
 def test_results_of_a_folder_without_records_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no records here"):
         benchmark.load_results(tmp_path)
@@ -92,6 +114,12 @@ def test_loading_a_prior_writes_no_results(small_bundle, tmp_path, monkeypatch):
 def test_what_is_not_one_prior_is_refused(prior, small_bundle):
     with pytest.raises(UsageError):
         benchmark.load_prior(prior, bundle=small_bundle)
+
+
+@pytest.mark.parametrize("given", [{"priors": "evalp"}, {"seeds": 3}, {"metrics": "fd"}])
+def test_a_loaded_prior_has_no_fields_that_a_table_has(given, small_bundle):
+    with pytest.raises(UsageError, match=f"load_prior takes no {next(iter(given))}: one prior with one seed"):
+        benchmark.load_prior("gaussian", bundle=small_bundle, **given)
 
 
 def test_importing_the_package_imports_no_torch():

@@ -64,6 +64,26 @@ def test_a_metric_whose_applies_takes_a_job_and_a_workspace_is_measured_with_one
     assert 0.3 < spread < 3
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "@classmethod\n    def applies(cls, job, work)",
+        "@staticmethod\n    def applies(job, work)",
+        "def applies(*given)",
+    ],
+)
+def test_an_older_applies_may_be_of_any_make(head, small_bundle, tmp_path, cli):
+    source = (OLD / "metric_latent_spread.py").read_text().replace("def applies(self, job, work)", head)
+    source = source.replace(
+        "if job.row", "job, work = given[-2:]\n        if job.row" if "given" in head else "if job.row"
+    )
+    (tmp_path / "spread.py").write_text(source)
+    words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--seeds", 2, "--device", "cpu"]
+    words += ["--metrics", "fd,latent_spread", "--plugin", tmp_path / "spread.py", "--results", tmp_path / "r"]
+    assert done(cli, *words).err.count("older form") == 1
+    assert [path.name[:13] for path in record_files(tmp_path / "r") if "spread" in path.name] == ["latent_spread"]
+
+
 def test_a_metric_without_applies_is_measured_of_the_rows_that_it_names_without_a_warning(small_bundle, tmp_path, cli):
     words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--seeds", 1, "--device", "cpu"]
     words += ["--metrics", "mean_norm", "--plugin", OLD / "metric_mean_norm.py", "--results", tmp_path]

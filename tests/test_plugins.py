@@ -18,10 +18,11 @@ from benchmark.errors import UsageError
 from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.plan import make_prior_row, make_rows
 from benchmark.registry import KINDS, Registry
-from benchmark.store.sealed import read_sealed
+from benchmark.store.sealed import read_sealed, write_sealed
 from priors.api import AggregatePosterior, PosteriorSplit
 
 EXAMPLE = Path(__file__).with_name("plugin_example.py")
+METRIC_EXAMPLE = Path(__file__).with_name("plugin_metric.py")
 CPU = torch.device("cpu")
 
 
@@ -181,6 +182,10 @@ BROKEN = {
         GOOD.format(name='good"; quick = {"step": 3}; of = "', hook="register_priors", returned="Good"),
         "unknown setting in Good.quick 'step'",
     ),
+    "reads a word": (
+        METRIC_EXAMPLE.read_text().replace("reads = LATENT_SETTINGS", 'reads = "split"'),
+        "NormGap.reads is 'split'; it must be a tuple of fields of the protocol",
+    ),
     "raises in its hook": (
         GOOD.format(name="good", hook="register_priors", returned="1 / 0"),
         "ZeroDivisionError",
@@ -230,6 +235,37 @@ def test_a_plugin_put_back_as_it_was_shows_its_own_numbers_again(small_bundle, t
     assert list(read_sealed(note)["labels"]) == ["aggregate_posterior", "reconstruction", "gaussian"]
 
 
+def test_a_table_has_one_version_of_a_metric(small_bundle, tmp_path, cli):
+    """Edited and run on fewer seeds, put back, and made to fail: a mean is of one code alone, the latest run's."""
+    plugin, results, source = tmp_path / "norm.py", tmp_path / "results", METRIC_EXAMPLE.read_text()
+
+    def shown():
+        board = pd.read_csv(results / "leaderboard.csv").set_index(["prior", "metric"])
+        at = ("gaussian", "norm_gap")
+        return board.loc[at, ["mean", "seeds"]].tolist() if at in board.index else None
+
+    def after(text, seeds, code=0):
+        plugin.write_text(text)
+        more = ["--plugin", plugin, "--metrics", "norm_gap,mmd", "--seeds", seeds]
+        assert cli(*words(small_bundle, tmp_path, "gaussian", *more)).code == code
+        return shown()
+
+    edited = source.replace("abs(mean - expected)", "abs(mean - expected) + 100")
+    first, second = after(source, 2), after(edited, 1)
+    assert first[0] < 50
+    assert first[1] == 2
+    assert second[0] > 100
+    assert second[1] == 1
+    assert "Left out: norm_gap by another version of that metric" in (results / "leaderboard.md").read_text()
+    assert after(source, 2) == first
+    note = next((results / "in_force").glob("*/quick-cpu.json"))
+    write_sealed(note, {"labels": read_sealed(note)["labels"]})  # as the first notes were
+    assert cli("leaderboard", "--results", results).code == 0
+    assert shown() == second, "without a note the newest record counts"
+    assert after(source.replace("abs(mean - expected)", "1 / 0"), 2, code=1) is None
+    assert "ZeroDivisionError" in (results / "leaderboard.md").read_text()
+
+
 def test_a_plugin_under_a_built_ins_name_is_not_checked_as_the_built_in(tmp_path, cli):
     plugin = tmp_path / "gaussian.py"
     plugin.write_text(GOOD.format(name="gaussian", hook="register_priors", returned="Good"))
@@ -256,6 +292,27 @@ def test_asking_for_what_a_broken_plugin_would_have_brought_says_so(small_bundle
     assert "unknown prior 'licensed'" in last
     assert "bad.py" in last
     assert "OSError: no licence" in last
+
+
+def test_a_metric_that_reads_what_no_protocol_has_is_one_line(small_bundle, tmp_path, cli):
+    source = METRIC_EXAMPLE.read_text().replace("reads = LATENT_SETTINGS", 'reads = ("splt",)')
+    (tmp_path / "norm.py").write_text(source)
+    done = cli(*words(small_bundle, tmp_path, "gaussian", "--plugin", tmp_path / "norm.py", "--metrics", "norm_gap"))
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    last = done.err.splitlines()[-1]
+    assert last.startswith("error: unknown field of the protocol in a metric's `reads` 'splt'; did you mean 'split'?")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_metric_that_cannot_be_made_is_one_line(small_bundle, tmp_path, cli):
+    source = METRIC_EXAMPLE.read_text().replace(
+        "    @classmethod", "    def __init__(self): exit('no licence')\n\n    @classmethod"
+    )
+    (tmp_path / "norm.py").write_text(source)
+    done = cli(*words(small_bundle, tmp_path, "gaussian", "--plugin", tmp_path / "norm.py", "--metrics", "norm_gap"))
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == "error: metric norm_gap cannot be made: SystemExit: no licence"
 
 
 def test_the_same_file_named_twice_is_still_one_good_plugin():

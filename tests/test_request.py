@@ -70,11 +70,27 @@ def test_seeds_are_a_count_or_a_list():
     assert Request(seeds=[7, 9]).seeds == (7, 9)
 
 
+def test_a_slip_of_the_finger_starts_no_run_of_a_million_seeds():
+    with pytest.raises(UsageError, match=r"seeds=1000000: .*expected 10000 at most"):
+        request_from({"seeds": 1_000_000})
+
+
+@pytest.mark.parametrize("field", ["results", "bundle", "dataset", "data_root", "inception_weights", "plugins"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_tilde_is_the_home_folder(field, kind, monkeypatch):
+    """No shell stands between a file's or a script's words and the request."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    given, expected = kind("~/a/b"), "/home/someone/a/b"
+    request = request_from({field: [given] if field == "plugins" else given})
+    assert [str(each) for each in ([getattr(request, field)] if field != "plugins" else request.plugins)] == [expected]
+
+
 @pytest.mark.parametrize(
     "text, parts",
     [
         ('prior = "evalp"', ["'prior'", "did you mean 'priors'"]),
         ("seeds = 0", ["seeds"]),
+        ('seeds = "three"', ["seeds='three'", "expected how many from 0 on, or a list of them, e.g. 5 or [0, 1]"]),
         ("seeds = [1, 1]", ["seeds are different numbers"]),
         ("seeds = [-1]", ["seeds are different numbers"]),
         ('split = "tset"', ["split='tset'", "'val' or 'test'"]),

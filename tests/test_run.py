@@ -608,6 +608,87 @@ def test_values_that_no_record_can_hold_are_failures_and_not_crashes(small_bundl
             assert records[kind]["reason"]
 
 
+ODD_METRICS = r"""
+from benchmark.metrics.api import Column, Metric, hookimpl
+
+class Odd(Metric):
+    reads = ()
+    def measure(self, evaluation):
+        return {self.name: 1.0}
+
+class Digits(Odd):
+    name = "digits"
+    @classmethod
+    def columns(cls, protocol):
+        return [Column("digits", "digits", "main", digits=-3)]
+
+class Columns(Odd):
+    name = "columns"
+    @classmethod
+    def columns(cls, protocol):
+        raise SystemExit(3)
+
+class Numbered(Odd):
+    name = "numbered"
+    def measure(self, evaluation):
+        return {1: 2.0}
+
+class Nested(Odd):
+    name = "nested"
+    def measure(self, evaluation):
+        return {"nested": {9: 1.0, 10: 2.0}}  # numbers and text are sorted otherwise, for a seal
+
+class Named(Odd):
+    name = "named"
+    def measure(self, evaluation):
+        return {"lone \ud800": 1.0}
+
+class Reason(Odd):
+    name = "reason"
+    def measure(self, evaluation):
+        raise ValueError("lone \ud800")
+
+class Applies(Odd):
+    name = "applies"
+    def applies(self, facts):
+        raise KeyError("no such fact")
+
+class Exits(Odd):
+    name = "exits"
+    def applies(self, facts):
+        raise SystemExit(3)
+
+@hookimpl
+def register_metrics():
+    return [Digits, Columns, Numbered, Nested, Named, Reason, Applies, Exits]
+"""
+
+
+def test_what_is_odd_about_a_metric_is_told_and_harms_no_other(small_bundle, tmp_path, cli):
+    (tmp_path / "odd.py").write_text(ODD_METRICS)
+    metrics = "digits,columns,numbered,nested,named,reason,applies,exits,fd"
+    words = ["--plugin", tmp_path / "odd.py", "--metrics", metrics, "--seeds", 1, "--device", "cpu"]
+    done = cli("run", "--bundle", small_bundle, "--priors", "gaussian", *words, "--results", tmp_path / "r")
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    records = [read_sealed(path) for path in record_files(tmp_path / "r") if path.parent.name == "gaussian"]
+    records = {record["kind"]: record for record in records}
+    assert {kind: record["status"] for kind, record in records.items()} == {
+        **dict.fromkeys(["fit", "fd", "digits", "columns", "nested", "named"], "ok"),
+        **dict.fromkeys(["numbered", "reason"], "failed"),
+    }
+    assert records["numbered"]["reason"].startswith("TypeError: names of values are strings")
+    assert records["nested"]["values"] == {"nested": {"9": 1.0, "10": 2.0}}
+    assert "metric digits: its columns cannot be read (ValueError: a column's digits are -3" in done.err
+    assert "metric columns: its columns cannot be read (SystemExit: 3" in done.err
+    assert "applies: applies: KeyError: 'no such fact'" in done.err
+    assert "exits: applies: SystemExit: 3" in done.err
+    assert cli("leaderboard", "--results", tmp_path / "r").code == 0
+    assert "ValueError: lone \\ud800" in (tmp_path / "r" / "leaderboard.md").read_text()
+    board = pd.read_csv(tmp_path / "r" / "leaderboard.csv")
+    assert {"digits", "columns", "lone \\ud800"} <= set(board["metric"])
+
+
 FAILS_THEN_STOPS = """
 from priors.api import LatentPrior, hookimpl
 

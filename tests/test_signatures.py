@@ -207,6 +207,14 @@ def test_a_weak_hierarchy_is_not_its_decoder_alone(tmp_path):
     assert "the lower groups' and the decoder's (1.25 is left where every group is inferred)" in found
 
 
+@pytest.mark.parametrize("ceiling", [10.0, 12.0])
+def test_a_backbone_with_nothing_to_repair_is_told_so(ceiling, tmp_path):
+    (found,) = signatures.weak_backbone(table_of(tmp_path, [("aggregate_posterior", "fd", ceiling)]))
+    assert found == (
+        "weak backbone: the aggregate posterior's FD digit-cnn is no lower than N(0, I)'s: there is nothing to repair"
+    )
+
+
 def test_rows_of_one_prior_by_several_versions_of_its_code_are_told(tmp_path):
     results = Results(tmp_path / "results")
     results.references()

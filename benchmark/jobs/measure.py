@@ -94,7 +94,7 @@ def find_pending(job: Job, work: Workspace) -> Pending:
         try:
             if not _is_asked(metric, job, work):
                 continue
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             found.failures.append(f"{metric.name}: applies: {describe_error(error)}")
             continue
         record = _recorded(work, row, metric.name, _identity(job, metric, work))
@@ -171,9 +171,7 @@ def _measure(job: Job, metric: Metric, evaluation: Evaluation, work: Workspace, 
             raise ValueError(f"{', '.join(bad)} not finite")
         if not all(isinstance(name, str) for name in values):
             raise TypeError("names of values are strings")
-        values = json.loads(
-            json.dumps(values, allow_nan=False)
-        )  # as they are read again; raises where JSON has no such
+        values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read; raises where JSON has no such
         content = {"status": "ok", "values": values, **_columns(metric, work)}
     except (Exception, SystemExit) as error:
         if is_machine_fault(error):

@@ -72,15 +72,13 @@ class Board:
             sections = [table_markdown(table, self.tables) for table in self.tables]
             sections += across_markdown(across_bundles(self.tables))
             text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
-            _write(results / "leaderboard.md", text)
+            write_atomic(results / "leaderboard.md", _encodable(text).encode())
             parity = parity_markdown(self.tables)
             if parity is not None:
-                _write(results / "parity.md", parity)
+                write_atomic(results / "parity.md", _encodable(parity).encode())
             tidy = pd.DataFrame([line for table in self.tables for line in _tidy(table)], columns=COLUMNS)
-            write_atomic(
-                results / "leaderboard.csv",
-                tidy.to_csv(index=False, float_format="%.8g").encode(errors="backslashreplace"),
-            )
+            lines = tidy.to_csv(index=False, float_format="%.8g")
+            write_atomic(results / "leaderboard.csv", _encodable(lines).encode())
         end = time.monotonic()
         self._next = end + (end - start) * (1 / SHARE - 1)
         return damaged
@@ -98,9 +96,9 @@ class Board:
         return _text(self.tables, bundle, protocol)
 
 
-def _write(path: Path, text: str) -> None:
-    """A name that no encoding has, such as that of an undecodable file, is shown by its codes."""
-    write_atomic(path, text.encode(errors="backslashreplace"))
+def _encodable(text: str) -> str:
+    """What no encoding has, such as the name of an undecodable file, is shown by its codes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def write_tables(results: Path) -> list[str]:
@@ -115,7 +113,7 @@ def table_text(results: Path, bundle: str, protocol: str) -> str:
 
 def _text(made: list[Table], bundle: str, protocol: str) -> str:
     shown = [table for table in made if (table.bundle, table.protocol.hash) == (bundle, protocol)]
-    return "\n".join(table_markdown(table, made) for table in shown)
+    return _encodable("\n".join(table_markdown(table, made) for table in shown))
 
 
 def write_pictures(results: Path) -> None:

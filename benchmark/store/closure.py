@@ -19,6 +19,7 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -39,22 +40,25 @@ def beside(folder: Path, own: str | None = None) -> Owned:
     """What modules of a plugin's folder find there: what is beside a file comes first, as it does for a script.
 
     As in Python, a folder without `__init__.py` counts only where nothing else has its name. Nor does the plugin's file
-    itself, `own`, stand in for a library of its name. What is found elsewhere counts where it is one and the same: the
-    package that the folder is part of, or a folder below it that the plugin has put on the path.
+    itself, `own`, stand in for a library of its name. What Python finds by its path counts where it is one and the
+    same: the package that the folder is part of, or what lies in a folder below it that the plugin has put on the path.
     """
     folder = folder.resolve()
 
     def owned(name: str) -> Path | None:
         if name in SUITE or not name.isidentifier():
             return None
-        place, elsewhere = folder / name, _elsewhere(name)
+        place, known = folder / name, _known(name, folder)
         if name == own:
-            return None if elsewhere else place
-        if _file(place) or (place.is_dir() and elsewhere is None):
+            return place if known in (None, place) else None
+        if _file(place) and not _installed(folder):
             return place
-        if elsewhere is None or _installed(elsewhere):
+        if known is None:
+            return place if place.is_dir() else None
+        if _installed(known) or not (_file(known) or known.is_dir()):
             return None
-        return elsewhere if folder.is_relative_to(elsewhere) or elsewhere.is_relative_to(folder) else None
+        below = known.is_relative_to(folder) and name not in _of_distributions()
+        return known if below or folder.is_relative_to(known) else None
 
     return owned
 
@@ -136,8 +140,7 @@ def _named(node: ast.AST, package: str, find: Find) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     if isinstance(node, ast.ImportFrom):
-        words = package.split(".") if package and node.level else []
-        words = words[: max(0, len(words) - node.level + 1)] + (node.module.split(".") if node.module else [])
+        words = _upwards(package, node.level) + (node.module.split(".") if node.module else [])
         for alias in node.names:
             if alias.name != "*":
                 yield ".".join([*words, alias.name])
@@ -149,12 +152,19 @@ def _named(node: ast.AST, package: str, find: Find) -> Iterator[str]:
                 yield from (".".join([*words, file.parent.name]) for file in found.parent.glob("*/__init__.py"))
 
 
+def _upwards(package: str, level: int) -> list[str]:
+    """The words of the package that so many dots stand for in a module of `package`; none of an absolute import."""
+    words = package.split(".") if package and level else []
+    return words[: max(0, len(words) - level + 1)]
+
+
 def _called(node: ast.Call, package: str) -> Iterator[str]:
     """What `import_module("helpers")` and `__import__("helpers")` name, where that is written out."""
     function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     if function in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
         name = str(node.args[0].value)
-        yield f"{package}{name}" if name.startswith(".") and package else name.lstrip(".")
+        level = len(name) - len(name.lstrip("."))
+        yield ".".join([*_upwards(package, level), name[level:]])
 
 
 def _file(place: Path) -> Path | None:
@@ -163,19 +173,41 @@ def _file(place: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _elsewhere(name: str) -> Path | None:
-    """Where Python finds a top-level module or package: its path without suffix; of a built-in one, no file's."""
+def _known(name: str, folder: Path) -> Path | None:
+    """Where Python's path finds a top-level name: its path without suffix; of a built-in module, no file's.
+
+    A folder without `__init__.py` is found where it is `folder`'s: others of its name add to it, and hide nothing.
+    """
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # of a module that is being loaded
         return None
-    if spec is None or (spec.origin is None and spec.loader is None):
+    if spec is None:
         return None
-    if spec.submodule_search_locations:
-        return Path(spec.submodule_search_locations[0]).resolve()
-    return Path(spec.origin).with_suffix("").resolve() if spec.has_location and spec.origin else Path(name)
+    places = [Path(each).resolve() for each in spec.submodule_search_locations or []]
+    if spec.origin is None:
+        return next((place for place in places if _related(place, folder)), None)
+    return places[0] if places else Path(spec.origin).with_suffix("").resolve() if spec.has_location else Path(name)
+
+
+def _related(place: Path, folder: Path) -> bool:
+    return folder.is_relative_to(place) or place.is_relative_to(folder)
 
 
 def _installed(place: Path) -> bool:
-    """Whether it lies where Python or its packages are installed, which may be a folder below a plugin's."""
-    return any(place.is_relative_to(Path(root).resolve()) for root in sysconfig.get_paths().values())
+    """Whether it lies where Python or packages are installed, which may be a folder below a plugin's."""
+    return not {"site-packages", "dist-packages"}.isdisjoint(place.parts) or any(
+        place.is_relative_to(root) for root in _library()
+    )
+
+
+@functools.cache
+def _of_distributions() -> frozenset[str]:
+    """Top-level names that are installed, if only by a link to where they are developed."""
+    return frozenset(metadata.packages_distributions())
+
+
+@functools.cache
+def _library() -> list[Path]:
+    paths = sysconfig.get_paths()
+    return [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
