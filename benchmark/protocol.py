@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from typing import Protocol as Interface
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.errors import UsageError, unknown_name
-from benchmark.extractors.api import Extractor
 from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
 
 Budget = Literal["quick", "full"]
@@ -150,7 +150,16 @@ def choose_preset(name: str | None, budget: str | None, split: str) -> Preset:
     return preset
 
 
-def make_protocol(bundle: Bundle, preset: Preset, split: Split, extractor: Extractor, features: int) -> Protocol:
+class Scorer(Interface):
+    """What a protocol holds of an extractor: what its score is called, and what decides its features."""
+
+    @property
+    def score(self) -> str: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+
+def make_protocol(bundle: Bundle, preset: Preset, split: Split, extractor: Scorer, features: int) -> Protocol:
     """The preset on a bundle: counts are capped by its posteriors, so that every row can have equally many."""
     counts, dataset = bundle.card["posterior_counts"], bundle.card["dataset"]
     images = preset.images(split)

@@ -26,7 +26,6 @@ import pluggy
 from backbones.api import Backbone
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError, unknown_name
-from benchmark.extractors.api import Extractor
 from benchmark.metrics.api import FIT, REFERENCE_ROWS, Metric
 from benchmark.plugin_files import load_file
 from benchmark.store.closure import PLUGIN, source_hash
@@ -56,23 +55,32 @@ class Hooks:
         raise NotImplementedError
 
     @hookspec
-    def register_extractors(self) -> list[type[Extractor]]:
+    def register_extractors(self) -> list[type]:
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Kind:
+    """A kind of plugin: its hook, the package of the built-in ones, and their base class in that package's `api.py`.
+
+    The base is imported when a class is held against it: that of extractors brings torch-fidelity and torchvision.
+    """
+
     hook: str
-    base: type
     package: str
+    base_name: str
+
+    @property
+    def base(self) -> type:
+        return getattr(importlib.import_module(f"{self.package}.api"), self.base_name)
 
 
 KINDS = {
-    "prior": Kind("register_priors", LatentPrior, "priors"),
-    "backbone": Kind("register_backbones", Backbone, "backbones"),
-    "dataset": Kind("register_datasets", Dataset, "benchmark.datasets"),
-    "metric": Kind("register_metrics", Metric, "benchmark.metrics"),
-    "extractor": Kind("register_extractors", Extractor, "benchmark.extractors"),
+    "prior": Kind("register_priors", "priors", "LatentPrior"),
+    "backbone": Kind("register_backbones", "backbones", "Backbone"),
+    "dataset": Kind("register_datasets", "benchmark.datasets", "Dataset"),
+    "metric": Kind("register_metrics", "benchmark.metrics", "Metric"),
+    "extractor": Kind("register_extractors", "benchmark.extractors", "Extractor"),
 }
 
 

@@ -56,7 +56,7 @@ class Results:
         fit = {"fit": content_hash([facts["bundle"], facts["device"], label, code, seed, facts["budget"]])}
         facts["config_hash"] = content_hash([facts["bundle"], facts["device"], label, code, facts["budget"]])[:16]
         fit["prior"] = {"name": prior, "source": source}
-        of_fit = {"fit": record_id(fit), "metric": kind, "settings": protocol.part(reads)}
+        of_fit = {"fit": record_id(fit), "metric": {"name": kind, "version": 1}, "settings": protocol.part(reads)}
         identity = fit if kind == "fit" else of_fit
         identity |= {"machine": machine} if machine else {}
         self.written += 1

@@ -20,13 +20,12 @@ from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reference import Reference
 from benchmark.extractors.api import Features
 from benchmark.metrics import api
-from benchmark.metrics.api import PRINCIPAL_AXES
+from benchmark.metrics.api import PAIR, PRINCIPAL_AXES
 from benchmark.protocol import Protocol
 from benchmark.store.cache import load_or_make
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
-PAIR = 2_000  # images of each side that metrics quadratic in n compare
 DRAWS_VERSION = 1  # of streams, decoding and extraction: what is kept under another is not found
 
 

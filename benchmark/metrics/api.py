@@ -39,6 +39,8 @@ IMAGE_ROWS = REFERENCE_ROWS
 IMAGE_SETTINGS = ("split", "reference_split", "extractor", "generated", "rounding")
 #: those that decide the pairs of latents that two-sample metrics compare
 LATENT_SETTINGS = ("split", "mmd_latents")
+#: images of each side that metrics quadratic in n compare
+PAIR = 2_000
 #: of held-out q_agg, on which spatial latents are compared once more
 PRINCIPAL_AXES = 64
 

@@ -8,8 +8,7 @@ from typing import Any
 from scipy import stats
 from tabulate import tabulate
 
-from benchmark.jobs.evaluation import PAIR
-from benchmark.metrics.api import FULL_RECONSTRUCTION
+from benchmark.metrics.api import FULL_RECONSTRUCTION, PAIR
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, format_short

@@ -6,6 +6,7 @@ Of each label the configuration is taken that its latest run used, of each timin
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -133,7 +134,13 @@ def _metrics_in_force(records: list[Record], last_run: InForce) -> dict[str, str
 
 
 def _metric_of(record: Record) -> str:
-    return content_hash(record["identity"]["metric"])
+    return _hash_of(*sorted(record["identity"]["metric"].items()))
+
+
+@functools.cache
+def _hash_of(*items: tuple[str, Any]) -> str:
+    """The hash of a metric's identity, taken once: there are few, in many records."""
+    return content_hash(dict(items))
 
 
 def _selection(

@@ -39,8 +39,8 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from benchmark.extractors.api import Features
-from benchmark.jobs.evaluation import PAIR, Evaluation
-from benchmark.metrics.api import Statistics
+from benchmark.jobs.evaluation import Evaluation
+from benchmark.metrics.api import PAIR, Statistics
 from benchmark.metrics.c2st import ClassifierTest
 from benchmark.metrics.fd_infinity import FrechetAtInfinity
 from benchmark.metrics.frechet import Frechet
