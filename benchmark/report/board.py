@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,8 @@ class Board:
         start = time.monotonic()
         results = self._results
         folder = content_hash(str(results.resolve()))[:16]
-        with FileLock(lock_path(f"results-{folder}")):  # two processes: the later one sees the records of both
+        # of two processes the later one sees the records of both
+        with FileLock(lock_path(f"results-{folder}")), _uncollected():
             self.tables, damaged, in_none = make_tables(results, self._store)
             sections = [table_markdown(table, self.tables) for table in self.tables]
             sections += across_markdown(across_bundles(self.tables))
@@ -94,6 +97,18 @@ class Board:
         self.write()
         self.draw()
         return _text(self.tables, bundle, protocol)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage: it walks all records again and again, and none of them is garbage before they are shown."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _encodable(text: str) -> str:
