@@ -101,7 +101,7 @@ class Board:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for garbage: it walks all records again and again, and none of them is garbage before they are shown."""
+    """No search for garbage, which walks all records again and again: none of them is garbage before it is shown."""
     collecting = gc.isenabled()
     gc.disable()
     try:
