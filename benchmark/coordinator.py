@@ -44,7 +44,7 @@ def run(resolved: Resolved) -> Finished:
     )
     provenance(work.device)  # the state of the code is read once, and belongs to the start of the run
     say(_announced(resolved))
-    board, failed = Board(results), 0
+    board, failed = Board(results, work.store), 0
     try:
         for number, job, outcome, seconds in _done(todo, work):
             failed += bool(outcome.failures)

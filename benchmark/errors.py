@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 #: what the system says of a disk that is full
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+#: what it raises where a path that was named cannot be used
+UNUSABLE_PATH = (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class UsageError(Exception):

@@ -13,7 +13,7 @@ from torch import Tensor
 from backbones.api import Backbone
 from benchmark import coordinator
 from benchmark.bundles.decoding import decode_images
-from benchmark.errors import UsageError
+from benchmark.errors import UNUSABLE_PATH, UsageError
 from benchmark.jobs.failures import Failed
 from benchmark.jobs.fit import find_or_fit, load_fit
 from benchmark.report.frame import results_frame
@@ -34,9 +34,10 @@ def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
     resolved = resolve(request or request_from(fields))
     try:
         coordinator.run(resolved)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except UNUSABLE_PATH as error:
         raise UsageError(f"cannot use {error.filename}: {error.strerror} (results and caches are folders)") from error
-    found, work = load_results(resolved.results), resolved.work
+    work = resolved.work
+    found = results_frame(resolved.results, work.store)
     table = {"bundle": work.bundle.id[:16], "protocol": work.protocol.hash[:16], "device": work.device.type}
     return found[(found[list(table)] == pd.Series(table)).all(axis=1)]
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.protocol import Protocol
-from benchmark.report.board import write_tables
+from benchmark.report.board import Board
 from benchmark.store.provenance import provenance
 from benchmark.store.records import RecordStore, record_id
 from benchmark.store.sealed import content_hash
@@ -17,6 +17,13 @@ from benchmark.store.sealed import content_hash
 REFERENCES = ("aggregate_posterior", "reconstruction")
 GAUSSIAN = [10.0, 12.0, 11.0, 10.5, 11.5]
 CEILING = [2.0, 3.0, 2.5, 2.2, 2.8]
+
+
+def draw_pictures(results):
+    """As `leaderboard` does, once the tables are written."""
+    board = Board(results)
+    board.write()
+    board.draw()
 
 
 class Results:
@@ -76,7 +83,7 @@ class Results:
         self.scores("aggregate_posterior", ceiling, **more)
 
     def board(self):
-        self.damaged = write_tables(self.folder)
+        self.damaged = Board(self.folder).write()
         return pd.read_csv(self.folder / "leaderboard.csv")
 
     def line(self, label, metric="FD digit-cnn"):
@@ -87,7 +94,7 @@ class Results:
 
     @property
     def text(self):
-        write_tables(self.folder)
+        Board(self.folder).write()
         return (self.folder / "leaderboard.md").read_text()
 
     def sections(self):

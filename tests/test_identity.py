@@ -36,7 +36,7 @@ from priors.api import PosteriorSplit, PriorConfig, later_setting, sampling_sett
 from priors.ncp import NCPConfig
 
 RESULTS = ROOT / "results"
-EXAMPLE = Path(__file__).with_name("plugin_example.py")
+EXAMPLE = Path(__file__).parent / "old_plugins" / "prior_full_gaussian.py"
 METRIC_EXAMPLE = Path(__file__).with_name("plugin_metric.py")
 
 

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from boards import CEILING, GAUSSIAN, Results
+from boards import CEILING, GAUSSIAN, Results, draw_pictures
 from scipy import stats
 
 from benchmark.cli.app import main
 from benchmark.metrics.samples import as_png
 from benchmark.report import board, grids
-from benchmark.report.board import Board, write_pictures
+from benchmark.report.board import Board
 from benchmark.report.tables import make_tables
 from benchmark.store.sealed import read_sealed
 
@@ -569,16 +569,16 @@ def test_the_end_of_a_run_reads_once_for_tables_pictures_and_text(results, monke
 
 def test_a_grid_is_drawn_again_only_where_its_strips_changed_or_it_is_damaged(results, monkeypatch):
     filled(results)
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     (path,) = (results.folder / "samples").glob("*.png")
     drawn, first, draw = [], path.read_bytes(), grids._draw
     monkeypatch.setattr(grids, "_draw", lambda *given: drawn.append(1) or draw(*given))
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert drawn == []
     path.write_bytes(first[:100])
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert len(drawn) == 1
     assert path.read_bytes() == first
     results.add("ncp", "samples", {"png": as_png(torch.zeros(12, 1, 8, 8, dtype=torch.uint8))}, reads=("split",))
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert len(drawn) == 2

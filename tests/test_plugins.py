@@ -22,7 +22,7 @@ from benchmark.registry import KINDS, Registry
 from benchmark.store.sealed import read_sealed, write_sealed
 from priors.api import AggregatePosterior, PosteriorSplit
 
-EXAMPLE = Path(__file__).with_name("plugin_example.py")
+EXAMPLE = Path(__file__).parent / "old_plugins" / "prior_full_gaussian.py"
 METRIC_EXAMPLE = Path(__file__).with_name("plugin_metric.py")
 CPU = torch.device("cpu")
 

@@ -8,13 +8,12 @@ import sys
 
 import matplotlib
 import pytest
-from boards import Results
+from boards import Results, draw_pictures
 from PIL import Image
 from scipy import stats
 
 from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.report import pareto
-from benchmark.report.board import write_pictures
 from benchmark.report.pictures import DRAWN_FROM
 from benchmark.report.published import CLAIMS, FIGURES
 from benchmark.report.tables import make_tables
@@ -187,7 +186,7 @@ def test_points_are_fd_where_there_is_no_gap_and_one_seed_has_no_interval(result
     timed(results, "ncp", 1.0, 1)
     ((table,), *_) = make_tables(results.folder)
     assert [point.quality for point in pareto.make_points(table)] == [(3.0, None, None)]
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert Image.open(results.folder / pareto.pareto_file(table)).format == "PNG"
 
 
@@ -195,7 +194,7 @@ def test_without_a_timed_prior_there_is_no_picture_and_no_link(results):
     results.references()
     timed(results, "gaussian", 1e-5)
     results.scores("ncp", around(3.0))
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert not (results.folder / "pareto").exists()
     assert "(pareto/" not in results.text
 
@@ -203,31 +202,31 @@ def test_without_a_timed_prior_there_is_no_picture_and_no_link(results):
 @pytest.mark.parametrize("references", [True, False], ids=["gap closed", "fd"])
 def test_the_picture_is_a_png_linked_and_the_same_bytes_each_time(references, results):
     _, path = board(results, references)
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     first = path.read_bytes()
     assert Image.open(path).format == "PNG"
     assert Image.open(path).size == (960, 600)
     assert set(Image.open(path).info) == {"dpi", DRAWN_FROM}, "no version, no date"
     assert f"(pareto/{path.name})" in results.text
     path.unlink()
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert path.read_bytes() == first
 
 
 def test_a_picture_is_drawn_again_where_its_points_changed_or_it_is_damaged_and_only_there(results, monkeypatch):
     _, path = board(results)
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     first, drawn = path.read_bytes(), []
     original = pareto._figure
     monkeypatch.setattr(pareto, "_figure", lambda *words: drawn.append(1) or original(*words))
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert not drawn
     path.write_bytes(b"no picture")
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert len(drawn) == 1
     assert path.read_bytes() == first
     timed(results, "untimed", 0.5)
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert len(drawn) == 2
     assert path.read_bytes() != first
 
@@ -237,7 +236,7 @@ def test_drawing_leaves_matplotlib_as_it_was(results):
 
     board(results)
     before, backend = dict(matplotlib.rcParams), matplotlib.rcParams._get("backend")
-    write_pictures(results.folder)
+    draw_pictures(results.folder)
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.rcParams._get("backend") == backend
     assert plt.get_fignums() == []

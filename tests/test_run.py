@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from boards import draw_pictures
 from commands import contents, finish, record_files, start, the_record
 
 import benchmark
@@ -36,7 +37,6 @@ from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.evaluation import Evaluation
 from benchmark.protocol import PRESETS, Protocol, make_protocol
 from benchmark.registry import Registry
-from benchmark.report.board import write_pictures
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import read_sealed, write_sealed
 from priors.api import Diverged, PosteriorSplit
@@ -246,7 +246,7 @@ def test_two_processes_share_the_work_of_one_command(work, tmp_path):
 def test_grids_drawn_by_several_at_once_are_whole(copied):
     expected = grids(copied.results)
     with ThreadPoolExecutor(6) as pool:
-        for drawn in [pool.submit(write_pictures, copied.results) for _ in range(18)]:
+        for drawn in [pool.submit(draw_pictures, copied.results) for _ in range(18)]:
             drawn.result()
     assert grids(copied.results) == expected
 

@@ -240,7 +240,7 @@ def test_a_gpu_computes_in_the_arithmetic_of_the_records(results, cli, monkeypat
 
 
 def test_a_plugins_records_want_the_plugin(small_bundle, tmp_path, cli):
-    plugin = Path(__file__).with_name("plugin_example.py")
+    plugin = Path(__file__).parent / "old_plugins" / "prior_full_gaussian.py"
     shutil.copytree(small_bundle, cache_root() / "bundles" / "small")
     words = ["--bundle", "small", "--priors", "full_gaussian", "--seeds", 1, "--metrics", "mmd", "--device", "cpu"]
     words += ["--results", tmp_path]

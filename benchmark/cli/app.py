@@ -8,7 +8,7 @@ from collections.abc import Callable
 import typer
 
 from benchmark.cli import images, plugins, pretrain, results, run
-from benchmark.errors import NO_SPACE, UsageError
+from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
 from benchmark.progress import say
 
@@ -46,7 +46,7 @@ def main() -> None:
     except UsageError as error:
         say(f"error: {error}")
         sys.exit(2)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except UNUSABLE_PATH as error:
         say(f"error: cannot use {error.filename}: {_said(error)} (--results, --out and caches are folders)")
         sys.exit(2)
     except OSError as error:

@@ -51,8 +51,9 @@ class Board:
     `refresh` after each job, `write` where a run is interrupted, `finish` at its end.
     """
 
-    def __init__(self, results: Path) -> None:
-        self._results, self._store = results, RecordStore(results / "records")
+    def __init__(self, results: Path, store: RecordStore | None = None) -> None:
+        """`store` is that of the folder, where one is at hand: what it has read is not read again."""
+        self._results, self._store = results, store or RecordStore(results / "records")
         self._next = -float("inf")
         self.tables: list[Table] = []
 
@@ -116,26 +117,9 @@ def _encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def write_tables(results: Path) -> list[str]:
-    """`Board.write`, once."""
-    return Board(results).write()
-
-
-def table_text(results: Path, bundle: str, protocol: str) -> str:
-    """The markdown of one bundle's tables under one protocol (one a type of device)."""
-    return _text(make_tables(results)[0], bundle, protocol)
-
-
 def _text(made: list[Table], bundle: str, protocol: str) -> str:
     shown = [table for table in made if (table.bundle, table.protocol.hash) == (bundle, protocol)]
     return _encodable("\n".join(table_markdown(table, made) for table in shown))
-
-
-def write_pictures(results: Path) -> None:
-    """`Board.draw`, once."""
-    board = Board(results)
-    board.tables = make_tables(results)[0]
-    board.draw()
 
 
 def _tidy(table: Table) -> Iterator[list[Any]]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark.metrics.api import FIT
 from benchmark.report.selection import Selection, select
+from benchmark.store.records import RecordStore
 
 LARGEST = 1e150
 COLUMNS = [
@@ -45,12 +46,10 @@ SORTED_BY = [
     "source",
     "metric",
 ]
-#: for who looks closer
-FURTHER = ["config_hash", "budget", "record", "time", "table"]
 
 
 def tidy_frame(selections: list[Selection]) -> pd.DataFrame:
-    """One line a value of these tables: `COLUMNS`, as `results_frame` has them, and `FURTHER`.
+    """One line a value of these tables: `COLUMNS`, as `results_frame` has them, and `table`.
 
     Values are as records hold them (numbers, lists, strings); `table` is the index of the selection. Where a metric
     has several versions, the newest record's value stands.
@@ -60,26 +59,17 @@ def tidy_frame(selections: list[Selection]) -> pd.DataFrame:
         protocol = selection.protocol
         shared = (selection.dataset, selection.backbone, selection.backbone_seed, selection.bundle)
         settings = (protocol.preset, protocol.hash[:16], protocol.split, protocol.extractor.get("name"), protocol.score)
-        newest: dict[tuple[str, int, str, str], tuple[Any, dict[str, Any]]] = {}
+        newest: dict[tuple[str, int, str, str], tuple[Any, str]] = {}
         for record in selection.measured:
             row = record["row"]
             told = {FIT: selection.facts(record), record["kind"]: record["values"]}
             for source, values in told.items():
                 for name, value in values.items():
-                    newest[row["label"], row["seed"], name, source] = value, record
-        for (label, seed, name, source), (value, record) in newest.items():
-            of_record = record["row"]["config_hash"], record["row"]["budget"], _id(record, source), _time(record)
-            of_row = label, record["row"]["prior"], seed, name, source, value
-            lines.append((*shared, *of_row, *settings, selection.device, *of_record, table))
-    return pd.DataFrame(lines, columns=[*COLUMNS, *FURTHER], dtype=object)  # whole numbers stay whole
-
-
-def _id(record: dict[str, Any], source: str) -> str:
-    return record["identity"]["fit"] if source == FIT else record["id"]
-
-
-def _time(record: dict[str, Any]) -> str:
-    return record["provenance"]["time"]
+                    newest[row["label"], row["seed"], name, source] = value, row["prior"]
+        for (label, seed, name, source), (value, prior) in newest.items():
+            of_row = label, prior, seed, name, source, value
+            lines.append((*shared, *of_row, *settings, selection.device, table))
+    return pd.DataFrame(lines, columns=[*COLUMNS, "table"], dtype=object)  # whole numbers stay whole
 
 
 def is_number(value: Any) -> bool:
@@ -87,7 +77,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < LARGEST
 
 
-def results_frame(results: Path) -> pd.DataFrame:
+def results_frame(results: Path, store: RecordStore | None = None) -> pd.DataFrame:
     """All numbers of a results folder, one a line, of the configuration that each row's latest run used.
 
     A value that several protocols share, such as a latent score under two extractors, has a line for each. Lines are
@@ -102,8 +92,9 @@ def results_frame(results: Path) -> pd.DataFrame:
                                                split, the extractor's name and what its Frechet distance is called
     device                                     `cpu` or `cuda`
 
-    Damaged records are left out, as from the tables (`python -m benchmark leaderboard` names them).
+    Damaged records are left out, as from the tables (`python -m benchmark leaderboard` names them). `store` is that of
+    the folder, where one has read of it before.
     """
-    frame = tidy_frame(select(results)[0])
+    frame = tidy_frame(select(results, store)[0])
     numbers = frame[frame["value"].map(is_number).astype(bool)]
     return numbers[COLUMNS].infer_objects().astype({"value": float}).sort_values(SORTED_BY, ignore_index=True)
