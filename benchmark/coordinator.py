@@ -1,23 +1,36 @@
-"""Stage 2: a request -> jobs -> records -> leaderboard. It owns the records' folder and the tables made from it."""
+"""Stage 2: a request -> jobs -> tasks -> records -> leaderboard. It owns the records and the tables made from them.
+
+Scores come first, as many tasks at once as the executor takes, each with one thread: how a sum is split among threads
+decides its last digit, and so a number would hang on the machine. Timings come last, one task alone with all threads.
+Whoever is at a job holds its lock, so that commands in several shells share the work.
+"""
 
 from __future__ import annotations
 
-import collections
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
 from tabulate import tabulate
 
+from benchmark.executors.api import Executor, Loss
 from benchmark.jobs.forecast import Forecast, forecast
 from benchmark.jobs.identity import Job, class_identity
-from benchmark.jobs.measure import Busy, Outcome, run_job
-from benchmark.jobs.workspace import Workspace
+from benchmark.jobs.pending import Pending, identity_of
+from benchmark.jobs.task import Outcome, Task
+from benchmark.metrics.api import FIT, Metric
 from benchmark.progress import format_seconds, say
 from benchmark.report.board import Board
 from benchmark.request import Resolved
 from benchmark.store.in_force import note_in_force
+from benchmark.store.places import lock_path
 from benchmark.store.provenance import provenance
+
+#: seconds between two looks at a job that another command is at
+LOOK_AGAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -30,54 +43,192 @@ class Finished:
 
 
 def run(resolved: Resolved) -> Finished:
-    """Run every job that is not recorded, rewriting the tables on the way."""
+    """Do everything that is not recorded, rewriting the tables on the way."""
     started = time.perf_counter()
-    todo, work, results = resolved.jobs, resolved.work, resolved.results
+    jobs, work, results = resolved.jobs, resolved.work, resolved.results
     for note in resolved.notes:
         say(note)
     work.protocol.save(results, work.bundle.id[:16])
     note_in_force(
         results,
         work.protocol.budget,
-        [job.facts() for job in todo],
+        [job.facts() for job in jobs],
         {metric.name: class_identity(work.registry, type(metric)) for metric in work.metrics},
     )
     provenance(work.device)  # the state of the code is read once, and belongs to the start of the run
     say(_announced(resolved))
-    board, failed = Board(results, work.store), 0
+    board = Board(results, resolved.ledger.store)
+    running = _Running(resolved, board)
     try:
-        for number, job, outcome, seconds in _done(todo, work):
-            failed += bool(outcome.failures)
-            if outcome.measured or outcome.failures:
-                say(f"[{number}/{len(todo)}] {job.row.label} seed {job.seed}: {_told(outcome)}, {seconds:.1f} s")
-                board.refresh()
+        running.finish()
     except BaseException:  # Ctrl-C above all: what is measured is shown
         board.write()
         raise
     table = board.finish(work.bundle.id[:16], work.protocol.hash)
-    seconds = time.perf_counter() - started
-    summary = f"{len(todo) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}"
+    seconds, failed = time.perf_counter() - started, len(running.failed)
+    summary = f"{len(jobs) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}"
     return Finished(failed, table, summary)
 
 
-def _done(todo: list[Job], work: Workspace) -> Iterator[tuple[int, Job, Outcome, float]]:
-    """Each job as it is done, with its number, its outcome and its seconds; what another process is at comes last."""
-    queue = collections.deque((number, job, False) for number, job in enumerate(todo, 1))
-    while queue:
-        number, job, wait = queue.popleft()
-        start = time.perf_counter()
-        try:
-            outcome = run_job(job, work, wait)
-        except Busy:
-            queue.append((number, job, True))
+@dataclass(eq=False)
+class _Piece:
+    """A job with the metrics of one stage; `number` is its place among all pieces, `index` its job's among all jobs."""
+
+    number: int
+    index: int
+    job: Job
+    metrics: list[Metric]
+    threads: int
+    started: float = 0.0
+    lock: Any = None
+    doing: str = FIT
+    losses: Counter[str] = field(default_factory=Counter)  # by what it was doing
+    given_up: set[str] = field(default_factory=set)  # what failed in this run, and so is not tried again in it
+    measured: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+class _Running:
+    """Submits what is due and records what comes of it: the owner of the executor's tasks."""
+
+    def __init__(self, resolved: Resolved, board: Board) -> None:
+        self._resolved, self._board = resolved, board
+        self._work, self._ledger = resolved.work, resolved.ledger
+        self._flying: dict[int, _Piece] = {}
+        self._queue: deque[_Piece] = deque()
+        self._unfit: set[str] = set()  # ids of fits that failed in this run
+        self.failed: set[int] = set()
+        self._stages = self._make_stages()
+        self._count = sum(map(len, self._stages))
+
+    def finish(self) -> None:
+        """Do all that there is to do."""
+        due = [[piece for piece in stage if self._is_due(piece)] for stage in self._stages]
+        if not any(due):
+            return
+        if expected := _about(_forecast(self._resolved)):
+            say(f"about {expected} of work, by the seconds that are recorded")
+        with self._resolved.executor(self, self._resolved.terms) as executor:
+            for stage, capacity in zip(due, (executor.capacity, 1)):
+                self._queue.extend(stage)
+                while self._queue or self._flying:
+                    while len(self._flying) < capacity and self._submit_next(executor):
+                        pass
+                    if self._flying:
+                        executor.wait()
+                    elif self._queue:  # another command is at all of them
+                        time.sleep(LOOK_AGAIN)
+
+    def _make_stages(self) -> tuple[list[_Piece], list[_Piece]]:
+        """Scores, with every fit; and timings."""
+        scores = [metric for metric in self._work.metrics if not metric.machine_bound]
+        timings = [metric for metric in self._work.metrics if metric.machine_bound]
+        jobs, threads = self._resolved.jobs, torch.get_num_threads()
+        first = [(index, job) for index, job in enumerate(jobs) if scores or job.row.prior]
+        second = list(enumerate(jobs)) if timings else []
+        return (
+            [_Piece(number, *of, scores, 1) for number, of in enumerate(first, 1)],
+            [_Piece(number, *of, timings, threads) for number, of in enumerate(second, 1 + len(first))],
+        )
+
+    def _is_due(self, piece: _Piece) -> bool:
+        pending = self._find_pending(piece)
+        if pending.failures and piece.index not in self.failed:  # it may be of a stage before
+            piece.failures += pending.failures
+            if not pending:
+                self._conclude(piece)
+        return bool(pending)
+
+    def _find_pending(self, piece: _Piece) -> Pending:
+        """What is not recorded of a piece, and did not fail in this run."""
+        if piece.job.fit_id in self._unfit:
+            return Pending()
+        pending = self._ledger.find_pending(piece.job, self._work, piece.metrics)
+        pending.metrics = [metric for metric in pending.metrics if metric.name not in piece.given_up]
+        return pending
+
+    def _submit_next(self, executor: Executor) -> bool:
+        """Submit the first piece that nobody else is at; False where there is none."""
+        for _ in range(len(self._queue)):
+            piece = self._queue.popleft()
+            piece.lock = FileLock(lock_path(piece.job.fit_id))
+            try:
+                piece.lock.acquire(timeout=0)
+            except Timeout:
+                self._queue.append(piece)
+                continue
+            pending = self._find_pending(piece)  # again: whoever held the lock may have done it
+            if not pending:
+                piece.lock.release()
+                if piece.failures or piece.measured:
+                    self._conclude(piece)
+                continue
+            names = tuple(metric.name for metric in pending.metrics)
+            piece.started, piece.doing = time.perf_counter(), FIT if piece.job.row.prior else names[0]
+            self._flying[piece.number] = piece
+            recorded = bool(piece.job.row.prior) and not pending.fit
+            executor.submit(piece.number, Task(piece.job, self._work, names, piece.threads, recorded))
+            return True
+        return False
+
+    def began(self, number: int, kind: str) -> None:
+        self._flying[number].doing = kind
+
+    def made(self, number: int, kind: str, content: dict[str, Any]) -> None:
+        piece = self._flying[number]
+        self._record(piece, kind, content)
+        if kind != FIT and content["status"] == "ok":
+            piece.measured.append(kind)
+
+    def said(self, line: str) -> None:
+        say(line)
+
+    def done(self, number: int, outcome: Outcome) -> None:
+        piece = self._flying.pop(number)
+        piece.lock.release()
+        piece.failures += outcome.failures
+        self._conclude(piece)
+        self._board.refresh()
+
+    def lost(self, number: int, loss: Loss) -> None:
+        """Once more, if it may have been chance; else it is recorded, and the rest of the piece goes on."""
+        piece = self._flying.pop(number)
+        piece.lock.release()
+        piece.losses[piece.doing] += 1
+        if loss.status == "crashed" and piece.losses[piece.doing] == 1:
+            say(f"{piece.job.row.label} seed {piece.job.seed}: {piece.doing}: {loss.reason}; tried once more")
         else:
-            yield number, job, outcome, time.perf_counter() - start
+            reason = f"{loss.reason}, twice" if loss.status == "crashed" else loss.reason
+            content = {"status": loss.status, "reason": reason, "output": loss.output}
+            self._record(piece, piece.doing, {**content, "provenance": provenance(self._work.device)})
+            piece.failures.append(f"{piece.doing} {loss.status}: {reason}")
+        self._queue.appendleft(piece)
+
+    def _record(self, piece: _Piece, kind: str, content: dict[str, Any]) -> None:
+        job = piece.job
+        if content["status"] != "ok":
+            piece.given_up.add(kind)
+            if kind == FIT:
+                self._unfit.add(job.fit_id)
+        metric = next((metric for metric in piece.metrics if metric.name == kind), None)
+        identity = job.fit_identity if metric is None else identity_of(job, metric, self._work)
+        self._ledger.store.put(job.facts(), kind, identity, content)
+
+    def _conclude(self, piece: _Piece) -> None:
+        """Say what became of a piece."""
+        told = [f"measured {', '.join(piece.measured)}"] if piece.measured else []
+        told += [f"FAILED {failure}" for failure in piece.failures]
+        if piece.failures:
+            self.failed.add(piece.index)
+        if told:
+            seconds = f", {time.perf_counter() - piece.started:.1f} s" if piece.started else ""
+            job = piece.job
+            say(f"[{piece.number}/{self._count}] {job.row.label} seed {job.seed}: {'; '.join(told)}{seconds}")
 
 
 def dry_run(resolved: Resolved) -> str:
     """What `run` would do, as a table, and about how long by what is recorded in the results folder."""
-    records, _ = resolved.work.store.all()
-    rows = forecast(resolved.jobs, resolved.work, records)
+    rows = _forecast(resolved)
     header = ["row", "seeds", "fits to do", "scores to do", "scores recorded", "about"]
     body = [[row.label, row.seeds, row.fits, row.measurements, row.recorded, _about([row])] for row in rows]
     body.append(
@@ -92,6 +243,11 @@ def dry_run(resolved: Resolved) -> str:
     return f"{_announced(resolved)}\n\n{grid}\n"
 
 
+def _forecast(resolved: Resolved) -> list[Forecast]:
+    records, _ = resolved.ledger.store.all()
+    return forecast(resolved.jobs, resolved.work, resolved.ledger, records)
+
+
 def _about(rows: list[Forecast]) -> str:
     unknown, seconds = sum(row.unknown for row in rows), sum(row.seconds for row in rows)
     known = format_seconds(seconds) if seconds or not unknown else ""
@@ -99,14 +255,10 @@ def _about(rows: list[Forecast]) -> str:
 
 
 def _announced(resolved: Resolved) -> str:
-    jobs, work = resolved.jobs, resolved.work
+    jobs, work, terms = resolved.jobs, resolved.work, resolved.terms
     rows, seeds = (len(set(of)) for of in ([job.row.label for job in jobs], [job.seed for job in jobs]))
+    workers = f", {terms.workers} workers" if terms.workers > 1 else ""
     return (
         f"{len(jobs)} jobs: {rows} rows, {seeds} seeds, on {work.bundle.path.name}, {work.protocol.preset} protocol, "
-        f"{work.device.type}"
+        f"{work.device.type}{workers}"
     )
-
-
-def _told(outcome: Outcome) -> str:
-    parts = [f"measured {', '.join(outcome.measured)}"] if outcome.measured else []
-    return "; ".join(parts + [f"FAILED {failure}" for failure in outcome.failures])

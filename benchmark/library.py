@@ -16,6 +16,8 @@ from benchmark.bundles.decoding import decode_images
 from benchmark.errors import UNUSABLE_PATH, UsageError
 from benchmark.jobs.failures import Failed
 from benchmark.jobs.fit import find_or_fit, load_fit
+from benchmark.machine.threads import limit_threads
+from benchmark.names import open_registry
 from benchmark.report.frame import results_frame
 from benchmark.request import Request, request_from, resolve
 from benchmark.streams import seeded_globals, stream
@@ -26,7 +28,9 @@ def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
     """Fit and score priors and write the leaderboard, as the command `run` does; returns `load_results` of its table.
 
     Give a `Request`, or its fields: `run(priors="evalp,ncp", dataset="digits", seeds=2, results="results")`.
-    Everything is done in this process. Rows that fail are recorded and said, and are missing from what is returned.
+    Everything is done in this process, but for priors of plugins, which have processes of their own. `workers=4` shares
+    the work among processes, with the same numbers. Rows that fail are recorded and said, and are missing from what is
+    returned.
     Raises `UsageError` for what does not exist or does not fit together.
     """
     if request is not None and fields:
@@ -37,7 +41,7 @@ def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
     except UNUSABLE_PATH as error:
         raise UsageError(f"cannot use {error.filename}: {error.strerror} (results and caches are folders)") from error
     work = resolved.work
-    found = results_frame(resolved.results, work.store)
+    found = results_frame(resolved.results, resolved.ledger.store)
     table = {"bundle": work.bundle.id[:16], "protocol": work.protocol.hash[:16], "device": work.device.type}
     return found[(found[list(table)] == pd.Series(table)).all(axis=1)]
 
@@ -81,11 +85,14 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
     request = request_from({**fields, "priors": prior, "seeds": (seed,), "metrics": ()})
     if len(request.priors or ()) != 1:
         raise UsageError(f"load_prior {prior}: expected one prior with one value for each setting")
-    resolved = resolve(request, reference_of=lambda *_: None)
+    resolved = resolve(request, open_registry(request.plugins), reference_of=lambda *_: None)
     name = (request.priors or ())[0][0]
     job = [job for job in resolved.jobs if job.row.name == name][-1]
     try:
-        made = load_fit(job, resolved.work, find_or_fit(job, resolved.work))
+        with limit_threads(1):
+            made = find_or_fit(job, resolved.work)
     except Failed as failure:
         raise UsageError(f"load_prior {prior}: {failure}") from failure
-    return FittedPrior(made, resolved.work.backbone, resolved.work.device)
+    if made["status"] != "ok":
+        raise UsageError(f"load_prior {prior}: fit {made['status']}: {made['reason']}")
+    return FittedPrior(load_fit(job, resolved.work), resolved.work.backbone, resolved.work.device)

@@ -19,9 +19,9 @@ from benchmark.settings import parse_named, validate
 BOUND_TO_MACHINE = {"scores": False, "timings": True}
 
 
-def open_registry(plugins: Iterable[Path]) -> Registry:
+def open_registry(plugins: Iterable[Path], apart: bool = False) -> Registry:
     """The registry with those plugin files; one that is broken is named before anything is done without it."""
-    registry = Registry(list(plugins))
+    registry = Registry(list(plugins), apart=apart)
     registry.at_hand("prior")  # which reads them
     for origin, why in registry.broken.items():
         say(f"broken plugin {origin}: {why}")

@@ -16,6 +16,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -24,6 +25,28 @@ from typing import Any
 
 from benchmark.store.closure import PLUGIN, Owned, beside, closure, within
 from benchmark.store.sealed import content_hash
+
+#: of entry points
+GROUP = "latent_prior_benchmark"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A file, or, where a `module` stands beside its name, an entry point of an installed package."""
+
+    name: str
+    module: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """What a user knows it by."""
+        return f"{self.name} ({self.module})" if self.module else self.name
+
+    def load(self) -> Any:
+        """What it registers from: a module, most often. Raises whatever its code raises."""
+        if self.module is None:
+            return load_file(Path(self.name))
+        return metadata.EntryPoint(self.name, self.module, GROUP).load()
 
 
 def load_file(path: Path) -> ModuleType:

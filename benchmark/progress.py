@@ -19,9 +19,21 @@ Progress = Callable[..., None]
 LOG_INTERVAL = 20.0
 
 
+_redirected: Callable[[str], None] | None = None
+
+
+def redirect(show: Callable[[str], None]) -> None:
+    """From now on, lines of this process are shown by somebody else, and there are no bars."""
+    global _redirected
+    _redirected = show
+
+
 def say(line: str) -> None:
     """One line for the user, above any bar. Square brackets are shown as they are."""
-    console.print(line, markup=False)
+    if _redirected is not None:
+        _redirected(line)
+    else:
+        console.print(line, markup=False)
 
 
 def format_seconds(seconds: float) -> str:
@@ -39,7 +51,7 @@ def _format_facts(values: dict[str, float]) -> str:
 def track(what: str) -> Iterator[Progress]:
     """Yields `progress(step, total, name=value, ...)`, shown as a bar or as lines with an ETA."""
     start = time.monotonic()
-    if console.is_terminal:
+    if console.is_terminal and _redirected is None:
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -4,6 +4,9 @@ Three ways in: a module of the kind's own package here, `--plugin file.py`, or a
 point in the group `latent_prior_benchmark`. A plugin that fails is listed as broken, with the reason, and
 harms nothing else. Built-in modules are imported when their kind is first asked for; entry points when a
 name is not found without them, or when all names are listed.
+
+A run wants strangers' priors `apart`: a process of its own imports each plugin and says what it registers. One that
+registers priors alone is not imported here, and a `ForeignPrior` stands for each of its classes.
 """
 
 from __future__ import annotations
@@ -26,12 +29,17 @@ import pluggy
 from backbones.api import Backbone
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError, unknown_name
+from benchmark.executors.api import Executor
 from benchmark.metrics.api import FIT, REFERENCE_ROWS, Metric
-from benchmark.plugin_files import load_file
+from benchmark.plugin_files import GROUP, Plugin
+from benchmark.processes.child import Answer, Child, Died, Raised
+from benchmark.progress import say
 from benchmark.store.closure import PLUGIN, source_hash
 from priors.api import LatentPrior
 
-GROUP = "latent_prior_benchmark"
+#: seconds that a plugin's import may take in a process of its own
+IMPORT_LIMIT = 300.0
+
 hookspec = pluggy.HookspecMarker(GROUP)
 
 
@@ -52,6 +60,10 @@ class Hooks:
 
     @hookspec
     def register_metrics(self) -> list[type[Metric]]:
+        raise NotImplementedError
+
+    @hookspec
+    def register_executors(self) -> list[type[Executor]]:
         raise NotImplementedError
 
     @hookspec
@@ -81,31 +93,49 @@ KINDS = {
     "dataset": Kind("register_datasets", "benchmark.datasets", "Dataset"),
     "metric": Kind("register_metrics", "benchmark.metrics", "Metric"),
     "extractor": Kind("register_extractors", "benchmark.extractors", "Extractor"),
+    "executor": Kind("register_executors", "benchmark.executors", "Executor"),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignPrior:
+    """A prior class that is imported in processes of its own alone; what is known of it here."""
+
+    plugin: Plugin
+    name: str
+    companions: tuple[dict[str, Any], ...]
 
 
 @dataclass
 class Registry:
-    """All that is registered. `broken` maps a plugin's origin to the reason why it (or a part of it) is not."""
+    """All that is registered. `broken` maps a plugin's origin to the reason why it (or a part of it) is not.
+
+    `files` and `plugins` are read first; `apart`: strangers' priors are not imported here. `imported` are the plugins
+    that were, one of those that are not files only where something else than a prior is registered by it.
+    """
 
     files: list[Path] = field(default_factory=list)
-    broken: dict[str, str] = field(default_factory=dict)
+    plugins: list[Plugin] = field(default_factory=list)
+    apart: bool = False
+    broken: dict[str, str] = field(default_factory=dict, init=False)
+    imported: list[Plugin] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(Hooks)
-        self._classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
-        self._origins: dict[type, str] = {}
-        self._sources: dict[type, str | None] = {}
+        self._classes: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+        self._origins: dict[Any, str] = {}
+        self._sources: dict[Any, str | None] = {}
         self._built_in: set[str] = set()
         self._installed: set[str] = set()
         self._entry_points_read = False
         for path in self.files:
             if not path.is_file():
                 raise UsageError(f"--plugin {path}: no such file")
+        self._unread = [*(Plugin(str(path)) for path in self.files), *self.plugins]
 
     def get(self, kind: str, name: str) -> Any:
-        """The class registered as `name`; raises `UsageError` with the nearest name."""
+        """The class registered as `name`, or a `ForeignPrior`; raises `UsageError` with the nearest name."""
         self._read_built_in(kind)
         if name not in self._classes[kind]:
             self._read_entry_points()
@@ -115,7 +145,7 @@ class Registry:
             raise UsageError(f"{error}; {broken}" if broken else str(error))
         return self._classes[kind][name]
 
-    def all(self, kind: str) -> dict[str, type]:
+    def all(self, kind: str) -> dict[str, Any]:
         """Every class of a kind by name."""
         self._read_built_in(kind)
         self._read_entry_points()
@@ -126,26 +156,25 @@ class Registry:
         self._read_built_in(kind)
         return [name for name, cls in self._classes[kind].items() if self._origins[cls] not in self._installed]
 
-    def origin(self, cls: type) -> str:
+    def origin(self, cls: Any) -> str:
         """`built-in`, the plugin's file, or the entry point it came from."""
         return self._origins[cls]
 
-    def source(self, cls: type) -> str | None:
+    def source(self, cls: Any) -> str | None:
         """The hash of a plugin's source (see `store/closure.py`); None of a built-in, whose version counts."""
         return self._sources[cls]
 
     def _read_built_in(self, kind: str) -> None:
         """Import a kind's own modules; all kinds' before any plugin file, so that no plugin can take their names."""
-        for each in KINDS if self.files else [kind]:
+        for each in KINDS if self._unread else [kind]:
             package = KINDS[each].package
             if package not in self._built_in:
                 self._built_in.add(package)
                 for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
                     if not module.ispkg:
                         self._read("built-in", functools.partial(importlib.import_module, module.name), of=module.name)
-        while self.files:
-            path = self.files.pop(0)
-            self._read(str(path), functools.partial(load_file, path))
+        while self._unread:
+            self._read_foreign(self._unread.pop(0))
 
     def _read_entry_points(self) -> None:
         if self._entry_points_read:
@@ -154,9 +183,37 @@ class Registry:
         for kind in KINDS:
             self._read_built_in(kind)
         for entry in metadata.entry_points(group=GROUP):
-            origin = f"{entry.name} ({entry.value})"
-            self._installed.add(origin)
-            self._read(origin, entry.load)
+            plugin = Plugin(entry.name, entry.value)
+            self._installed.add(plugin.origin)
+            if plugin not in self.plugins:
+                self._read_foreign(plugin)
+
+    def _read_foreign(self, plugin: Plugin) -> None:
+        """Import a plugin; where its priors stay apart, only if it registers something else."""
+        if not self.apart:
+            self.imported.append(plugin)
+            self._read(plugin.origin, plugin.load)
+            return
+        try:
+            with Child(say) as child:
+                found = child.call(survey, plugin, limit=IMPORT_LIMIT).value
+        except Died as death:
+            self.broken[plugin.origin] = f"when it is imported, {death}"
+            return
+        except Raised as error:
+            self.broken[plugin.origin] = str(error).splitlines()[-1]
+            return
+        if found["broken"] is not None:
+            self.broken[plugin.origin] = found["broken"]
+        for prior in found["priors"]:
+            stand_in = ForeignPrior(plugin, prior["name"], tuple(prior["companions"]))
+            try:
+                self._add("prior", stand_in, plugin.origin, prior["source"])
+            except ValueError as error:
+                self.broken[plugin.origin] = _why(error)
+        if found["others"]:
+            self.imported.append(plugin)
+            self._read(plugin.origin, plugin.load)
 
     def _read(self, origin: str, load: Any, of: str | None = None) -> None:
         """Import one plugin and take its classes. Whatever it raises is noted, and nothing else is harmed."""
@@ -183,24 +240,44 @@ class Registry:
             self._take(kind, origin, of, hook, inspect.getmodule(module))
 
     def _take(self, kind: str, origin: str, of: str, hook: Any, module: ModuleType | None) -> None:
+        if kind == "prior" and self.apart and origin != "built-in":
+            return
         try:
             for cls in hook():
                 _check(cls, KINDS[kind].base)
-                if kind == "prior" and cls.name in REFERENCE_ROWS:
-                    raise ValueError(f"the prior name '{cls.name}' is that of a reference row")
-                if kind == "metric" and cls.name == FIT:
-                    raise ValueError(f"the metric name '{FIT}' is that of a fit's own record")
-                if cls.name in self._classes[kind]:
-                    taken = self._origins[self._classes[kind][cls.name]]
-                    raise ValueError(f"the {kind} name '{cls.name}' is taken ({taken})")
-                self._classes[kind][cls.name] = cls
-                self._origins[cls] = origin
                 defined_in = sys.modules.get(cls.__module__)  # which need not be the module that registers it
-                self._sources[cls] = source = None if origin == "built-in" else source_hash(module, defined_in)
+                source = None if origin == "built-in" else source_hash(module, defined_in)
+                self._add(kind, cls, origin, source)
                 if kind in ("extractor", "backbone"):  # which say themselves what they are, in protocols and cards
                     cls.source = source
         except (Exception, SystemExit) as error:
             self.broken[of] = _why(error)
+
+    def _add(self, kind: str, cls: Any, origin: str, source: str | None) -> None:
+        """Register a class, or what stands for it. Raises `ValueError` where its name cannot be had."""
+        if kind == "prior" and cls.name in REFERENCE_ROWS:
+            raise ValueError(f"the prior name '{cls.name}' is that of a reference row")
+        if kind == "metric" and cls.name == FIT:
+            raise ValueError(f"the metric name '{FIT}' is that of a fit's own record")
+        if cls.name in self._classes[kind]:
+            taken = self._origins[self._classes[kind][cls.name]]
+            raise ValueError(f"the {kind} name '{cls.name}' is taken ({taken})")
+        self._classes[kind][cls.name] = cls
+        self._origins[cls], self._sources[cls] = origin, source
+
+
+def survey(plugin: Plugin) -> Answer:
+    """What a plugin registers, of its priors enough to plan with: called in a process of its own."""
+    registry = Registry(plugins=[plugin])
+    own = {
+        kind: [cls for name in registry.at_hand(kind) if registry.origin(cls := registry.get(kind, name)) != "built-in"]
+        for kind in KINDS
+    }
+    priors = [
+        {"name": cls.name, "companions": list(cls.companions), "source": registry.source(cls)} for cls in own["prior"]
+    ]
+    others = any(classes for kind, classes in own.items() if kind != "prior")
+    return {"priors": priors, "others": others, "broken": registry.broken.get(plugin.origin)}, {}
 
 
 def _check(cls: Any, base: type) -> None:

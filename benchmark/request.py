@@ -13,14 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.reference import Reference, find_reference, obtain_reference
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
+from benchmark.executors.api import Executor, Terms
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.identity import Job
+from benchmark.jobs.pending import Ledger
 from benchmark.jobs.plan import make_jobs, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
@@ -43,8 +46,9 @@ class Request(BaseModel):
     """What is compared, on what, how, and where it is kept. Every field is an option of `run` and a key of its file.
 
     `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, or a list of such words; None for
-    all that come with the suite and `plugins`. `seeds`: how many from 0 on, or a list of them. Paths are relative to
-    the current folder.
+    all that come with the suite and `plugins`. `seeds`: how many from 0 on, or a list of them. `workers`: how many
+    processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most. `job_timeout`: seconds.
+    `executor`: by name, None for the usual one of so many workers. Paths are relative to the current folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +67,10 @@ class Request(BaseModel):
     device: DeviceName = "auto"
     results: Path = Path("results")
     retry: bool = False
+    workers: int | None = Field(None, ge=1)
+    per_gpu: int = Field(1, ge=1)
+    job_timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
+    executor: str | None = None
     data_root: Path | None = None
     plugins: tuple[Path, ...] = ()
 
@@ -80,7 +88,13 @@ class Request(BaseModel):
     @classmethod
     def _parse_priors(cls, given: Any) -> Any:
         """Words as they are typed -> (name, settings), one for each choice of settings."""
-        words = [given] if isinstance(given, str) else given
+        words = [given] if isinstance(given, (str, type)) else given
+        for word in words if isinstance(words, (list, tuple)) else []:
+            if isinstance(word, type):
+                raise ValueError(
+                    f"a prior is given by its name: put the class {word.__name__} into a file that registers it, and "
+                    "name that with plugins=[FILE] (--plugin FILE)"
+                )
         if not isinstance(words, (list, tuple)):
             return given
         pairs: list[Any] = []
@@ -136,12 +150,18 @@ def _read(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A request whose names have become classes: jobs in order, what they share, and what is to be said beforehand."""
+    """A request whose names have become classes: jobs in order, what they share, and what is to be said beforehand.
+
+    `ledger`: what is recorded of them. `executor` has them done, on `terms`.
+    """
 
     jobs: list[Job]
     work: Workspace
+    ledger: Ledger
     results: Path
     notes: list[str]
+    executor: type[Executor]
+    terms: Terms
 
 
 #: finds what an extractor sees in the images of a split, or makes it: (bundle, its data set, extractor, split)
@@ -160,7 +180,7 @@ def resolve(
     record has them, whatever the preset says today.
     """
     preset = choose_preset(request.protocol, request.budget, request.split)
-    registry = registry or open_registry(request.plugins)
+    registry = registry or open_registry(request.plugins, apart=True)
     device = choose_device(request.device)
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
@@ -178,16 +198,29 @@ def resolve(
 
     extractor, protocol, reference = _choose_extractor(request, registry, bundle, dataset, protocol_of, reference_of)
     if reference is not None:
-        protocol = protocol.model_copy(update={"features": len(reference.statistics(device).mean)})
+        protocol = protocol.model_copy(update={"features": len(reference.statistics(torch.device("cpu")).mean)})
     for metric in metrics:
         protocol.part(metric.reads)  # raises where one reads what no protocol has
-    store = RecordStore(request.results / "records")
-    work = Workspace(bundle, registry, protocol, extractor, reference, metrics, store, device, request.retry)
+    work = Workspace(bundle, registry, protocol, extractor, reference, metrics, device)
     made = [
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
     ]
     notes = list(dict.fromkeys(row.note for row in made if row.note))
-    return Resolved(make_jobs(made, bundle, request.seeds, preset.budget, device.type), work, request.results, notes)
+    return Resolved(
+        make_jobs(made, bundle, request.seeds, preset.budget, device.type),
+        work,
+        Ledger(RecordStore(request.results / "records"), request.retry),
+        request.results,
+        notes,
+        _choose_executor(request, registry),
+        Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
+    )
+
+
+def _choose_executor(request: Request, registry: Registry) -> type[Executor]:
+    """The one that is named; else this process, which can neither share the work nor end a job that hangs."""
+    alone = (request.workers or 1) == 1 and request.job_timeout is None
+    return registry.get("executor", request.executor or ("here" if alone else "processes"))
 
 
 def _made(cls: type[Metric]) -> Metric:

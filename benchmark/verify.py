@@ -24,7 +24,7 @@ import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,12 @@ from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.identity import Job, class_identity
-from benchmark.jobs.measure import Outcome, run_job
+from benchmark.jobs.pending import Ledger, identity_of
 from benchmark.jobs.reference_rows import REFERENCES
+from benchmark.jobs.task import Listener, Outcome, Task, execute
 from benchmark.jobs.workspace import Workspace
 from benchmark.machine.arithmetic import require_float32
-from benchmark.metrics.api import Metric
+from benchmark.metrics.api import FIT, Metric
 from benchmark.metrics.samples import from_png
 from benchmark.progress import say
 from benchmark.registry import Registry
@@ -285,14 +286,24 @@ def _compared(
                 yield _judged(record, made, same and _same_machine(record, made), values)
 
 
+class _Recording(Listener):
+    """Records what a task makes."""
+
+    def __init__(self, recipe: Recipe, store: RecordStore) -> None:
+        self._recipe, self._store = recipe, store
+
+    def made(self, kind: str, content: dict[str, Any]) -> None:
+        job, metric, work = self._recipe.job, self._recipe.metric, self._recipe.work
+        identity = job.fit_identity if kind == FIT else identity_of(job, metric, work)
+        self._store.put(job.facts(), kind, identity, content)
+
+
 def _compute(recipe: Recipe, metrics: list[Metric], store: RecordStore, threads: int) -> Outcome:
     """Fit, unless that is done, and measure, with as many threads as there were, where the processor has as many."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(min(threads, os.cpu_count() or 1))
-    try:
-        return run_job(recipe.job, replace(recipe.work, metrics=metrics, store=store))
-    finally:
-        torch.set_num_threads(usual)
+    pending = Ledger(store).find_pending(recipe.job, recipe.work, metrics)
+    names = tuple(metric.name for metric in pending.metrics)
+    task = Task(recipe.job, recipe.work, names, min(threads, os.cpu_count() or 1))
+    return execute(task, _Recording(recipe, store))
 
 
 def _same_machine(record: dict[str, Any], made: dict[str, Any]) -> bool:

@@ -69,7 +69,7 @@ def built_ins() -> list[BuiltIn]:
         BuiltIn(kind, name, getattr(cls, "version", None), cls.__module__)
         for kind in KINDS
         for name, cls in registry.all(kind).items()
-        if registry.origin(cls) == "built-in"
+        if kind != "executor" and registry.origin(cls) == "built-in"  # which decides where, and no number
     ]
 
 

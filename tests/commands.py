@@ -13,19 +13,27 @@ import pytest
 
 import benchmark
 from benchmark.cli.app import main
+from benchmark.processes import fork_server
+from benchmark.processes.child import Child
 
 ROOT = Path(benchmark.__file__).resolve().parent.parent
 #: what to type for a run that takes a second, beside its bundle and results
 RUN = ["--priors", "gaussian", "--seeds", 1, "--metrics", "fd", "--device", "cpu"]
 
 
-def _command(words, cache, log):
+def _command(words, cache, log, server):
     os.environ["LATENT_PRIOR_CACHE"] = cache
+    fork_server._address = server
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.argv = ["benchmark", *words]
     main()
+
+
+def alone(words):
+    """A run with one worker, where no number of them is asked for."""
+    return (*words, "--workers", 1) if words[:1] in (("run",), ["run"]) and "--workers" not in words else words
 
 
 def start(words, cache, log):
@@ -37,7 +45,10 @@ def start(words, cache, log):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
         multiprocessing.forkserver.ensure_running()
-    process = forked.Process(target=_command, args=([str(word) for word in words], str(cache), str(log)))
+    with Child():  # so that there is a server, which all commands of the tests share
+        server = fork_server._address
+    words = [str(word) for word in alone(words)]
+    process = forked.Process(target=_command, args=(words, str(cache), str(log), server))
     process.start()
     return process
 

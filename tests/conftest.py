@@ -13,6 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from commands import alone
 from draws import seeded
 from faces import PARTITION, jpeg
 from vaes import SMALL
@@ -82,9 +83,13 @@ def small_bundle(tmp_path_factory):
 
 @pytest.fixture
 def cli(monkeypatch, capsys):
-    """Call the command line in this process: `cli("run", ...)` -> code, out, err."""
+    """Call the command line in this process: `cli("run", ...)` -> code, out, err.
+
+    A run has one worker, this process, if no other number is asked for: what a test patches is in force.
+    """
 
     def call(*words):
+        words = alone(words)
         monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:

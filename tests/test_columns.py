@@ -9,7 +9,7 @@ import pytest
 from boards import Results
 from scipy import stats
 
-from benchmark.jobs.measure import _columns
+from benchmark.jobs.task import _columns
 from benchmark.metrics.api import Column
 from benchmark.registry import Registry
 from benchmark.report.columns import ORDER

@@ -57,7 +57,9 @@ def committed():
             line = make_reference_row(row["prior"])
             if row["prior"] not in REFERENCES:
                 cls = registry.get("prior", row["prior"])
-                line = Row(row["label"], row["prior"], class_identity(registry, cls), cls, cls.Config(**row["config"]))
+                config = cls.Config(**row["config"])
+                decide = config.fit_settings(), config.sampling_settings()
+                line = Row(row["label"], row["prior"], class_identity(registry, cls), row["config"], *decide)
             made[key] = Job(line, bundles[row["bundle"]], row["seed"], row["budget"], row["device"])
         found.append((record, made[key]))
     return SimpleNamespace(registry=registry, records=found)
@@ -127,7 +129,8 @@ class Added(NCPConfig):
 
 def ncp_job(config):
     bundle = open_bundle(SHIPPED / "mnist-conv_vae")
-    return Job(Row("ncp", "ncp", {"name": "ncp", "version": 1}, object, config), bundle, 0, "full", "cpu")
+    identity, decide = {"name": "ncp", "version": 1}, (config.fit_settings(), config.sampling_settings())
+    return Job(Row("ncp", "ncp", identity, config.model_dump(mode="json"), *decide), bundle, 0, "full", "cpu")
 
 
 def ids(job):

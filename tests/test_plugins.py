@@ -97,14 +97,16 @@ def test_an_installed_plugin_is_found_by_name(small_bundle, tmp_path, cli, insta
 
 
 def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed, brief_timings):
-    installed("sleeper", EXAMPLE.read_text())
+    awake = tmp_path / "imported"
+    installed("sleeper", f"{EXAMPLE.read_text()}\nimport pathlib\npathlib.Path({str(awake)!r}).touch()\n")
     run = ["run", "--dataset", "digits", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
     assert cli(*run, "--priors", "evalp[steps=20]").code == 0
-    assert "sleeper" not in sys.modules
+    assert not awake.exists()
     done = cli(*run, "--priors", "full_gaussain")
     assert done.code == 2
     assert "did you mean 'full_gaussian'?" in done.err
-    assert "sleeper" in sys.modules
+    assert awake.exists()
+    assert "sleeper" not in sys.modules, "it was imported in a process of its own"
 
 
 def test_without_names_an_installed_plugin_is_left_out_and_a_file_is_not(small_bundle, installed):

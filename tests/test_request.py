@@ -53,8 +53,8 @@ def test_the_command_line_a_file_and_python_build_the_same_request(asked, tmp_pa
         metrics=("fd", "mmd"),
         split="val",
     )
-    assert asked(*WORDS) == in_python
-    assert asked("--file", tmp_path / "run.toml") == in_python
+    for words in (WORDS, ["--file", tmp_path / "run.toml"]):
+        assert asked(*words, "--workers", 3) == in_python.model_copy(update={"workers": 3})
 
 
 def test_what_is_typed_goes_before_what_the_file_says(asked, tmp_path):

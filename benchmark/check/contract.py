@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from benchmark.check.targets import TARGETS, Target
-from benchmark.jobs.fit import state_of
+from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
 from benchmark.scores.mmd import mmd_between
 from benchmark.streams import seeded_globals, stream

@@ -58,6 +58,18 @@ def run(
     device: DeviceOption = "auto",
     results: ResultsOption = Path("results"),
     retry: Annotated[bool, typer.Option("--retry", help="Try again what is recorded as failed.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many processes share the work (default: the cores, or --per-gpu on each GPU)."),
+    ] = None,
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="How many of them share a GPU.")] = 1,
+    job_timeout: Annotated[
+        float | None,
+        typer.Option("--job-timeout", help="Seconds after which a job is ended, and recorded as timed out."),
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="What has the jobs done (default: here for one worker, else processes).")
+    ] = None,
     data_root: DataRootOption = None,
     plugins: PluginOption = None,
     dry_run: Annotated[
@@ -66,6 +78,7 @@ def run(
 ) -> None:
     """Fit and score priors on a bundle and write the leaderboard (stage 2; what is recorded is not done again)."""
     from benchmark import coordinator
+    from benchmark.machine.devices import count_workers
     from benchmark.request import Request, request_from, resolve, stored_reference
 
     typed = {
@@ -77,6 +90,8 @@ def run(
     if dry_run:
         print(coordinator.dry_run(resolve(request, reference_of=stored_reference)))
         return
+    if request.workers is None:
+        request = request.model_copy(update={"workers": count_workers(request.device, request.per_gpu)})
     try:
         finished = coordinator.run(resolve(request))
     except KeyboardInterrupt:

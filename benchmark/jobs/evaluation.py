@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from typing import Protocol as Interface
 
@@ -19,6 +20,9 @@ from backbones.api import Backbone
 from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reference import Reference
 from benchmark.extractors.api import Features
+from benchmark.jobs.foreign import ForeignSource
+from benchmark.jobs.sampling import BadSample, check_sample
+from benchmark.machine.runs import Runs, measure_runs
 from benchmark.metrics import api
 from benchmark.metrics.api import PAIR, PRINCIPAL_AXES
 from benchmark.protocol import Protocol
@@ -33,10 +37,6 @@ class Source(Interface):
     """Where latents come from: a fitted prior, or posterior draws."""
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor: ...
-
-
-class BadSample(RuntimeError):
-    """A prior's `sample` broke its contract; the message says how."""
 
 
 @dataclass
@@ -77,17 +77,14 @@ class Evaluation(api.Evaluation):
             raise BadSample("this row has images, but no latents of its own")
         with seeded_globals(self.device, purpose, self.seed):
             z = self.source.sample(n, self.stream(purpose))
-        expected = (n, *self.backbone.latent_shape)
-        if not isinstance(z, Tensor):
-            raise BadSample(f"sample({n}) returned a {type(z).__name__}, expected a tensor {expected}")
-        if tuple(z.shape) != expected:
-            raise BadSample(f"sample({n}) returned shape {tuple(z.shape)}, expected {expected}")
-        if z.dtype != torch.float32 or z.device.type != self.device.type:
-            raise BadSample(f"sample({n}) returned {z.dtype} on {z.device}, expected torch.float32 on {self.device}")
-        bad = int((~z.flatten(1).isfinite().all(1)).sum())
-        if bad:
-            raise BadSample(f"{bad} of {n} samples are not finite")
-        return z
+        return check_sample(z, n, self.backbone.latent_shape, self.device)
+
+    def measure_draws(self, n: int, generator: torch.Generator) -> Runs:
+        assert self.source is not None, "a row that has no latents of its own is not timed"
+        repeats, seconds = self.protocol.timing_repeats, self.protocol.timing_seconds
+        if isinstance(self.source, ForeignSource):
+            return self.source.measure_draws(n, generator, repeats, seconds)
+        return measure_runs(partial(self.source.sample, n, generator), self.device, repeats, seconds)
 
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
         return decode_images(self.backbone, z, self.stream(purpose))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.jobs.identity import Job
-from benchmark.jobs.measure import find_pending
+from benchmark.jobs.pending import Ledger
 from benchmark.jobs.workspace import Workspace
 
 
@@ -26,13 +26,13 @@ class Forecast:
     unknown: int = 0
 
 
-def forecast(jobs: Iterable[Job], work: Workspace, records: list[dict[str, Any]]) -> list[Forecast]:
+def forecast(jobs: Iterable[Job], work: Workspace, ledger: Ledger, records: list[dict[str, Any]]) -> list[Forecast]:
     """One forecast a row, in the order of the jobs."""
     times = _recorded_seconds(records)
     rows: dict[str, Forecast] = {}
     for job in jobs:
         row = rows.setdefault(job.row.label, Forecast(job.row.label))
-        todo = find_pending(job, work)
+        todo = ledger.find_pending(job, work, work.metrics)
         row.seeds += 1
         row.fits += todo.fit
         row.measurements += len(todo.metrics)

@@ -20,14 +20,14 @@ Every id is a hash of what stands on the left; `docs/identity.md` tells it at le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.bundles.bundle import Bundle
+from benchmark.plugin_files import Plugin
 from benchmark.registry import Registry
 from benchmark.store.records import record_id
 from benchmark.store.sealed import content_hash
-from priors.api import LatentPrior, PriorConfig
 
 #: raised when what the reference rows draw would be another
 REFERENCE_VERSION = 1
@@ -35,17 +35,26 @@ REFERENCE_VERSION = 1
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a leaderboard: a prior class with its config, or (both None) a reference row.
+    """One row of a leaderboard: a prior with all its settings (`config`), or, where that is None, a reference row.
 
-    `note` says where a recipe was borrowed from another data set.
+    `fit_settings` and `sampling_settings` are those that decide a fit and its draws, and so its ids. `note` says where
+    a recipe was borrowed from another data set. `plugin` is where a stranger's prior comes from, None of a built-in.
+    A row is plain data: where it runs, its class is looked up.
     """
 
     label: str
     name: str
     identity: dict[str, Any]
-    prior: type[LatentPrior] | None = None
-    config: PriorConfig | None = None
+    config: dict[str, Any] | None = None
+    fit_settings: dict[str, Any] = field(default_factory=dict)
+    sampling_settings: dict[str, Any] = field(default_factory=dict)
     note: str | None = None
+    plugin: Plugin | None = None
+
+    @property
+    def prior(self) -> str | None:
+        """The prior's name; None of a reference row."""
+        return None if self.config is None else self.name
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,7 @@ class Job:
     @property
     def source_identity(self) -> dict[str, Any]:
         """What decides the latents that are drawn."""
-        sampling = self.row.config.sampling_settings() if self.row.config else {}
-        return {"fit": self.fit_id, "sampling": sampling}
+        return {"fit": self.fit_id, "sampling": self.row.sampling_settings}
 
     def measurement_identity(self, metric: dict[str, Any], settings: dict[str, Any], machine: Any) -> dict[str, Any]:
         """What decides a measurement: `settings` is what the metric reads of the protocol; `machine` is of timings."""
@@ -87,7 +95,7 @@ class Job:
             "bundle": self.bundle.id[:16],
             "prior": self.row.name,
             "label": self.row.label,
-            "config": self.row.config.model_dump(mode="json") if self.row.config else {},
+            "config": self.row.config or {},
             "config_hash": content_hash(self._shared(sampling=True))[:16],
             "seed": self.seed,
             "budget": self.budget if self.row.prior else None,
@@ -99,8 +107,8 @@ class Job:
         shared = {"bundle": self.bundle.id, "prior": self.row.identity, "device": self.device_type}
         if self.row.config is None:
             return shared
-        shared |= {"config": self.row.config.fit_settings(), "budget": self.budget}
-        return shared | {"sampling": self.row.config.sampling_settings()} if sampling else shared
+        shared |= {"config": self.row.fit_settings, "budget": self.budget}
+        return shared | {"sampling": self.row.sampling_settings} if sampling else shared
 
 
 def make_reference_row(name: str) -> Row:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.errors import UsageError
+from benchmark.jobs.failures import describe_error
 from benchmark.jobs.identity import Job, Row, class_identity, make_reference_row
 from benchmark.jobs.reference_rows import REFERENCES
-from benchmark.registry import Registry
+from benchmark.plugin_files import Plugin
+from benchmark.processes.child import Answer, Child, Died
+from benchmark.progress import say
+from benchmark.registry import ForeignPrior, Registry
 from benchmark.settings import format_value, validate
 from priors.api import LatentPrior, PriorConfig
 
@@ -31,13 +36,59 @@ def resolve_config(
 
 
 def make_prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: Bundle, budget: str) -> Row:
-    """The row of a prior with the settings that were typed."""
-    cls: type[LatentPrior] = registry.get("prior", name)
-    config, default, note = resolve_config(cls, settings, bundle.dataset, bundle.latent_shape, budget)
+    """The row of a prior with the settings that were typed. Raises `UsageError` where they do not suit it."""
+    cls = registry.get("prior", name)
+    if not isinstance(cls, ForeignPrior):
+        return _planned(registry, cls, settings, bundle.dataset, bundle.latent_shape, budget)
+    try:
+        with Child(say) as child:
+            planned = child.call(_plan_there, cls.plugin, name, settings, bundle.dataset, bundle.latent_shape, budget)
+    except Died as death:
+        raise UsageError(f"prior {name} ({cls.plugin.origin}): when its settings were read, {death}") from death
+    if "refused" in planned.value:
+        raise UsageError(planned.value["refused"])
+    return Row(**planned.value["row"], plugin=cls.plugin)
+
+
+def _plan_there(
+    plugin: Plugin, name: str, settings: dict[str, Any], dataset: str, latent_shape: tuple[int, ...], budget: str
+) -> Answer:
+    """`_planned` in a process of its own, with the sentence that says why in place of an error."""
+    try:
+        registry = Registry(plugins=[plugin])
+        row = asdict(_planned(registry, registry.get("prior", name), settings, dataset, latent_shape, budget))
+    except UsageError as error:
+        return {"refused": str(error)}, {}
+    except (Exception, SystemExit) as error:
+        return {"refused": f"prior {name} ({plugin.origin}): {describe_error(error)}"}, {}
+    del row["plugin"]
+    return {"row": row}, {}
+
+
+def _planned(
+    registry: Registry,
+    cls: type[LatentPrior],
+    settings: dict[str, Any],
+    dataset: str,
+    latent_shape: tuple[int, ...],
+    budget: str,
+) -> Row:
+    config, default, note = resolve_config(cls, settings, dataset, latent_shape, budget)
     changed = [field for field in cls.Config.model_fields if getattr(config, field) != getattr(default, field)]
     given = ",".join(f"{field}={format_value(getattr(config, field))}" for field in changed)
-    label = f"{name}[{given}]" if changed else name
-    return Row(label, name, class_identity(registry, cls), cls, config, note)
+    label = f"{cls.name}[{given}]" if changed else cls.name
+    dumped = config.model_dump(mode="json")
+    if validate(cls.Config, dumped, f"prior {cls.name}") != config:
+        raise UsageError(f"prior {cls.name}: its settings are other ones when they are read from a record: {dumped}")
+    return Row(
+        label,
+        cls.name,
+        class_identity(registry, cls),
+        dumped,
+        config.fit_settings(),
+        config.sampling_settings(),
+        note,
+    )
 
 
 def make_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,19 +15,23 @@ from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.reconstructions import find_reconstructions
 from benchmark.bundles.reference import Reference, find_reference
 from benchmark.extractors.api import Extractor, Features
+from benchmark.machine.devices import choose_device
 from benchmark.metrics.api import Metric
+from benchmark.plugin_files import Plugin
 from benchmark.progress import say
 from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.store.provenance import device_name
-from benchmark.store.records import RecordStore
-from benchmark.store.sealed import Damaged
+from benchmark.store.sealed import Damaged, content_hash
 from priors.api import AggregatePosterior, PosteriorSplit
 
 
 @dataclass(eq=False)
 class Workspace:
-    """What the jobs of one run share. Its parts are made when first needed and kept on the device."""
+    """What the jobs of one run share. Its parts are made when first needed and kept on the device.
+
+    What is pickled of it is what it was made from; in another process it is opened once for all jobs.
+    """
 
     bundle: Bundle
     registry: Registry
@@ -34,10 +39,19 @@ class Workspace:
     extractor: Extractor
     reference: Reference | None
     metrics: list[Metric]
-    store: RecordStore
     device: torch.device
-    retry: bool = False
+    machine: dict[str, Any] = field(init=False)
     _splits: dict[str, PosteriorSplit] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """`machine` is what timings belong to: with as many threads as there are now."""
+        self.machine = {"device": device_name(self.device), "threads": torch.get_num_threads(), "dtype": "float32"}
+
+    def __reduce__(self) -> Any:
+        reference = self.reference and Reference(self.reference.path, self.reference.card)  # without what it has read
+        extractor, metrics = (self.extractor.name, self.extractor.weights), [metric.name for metric in self.metrics]
+        plugins = tuple(self.registry.imported)
+        return open_workspace, (self.bundle, plugins, self.protocol, extractor, reference, metrics, self.device)
 
     @functools.cached_property
     def backbone(self) -> Backbone:
@@ -75,6 +89,34 @@ class Workspace:
     def features_of(self) -> Features:
         return Features(self.extractor, self.device)
 
-    @functools.cached_property
-    def machine(self) -> dict[str, Any]:
-        return {"device": device_name(self.device), "threads": torch.get_num_threads(), "dtype": "float32"}
+
+_opened: dict[str, Workspace] = {}
+
+
+def open_workspace(
+    bundle: Bundle,
+    plugins: tuple[Plugin, ...],
+    protocol: Protocol,
+    extractor: tuple[str, Path | None],
+    reference: Reference | None,
+    metrics: list[str],
+    device: torch.device,
+) -> Workspace:
+    """The workspace of these parts in a process that has none; the last one that was opened is kept."""
+    key = content_hash(
+        [str(bundle.path), bundle.id, repr(plugins), protocol.hash, repr(extractor), metrics, str(device)]
+    )
+    if key not in _opened:
+        _opened.clear()
+        registry = Registry(plugins=list(plugins))
+        name, weights = extractor
+        _opened[key] = Workspace(
+            bundle,
+            registry,
+            protocol,
+            registry.get("extractor", name)(weights),
+            reference,
+            [registry.get("metric", metric)() for metric in metrics],
+            choose_device("cuda" if device.type == "cuda" else "cpu"),
+        )
+    return _opened[key]

@@ -24,3 +24,12 @@ def choose_device(name: DeviceName) -> torch.device:
         return torch.device("cpu")
     require_float32()
     return torch.device("cuda")
+
+
+def count_workers(name: DeviceName, per_gpu: int) -> int:
+    """How many processes share a device well: so many a GPU, or one a core that this process may use."""
+    if name != "cpu" and torch.cuda.is_available():
+        return per_gpu * torch.cuda.device_count()
+    from joblib import cpu_count  # which knows of affinities and containers
+
+    return cpu_count()

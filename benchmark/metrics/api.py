@@ -171,6 +171,13 @@ class Evaluation(ABC):
         """n latents (n, *latent_shape) of the source, checked. Raises where it broke its contract."""
 
     @abstractmethod
+    def measure_draws(self, n: int, generator: torch.Generator) -> Any:
+        """What drawing n latents costs, in the process where the source is: `peak_bytes`, and `seconds` of each repeat.
+
+        Repeated as the protocol's `timing_repeats` and `timing_seconds` have it.
+        """
+
+    @abstractmethod
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
         """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device."""
 

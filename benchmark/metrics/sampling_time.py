@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmark.machine.peak_memory import peak_memory
-from benchmark.machine.stopwatch import measure_durations
+from benchmark.machine.runs import measure_runs
 from benchmark.metrics.api import Column, Evaluation, Metric, hookimpl
 
 
@@ -51,14 +50,17 @@ class SamplingTime(Metric):
         values: dict[str, Any] = {}
         for batch in protocol.timing_batches:
             z = evaluation.held_out.sample(batch, generator)  # any latents: a slow prior is not asked for them
-            runs = {"prior": partial(source.sample, batch, generator), "decode": partial(decode, z, generator)}
+            measured = {
+                "prior": evaluation.measure_draws(batch, generator),
+                "decode": measure_runs(
+                    partial(decode, z, generator), evaluation.device, protocol.timing_repeats, protocol.timing_seconds
+                ),
+            }
             quartiles = {}
-            for what, run in runs.items():
-                run()  # warmed up before the peak is taken: what libraries allocate once is not the draw's
-                values[f"{what}_peak_bytes_{batch}"] = peak_memory(run, evaluation.device)
-                taken = measure_durations(run, evaluation.device, protocol.timing_repeats, protocol.timing_seconds)
-                quartiles[what] = statistics.quantiles(taken, n=4, method="inclusive")
-                values[f"{what}_repeats_{batch}"] = len(taken)
+            for what, runs in measured.items():
+                values[f"{what}_peak_bytes_{batch}"] = runs.peak_bytes
+                quartiles[what] = statistics.quantiles(runs.seconds, n=4, method="inclusive")
+                values[f"{what}_repeats_{batch}"] = len(runs.seconds)
             quartiles["images"] = [sum(both) for both in zip(*quartiles.values())]
             for what, (low, median, high) in quartiles.items():
                 values[f"{what}_seconds_{batch}"] = median

@@ -28,13 +28,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import benchmark.jobs.measure
 import torch
 from tabulate import tabulate
 
 import benchmark.cli.app
 import benchmark.coordinator
 import benchmark.jobs.fit
-import benchmark.jobs.measure
 import benchmark.request
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.reference import Reference

@@ -1,0 +1,115 @@
+"""A prior fitted from scratch, in whichever process imports its class: what the record says, and the state."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.jobs.failures import describe_error, is_machine_fault
+from benchmark.settings import validate
+from benchmark.streams import seeded_globals, stream
+from priors.api import AggregatePosterior, Diverged, LatentPrior
+
+LOG_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """What a prior is built from, beside its class."""
+
+    config: dict[str, Any]
+    latent_shape: tuple[int, ...]
+    seed: int
+    device: torch.device
+
+    def build(self, cls: type[LatentPrior]) -> LatentPrior:
+        """A prior that is not fitted, on the CPU."""
+        with seeded_globals(self.device, "initialisation", self.seed):
+            return cls(self.latent_shape, validate(cls.Config, self.config, f"prior {cls.name}"))
+
+    def load(self, cls: type[LatentPrior], state: dict[str, Tensor]) -> LatentPrior:
+        """The fitted prior, frozen, on the device."""
+        prior = self.build(cls)
+        prior.load_state_dict(state)
+        return prior.to(self.device).eval().requires_grad_(False)
+
+
+def fit_prior(
+    cls: type[LatentPrior], of: Specimen, posterior: AggregatePosterior, show: Callable[..., None]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Fit from scratch: what the record is to say, and the state, which is empty where the fit did not succeed.
+
+    `show` is told of progress. A fault of the machine, which is not to be recorded, has the status `fault`.
+    """
+    log = FitLog(show=show)
+    start = time.perf_counter()
+    try:
+        with seeded_globals(of.device, "fit", of.seed):
+            prior = of.build(cls).to(of.device).train()
+            facts = prior.fit(posterior, stream(of.device, "fit", of.seed), log)
+        if of.device.type == "cuda":
+            torch.cuda.synchronize(of.device)
+        seconds = time.perf_counter() - start
+        facts = _checked_facts(facts)
+        state = state_of(prior)
+        bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+        if bad:
+            raise Diverged(f"{bad[0]} is not finite after the fit")
+        _require_loadable(state, of.build(cls))
+    except (Exception, SystemExit) as error:
+        status = "fault" if is_machine_fault(error) else "diverged" if isinstance(error, Diverged) else "failed"
+        return {"status": status, "reason": describe_error(error), "log": log.points}, {}
+    parameters = sum(parameter.numel() for parameter in prior.parameters())
+    values = {**facts, "fit_seconds": seconds}
+    return {"status": "ok", "values": values, "parameters": parameters, "log": log.points}, state
+
+
+def _checked_facts(facts: Any) -> dict[str, Any]:
+    if facts is None:
+        return {}
+    if not isinstance(facts, dict):
+        raise TypeError(f"fit returned {type(facts).__name__}; expected None or a dict of numbers and sentences")
+    facts = {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
+    for name, value in facts.items():
+        if not isinstance(value, (int, float, str)):
+            raise TypeError(f"fit returned {name} of type {type(value).__name__}; expected a number or a sentence")
+    bad = [name for name, value in facts.items() if not isinstance(value, str) and not math.isfinite(value)]
+    if bad:
+        raise Diverged(f"fit returned {bad[0]}={facts[bad[0]]}")
+    return facts
+
+
+def state_of(prior: LatentPrior) -> dict[str, Tensor]:
+    """What a file keeps of a prior: clones on the CPU, for tied weights share memory, which a file cannot."""
+    return {
+        name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in prior.state_dict().items()
+    }
+
+
+def _require_loadable(state: dict[str, Tensor], fresh: LatentPrior) -> None:
+    """Whoever finds a fit in the cache loads it into a fresh prior. Raises `TypeError` where that fails."""
+    try:
+        fresh.load_state_dict(state)
+    except RuntimeError as error:
+        raise TypeError(f"the fitted state needs every parameter and buffer from __init__ on: {error}") from error
+
+
+@dataclass
+class FitLog:
+    """The `progress` handed to a fit: shows it, and keeps an even selection of what it was told."""
+
+    points: list[dict[str, float]] = field(default_factory=list)
+    show: Callable[..., None] = lambda *_, **__: None
+
+    def __call__(self, step: int, total: int, **values: float) -> None:
+        values = {name: float(value) for name, value in values.items()}
+        self.show(step, total, **values)
+        due = not self.points or step - self.points[-1]["step"] >= total / LOG_POINTS or step == total
+        if values and due and all(math.isfinite(value) for value in values.values()):
+            self.points.append({"step": step, **values})

@@ -1,0 +1,258 @@
+"""A stranger's prior, constructed, fitted and sampled in a process of its own, which gives back state and latents.
+
+Whatever its code does to the process that it runs in (switches of torch and Python, tensors changed in place, patches,
+threads, signals, an end), no other row is in that process. The process takes on the generators of its caller for each
+call, so that it draws what the caller would. A fit and the draws of what it fitted run in different processes: a fit
+that is found in the cache, and one that was made just now, are sampled alike.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, load_file, save
+from torch import Tensor
+
+from benchmark.bundles.bundle import Bundle
+from benchmark.jobs.failures import Reported, describe_error, is_machine_fault
+from benchmark.jobs.fitting import Specimen, fit_prior
+from benchmark.jobs.sampling import check_sample
+from benchmark.machine.arithmetic import require_float32
+from benchmark.machine.runs import Runs, measure_runs
+from benchmark.machine.threads import limit_threads
+from benchmark.plugin_files import Plugin
+from benchmark.processes.child import Answer, Child, Died, Told, tell
+from benchmark.progress import say
+from benchmark.registry import Registry
+from priors.api import AggregatePosterior, LatentPrior, PosteriorSplit
+
+#: seconds between two words of a fit on its progress
+TELL_EVERY = 0.2
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Which class it is: its plugin, its name there, and the hash of the source that its row was planned with."""
+
+    plugin: Plugin
+    name: str
+    source: str
+
+    def find(self) -> type[LatentPrior]:
+        """The class, imported in this process. Raises `RuntimeError` where its file is no longer what it was."""
+        registry = Registry(plugins=[self.plugin])
+        cls = registry.get("prior", self.name)
+        if registry.source(cls) != self.source:
+            raise RuntimeError(f"{self.plugin.origin} was edited while the run went on")
+        return cls
+
+
+def fit_apart(foreign: Foreign, of: Specimen, bundle: Bundle, show: Callable[..., None]) -> Answer:
+    """As `fit_prior`. A process that dies is given one more chance; then the status is `crashed`."""
+    reached = ""
+
+    def follow(message: Told) -> None:
+        nonlocal reached
+        step, total, values = message.value
+        reached = f" after step {step:,} of {total:,}"
+        show(step, total, **values)
+
+    for attempt in (1, 2):
+        try:
+            with Child(_say_of(foreign)) as child:
+                answer = child.call(_in_threads, torch.get_num_threads(), _fit_there, foreign, of, bundle, told=follow)
+            return answer.value, answer.tensors
+        except Died as death:
+            reason = f"{describe_error(death)}{reached}"
+            if attempt == 1:
+                say(f"{foreign.name} seed {of.seed}: {reason}; tried once more")
+            else:
+                return {"status": "crashed", "reason": f"{reason}, twice", "log": [], "output": death.output}, {}
+    raise AssertionError("the second attempt returns")
+
+
+class ForeignSource:
+    """A fitted prior in a process of its own, started when it is first asked, and again where it died.
+
+    Has of a `LatentPrior` what a metric may ask for. Raises `Reported` where its code raises, `Died` where it ends.
+    """
+
+    def __init__(self, foreign: Foreign, of: Specimen, state: Path) -> None:
+        self._foreign, self._of, self._state = foreign, of, state
+        self._child: Child | None = None
+        self._facts: dict[str, Any] = {}
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        _, tensors = self._call(_sample_there, n, _read_generators(generator))
+        generator.set_state(tensors["generator"])
+        return tensors["z"].to(self._of.device)
+
+    def log_prob(self, z: Tensor) -> Tensor | None:
+        return self._density("log_prob", z)
+
+    def energy(self, z: Tensor) -> Tensor | None:
+        return self._density("energy", z)
+
+    def diagnostics(self, generator: torch.Generator) -> dict[str, float]:
+        return self._call(_diagnose_there, _read_generators(generator))[0]
+
+    def measure_draws(self, n: int, generator: torch.Generator, repeats: int, seconds: float) -> Runs:
+        """Timed where the prior is: messages between the processes are not part of it."""
+        return Runs(*self._call(_measure_there, n, _read_generators(generator), repeats, seconds)[0])
+
+    def parameters(self) -> list[Tensor]:
+        """Their shapes, without numbers."""
+        self._started()
+        return [torch.empty(shape, device="meta") for shape in self._facts["parameters"]]
+
+    @property
+    def network_evaluations(self) -> int:
+        self._started()
+        return self._facts["network_evaluations"]
+
+    def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _density(self, name: str, z: Tensor) -> Tensor | None:
+        _, tensors = self._call(_density_there, name, save({"z": z.cpu().contiguous()}))
+        return tensors["value"].to(z.device) if tensors else None
+
+    def _call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        return self._ask(self._started(), function, *arguments)
+
+    def _started(self) -> Child:
+        if self._child is None:
+            self._child = Child(_say_of(self._foreign))
+            self._facts, _ = self._ask(self._child, _load_there, self._foreign, self._of, self._state)
+        return self._child
+
+    def _ask(self, child: Child, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        try:
+            answer = child.call(_in_threads, torch.get_num_threads(), _in_words, function, *arguments)
+        except BaseException:  # dead, or still at it: nothing more can be asked of it
+            self.close()
+            raise
+        if "error" in answer.value:
+            raise Reported(answer.value["error"], answer.value["fault"])
+        return answer.value["value"], answer.tensors
+
+
+def _say_of(foreign: Foreign) -> Callable[[str], None]:
+    return lambda line: say(f"{foreign.name}: {line}")
+
+
+def _read_generators(generator: torch.Generator) -> dict[str, Any]:
+    """The states of a generator, and of the global ones, which an evaluation seeds around a draw."""
+    states = {"given": generator.get_state().numpy(), "torch": torch.get_rng_state().numpy()}
+    if generator.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(generator.device).numpy()
+    return {**states, "numpy": np.random.get_state(), "python": random.getstate()}  # noqa: NPY002
+
+
+# What follows runs in the child.
+
+_held: tuple[LatentPrior, Specimen] | None = None
+
+
+def _in_threads(threads: int, function: Callable[..., Answer], *arguments: Any) -> Answer:
+    """With as many threads as its caller has."""
+    with limit_threads(threads):
+        return function(*arguments)
+
+
+def _in_words(function: Callable[..., Answer], *arguments: Any) -> Answer:
+    """What a function returns, or its error in words."""
+    try:
+        value, tensors = function(*arguments)
+    except BaseException as error:  # an interrupt, too, is one of the errors of foreign code
+        return {"error": describe_error(error), "fault": is_machine_fault(error)}, {}
+    return {"value": value}, tensors
+
+
+def _fit_there(foreign: Foreign, of: Specimen, bundle: Bundle) -> Answer:
+    told = 0.0
+
+    def show(step: int, total: int, **values: float) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= TELL_EVERY:
+            told = now
+            tell("progress", [step, total, values])
+
+    try:
+        _prepare(of.device)
+        splits = (PosteriorSplit(*bundle.posterior(split, of.device)) for split in ("train", "val"))
+        return fit_prior(foreign.find(), of, AggregatePosterior(*splits), show)
+    except BaseException as error:
+        status = "fault" if is_machine_fault(error) else "failed"
+        return {"status": status, "reason": describe_error(error), "log": []}, {}
+
+
+def _load_there(foreign: Foreign, of: Specimen, state: Path) -> Answer:
+    global _held
+    _prepare(of.device)
+    prior = of.load(foreign.find(), load_file(state))
+    _held = prior, of
+    shapes = [list(parameter.shape) for parameter in prior.parameters()]
+    return {"parameters": shapes, "network_evaluations": int(prior.network_evaluations)}, {}
+
+
+@torch.no_grad()
+def _sample_there(n: int, generators: dict[str, Any]) -> Answer:
+    prior, of = _loaded()
+    generator = _take_on(generators, of.device)
+    z = check_sample(prior.sample(n, generator), n, of.latent_shape, of.device)
+    return None, {"z": z.cpu(), "generator": generator.get_state()}
+
+
+@torch.no_grad()
+def _density_there(name: str, z: bytes) -> Answer:
+    prior, of = _loaded()
+    value = getattr(prior, name)(load(z)["z"].to(of.device))
+    return None, {} if value is None else {"value": value.cpu()}
+
+
+@torch.no_grad()
+def _diagnose_there(generators: dict[str, Any]) -> Answer:
+    prior, of = _loaded()
+    return prior.diagnostics(_take_on(generators, of.device)), {}
+
+
+@torch.no_grad()
+def _measure_there(n: int, generators: dict[str, Any], repeats: int, seconds: float) -> Answer:
+    prior, of = _loaded()
+    generator = _take_on(generators, of.device)
+    runs = measure_runs(lambda: prior.sample(n, generator), of.device, repeats, seconds)
+    return [runs.peak_bytes, runs.seconds], {}
+
+
+def _prepare(device: torch.device) -> None:
+    if device.type == "cuda":
+        require_float32()
+
+
+def _loaded() -> tuple[LatentPrior, Specimen]:
+    assert _held is not None, "_load_there comes first"
+    return _held
+
+
+def _take_on(states: dict[str, Any], device: torch.device) -> torch.Generator:
+    """The caller's generator, and in place of the global ones the caller's."""
+    torch.set_rng_state(torch.from_numpy(states["torch"]))
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    random.setstate(states["python"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(torch.from_numpy(states["cuda"]), device)
+    generator = torch.Generator(device)
+    generator.set_state(torch.from_numpy(states["given"]))
+    return generator

@@ -1,0 +1,166 @@
+"""A task: what is asked of one job, as plain data that any process can take up, and `execute`, which does it.
+
+It may be done in any order and more than once: what it makes is decided by what it says. It writes no record. Whoever
+owns the records is given their contents as they come.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmark.jobs.evaluation import Evaluation, Source
+from benchmark.jobs.failures import Failed, describe_error, is_machine_fault
+from benchmark.jobs.fit import find_or_fit, open_source
+from benchmark.jobs.foreign import ForeignSource
+from benchmark.jobs.identity import Job
+from benchmark.jobs.reference_rows import REFERENCES, PosteriorDraws
+from benchmark.jobs.workspace import Workspace
+from benchmark.machine.threads import limit_threads
+from benchmark.metrics.api import FIT, Metric
+from benchmark.processes.child import Died
+from benchmark.progress import say
+from benchmark.store.provenance import provenance
+from benchmark.store.sealed import content_hash
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a job: its fit, and the metrics of these names.
+
+    `recorded`: its fit is recorded as fine, and so is not handed in again. `threads`: how many its arithmetic takes.
+    """
+
+    job: Job
+    work: Workspace
+    metrics: tuple[str, ...]
+    threads: int
+    recorded: bool = False
+
+
+@dataclass
+class Outcome:
+    """What became of a task: metrics measured now, and reasons of failures."""
+
+    measured: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+class Listener:
+    """Whoever has a task executed."""
+
+    def began(self, kind: str) -> None:
+        """The fit, or a metric, is being worked at."""
+
+    def made(self, kind: str, content: dict[str, Any]) -> None:
+        """The content of its record is there."""
+
+
+def execute(task: Task, listener: Listener) -> Outcome:
+    """Do what a task asks; a failure is a record with its reason, or one of the reasons of the outcome."""
+    job, work, outcome = task.job, task.work, Outcome()
+    with limit_threads(task.threads), ExitStack() as closing:
+        try:
+            source = _source(task, listener)
+            if isinstance(source, ForeignSource):
+                closing.callback(source.close)
+            evaluation = _evaluation(job, work, source) if task.metrics else None
+        except Failed as failure:
+            outcome.failures.append(str(failure))
+            return outcome
+        wanted = {metric.name: metric for metric in work.metrics}
+        for name in task.metrics:
+            assert evaluation is not None
+            listener.began(name)
+            content = _measure(wanted[name], evaluation, work)
+            reason = f"{name}: {content.get('reason')}"
+            if content["status"] == "fault":
+                outcome.failures.append(f"{reason}; not recorded, so the next run tries again")
+                continue
+            listener.made(name, content)
+            if content["status"] == "ok":
+                outcome.measured.append(name)
+            else:
+                outcome.failures.append(reason)
+    return outcome
+
+
+def _source(task: Task, listener: Listener) -> Source | None:
+    """What a job draws from; None where it has nothing but images. Raises `Failed`."""
+    job, work = task.job, task.work
+    if job.row.prior is None:
+        reference = REFERENCES[job.row.name]
+        split = reference.decodes(work.protocol.split)
+        return None if reference.from_images else PosteriorDraws(work.split(split))
+    listener.began(FIT)
+    made = find_or_fit(job, work)
+    if not task.recorded:
+        listener.made(FIT, made)
+    if made["status"] != "ok":
+        here = " here, though it is recorded as fine" if task.recorded else ""
+        raise Failed(f"fit {made['status']}{here}: {made['reason']}")
+    return open_source(job, work)
+
+
+def _evaluation(job: Job, work: Workspace, source: Source | None) -> Evaluation:
+    """What the job's metrics look at."""
+    reference = None if job.row.prior else REFERENCES[job.row.name]
+    return Evaluation(
+        source=source,
+        identity={
+            **job.source_identity,
+            "split": None if reference is None else reference.decodes(work.protocol.split),
+        },
+        backbone=work.backbone,
+        held_out=work.split(work.protocol.split),
+        features_of=work.features_of,
+        reference=work.reference,  # type: ignore[arg-type]  # None where no metric of the run reads an extractor
+        protocol=work.protocol,
+        seed=job.seed,
+        device=work.device,
+        train_posterior=functools.partial(work.bundle.posterior, "train", work.device),
+        train_reference=work.train_reference,
+        seen=work.reconstructions if reference is not None and reference.from_images else None,
+    )
+
+
+def _measure(metric: Metric, evaluation: Evaluation, work: Workspace) -> dict[str, Any]:
+    """The content of a measurement's record. A prior whose process dies is given one more chance."""
+    start = time.perf_counter()
+    try:
+        try:
+            values = metric.measure(evaluation)
+        except Died as death:
+            say(f"{metric.name}: {describe_error(death)}; tried once more")
+            values = metric.measure(evaluation)
+        bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if bad:
+            raise ValueError(f"{', '.join(bad)} not finite")
+        if not all(isinstance(name, str) for name in values):
+            raise TypeError("names of values are strings")
+        values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read; raises where JSON has no such
+        content = {"status": "ok", "values": values, **_columns(metric, work)}
+    except Died as death:
+        content = {"status": "crashed", "reason": f"{describe_error(death)}, twice", "output": death.output}
+    except (Exception, SystemExit) as error:
+        content = {"status": "fault" if is_machine_fault(error) else "failed", "reason": describe_error(error)}
+    return {**content, "seconds": time.perf_counter() - start, "provenance": provenance(work.device)}
+
+
+def _columns(metric: Metric, work: Workspace) -> dict[str, Any]:
+    """The columns that a stranger's metric declares, for its record: tables are made where its class is not at hand."""
+    if work.registry.origin(type(metric)) == "built-in":
+        return {}
+    try:
+        declared = type(metric).columns(work.protocol)
+        columns = None if declared is None else [asdict(column) for column in declared]
+        content_hash(columns)  # raises where JSON cannot hold them
+    except (Exception, SystemExit) as error:
+        say(f"metric {metric.name}: its columns cannot be read ({describe_error(error)}); its values go by their names")
+        columns = None
+    return {} if columns is None else {"columns": columns}
