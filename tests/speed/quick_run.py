@@ -1,6 +1,6 @@
 """Where the wall time of the quick `run` on digits goes, phase by phase, and of a second run from its records.
 
-The command runs in this process, with results and cache in a temporary folder, and with timers around the
+The command runs in this process alone (`--workers 1`), with results and cache in a temporary folder, and with timers around the
 functions that make up a run. A phase's seconds are its own: what another phase spends inside it is taken off.
 So `metric fd` is the Fréchet distance alone, and drawing latents, decoding and features are rows of their own,
 whichever metric asked for them first; `metric sampling_time` draws and decodes by itself. Imports are timed in
@@ -28,13 +28,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import benchmark.jobs.measure
 import torch
 from tabulate import tabulate
 
 import benchmark.cli.app
 import benchmark.coordinator
 import benchmark.jobs.fit
+import benchmark.jobs.pending
+import benchmark.jobs.task
 import benchmark.request
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.reference import Reference
@@ -97,15 +98,16 @@ def timed_phases() -> Phases:
         (benchmark.request, "make_protocol", "planning"),
         (benchmark.request, "make_rows", "planning"),
         (benchmark.request, "make_jobs", "planning"),
-        (benchmark.jobs.measure, "find_pending", "records: look up"),
+        (benchmark.jobs.pending.Ledger, "find_pending", "records: look up"),
         (benchmark.jobs.fit, "_fit", lambda job, work: f"fit {job.row.label}"),
-        (benchmark.jobs.measure, "obtain_fit", "fits: load"),
+        (benchmark.jobs.task, "find_or_fit", "fits: look up"),
+        (benchmark.jobs.task, "open_source", "fits: load"),
         (Evaluation, "latents", "images: draw latents"),
         (Evaluation, "decoded", "images: decode"),
         (Features, "__init__", "images: load extractor"),
         (Features, "__call__", "images: features"),
-        (benchmark.jobs.measure, "_measure", lambda job, metric, *_: f"metric {metric.name}"),
-        (benchmark.jobs.measure, "provenance", "records: provenance"),
+        (benchmark.jobs.task, "_measure", lambda metric, *_: f"metric {metric.name}"),
+        (benchmark.jobs.task, "provenance", "records: provenance"),
         (RecordStore, "put", "records: write"),
         (Board, "write", "tables"),
         (Board, "draw", "grid"),
@@ -158,7 +160,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     options = parser.parse_args()
     command = ["run", "--dataset", "digits", "--budget", "quick", "--seeds", str(options.seeds)]
-    command += ["--device", options.device, *(["--priors", options.priors] if options.priors else [])]
+    command += ["--device", options.device, "--workers", "1", *(["--priors", options.priors] if options.priors else [])]
     imports, phases = process_seconds("-c", "import benchmark.cli.app, benchmark.coordinator"), timed_phases()
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE_VARIABLE] = str(Path(folder) / "cache")  # the variable is read at every use
