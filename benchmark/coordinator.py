@@ -26,8 +26,9 @@ from benchmark.progress import format_seconds, say
 from benchmark.report.board import Board
 from benchmark.request import Resolved
 from benchmark.store.in_force import note_in_force
-from benchmark.store.places import lock_path
+from benchmark.store.places import cache_root, lock_path
 from benchmark.store.provenance import provenance
+from benchmark.store.sealed import remove_leftovers
 
 #: seconds between two looks at a job that another command is at
 LOOK_AGAIN = 0.5
@@ -55,6 +56,8 @@ def run(resolved: Resolved) -> Finished:
         [job.facts() for job in jobs],
         {metric.name: class_identity(work.registry, type(metric)) for metric in work.metrics},
     )
+    for folder in (results, cache_root()):
+        remove_leftovers(folder)
     provenance(work.device)  # the state of the code is read once, and belongs to the start of the run
     say(_announced(resolved))
     board = Board(results, resolved.ledger.store)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ def file_hash(path: Path) -> str:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write beside `path` and rename: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    writer = f"{platform.node()}-{os.getpid()}"
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{writer}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -43,6 +46,26 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `write_atomic` had begun below a folder in processes of this machine that were killed meanwhile."""
+    begun = re.compile(rf"\..*\.{re.escape(platform.node())}-(\d+)\.[^.]*\.tmp")
+    for place, _, names in os.walk(folder):
+        for name in names:
+            writer = begun.fullmatch(name) if name.endswith(".tmp") else None
+            if writer and not _is_alive(int(writer[1])):
+                Path(place, name).unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
