@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import gc
+import io
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from filelock import FileLock
 
 from benchmark.report.across import across_bundles, across_markdown
@@ -80,9 +82,8 @@ class Board:
             parity = parity_markdown(self.tables)
             if parity is not None:
                 write_atomic(results / "parity.md", _encodable(parity).encode())
-            tidy = pd.DataFrame([line for table in self.tables for line in _tidy(table)], columns=COLUMNS)
-            lines = tidy.to_csv(index=False, float_format="%.8g")
-            write_atomic(results / "leaderboard.csv", _encodable(lines).encode())
+            lines = (line for table in self.tables for line in _tidy(table))
+            write_atomic(results / "leaderboard.csv", _encodable(_csv(lines)).encode())
         end = time.monotonic()
         self._next = end + (end - start) * (1 / SHARE - 1)
         return damaged
@@ -120,6 +121,21 @@ def _encodable(text: str) -> str:
 def _text(made: list[Table], bundle: str, protocol: str) -> str:
     shown = [table for table in made if (table.bundle, table.protocol.hash) == (bundle, protocol)]
     return _encodable("\n".join(table_markdown(table, made) for table in shown))
+
+
+def _csv(lines: Iterable[list[Any]]) -> str:
+    """`COLUMNS` and lines as CSV; floats with 8 digits, and nothing where one is no number."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(value) for value in line] for line in lines)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.8g}"
 
 
 def _tidy(table: Table) -> Iterator[list[Any]]:
