@@ -50,6 +50,8 @@ def load_fit(job: Job, work: Workspace, made: dict[str, Any], remark: str = "") 
 
 def _fit(job: Job, work: Workspace) -> dict[str, Any]:
     """Fit from scratch; a fit that succeeds is put into the cache. Returns the content of its record."""
+    import torch._dynamo  # before the clock starts: a process's first optimiser imports it, which takes a second
+
     log, posterior = FitLog(), work.posterior  # which is read before the clock starts
     start = time.perf_counter()
     try:

@@ -78,12 +78,12 @@ class Board:
             sections = [table_markdown(table, self.tables) for table in self.tables]
             sections += across_markdown(across_bundles(self.tables))
             text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
-            write_atomic(results / "leaderboard.md", _encodable(text).encode())
+            _write(results / "leaderboard.md", text)
             parity = parity_markdown(self.tables)
             if parity is not None:
-                write_atomic(results / "parity.md", _encodable(parity).encode())
+                _write(results / "parity.md", parity)
             lines = (line for table in self.tables for line in _tidy(table))
-            write_atomic(results / "leaderboard.csv", _encodable(_csv(lines)).encode())
+            _write(results / "leaderboard.csv", _csv(lines))
         end = time.monotonic()
         self._next = end + (end - start) * (1 / SHARE - 1)
         return damaged
@@ -111,6 +111,13 @@ def _uncollected() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a page, unless it is there as it is to be."""
+    content = _encodable(text).encode()
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomic(path, content)
 
 
 def _encodable(text: str) -> str:
