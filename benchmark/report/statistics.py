@@ -182,7 +182,9 @@ def _welch_test(one: list[float], other: list[float]) -> _Test:
     sizes, samples = (len(one), len(other)), (np.array(one), np.array(other))
     parts = [_variance(sample) / n for sample, n in zip(samples, sizes, strict=True)]
     error = sum(parts) ** 0.5
-    shares = [part / sum(parts) if error else math.nan for part in parts]
+    if not error:  # means of equal numbers may be rounded, and differ where the numbers do not
+        return _Test(one[0] - other[0], 0.0, math.nan)
+    shares = [part / sum(parts) for part in parts]
     df = 1 / sum(share**2 / (n - 1) for share, n in zip(shares, sizes, strict=True))
     return _Test(float(samples[0].mean() - samples[1].mean()), error, df)
 
