@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from typing import Protocol as Interface
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmark.bundles.bundle import Bundle
 from benchmark.errors import UsageError, unknown_name
 from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
+
+if TYPE_CHECKING:  # which brings torch: the command line has the names of presets without it
+    from benchmark.bundles.bundle import Bundle
 
 Budget = Literal["quick", "full"]
 Split = Literal["val", "test"]

@@ -6,12 +6,11 @@ from draws import CPU
 from fidelity import of_torch_fidelity
 from images import noise
 from sklearn.datasets import load_digits
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from benchmark.datasets.api import random_split
 from benchmark.datasets.digits import Digits
-from benchmark.extractors.api import Features
-from benchmark.extractors.digit_cnn import WEIGHTS, DigitCNN, DigitCNNFeatures
+from benchmark.extractors.api import Features, register_in_torch_fidelity
+from benchmark.extractors.digit_cnn import WEIGHTS, DigitCNN
 from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.store.sealed import file_hash
 
@@ -100,7 +99,7 @@ def test_digit_weights_are_embedded_and_hashed():
 
 
 def test_digit_cnn_in_torch_fidelity_gives_our_distance(digits, digit_features):
-    assert FEATURE_EXTRACTORS_REGISTRY["digit-cnn"] is DigitCNNFeatures
+    register_in_torch_fidelity(DigitCNN)
     generated = digits.val.roll(3, dims=3)
     statistics = [feature_statistics(digit_features(images)) for images in (generated, digits.test)]
     ours = frechet_distance(*statistics)

@@ -12,7 +12,7 @@ from images import colours, noise
 from PIL import Image
 
 from benchmark.extractors import efficientnet_lite0
-from benchmark.extractors.api import Features, Unavailable
+from benchmark.extractors.api import Features, Unavailable, register_in_torch_fidelity
 from benchmark.extractors.efficientnet_lite0 import (
     PACKAGE,
     EfficientNetLite0,
@@ -126,7 +126,7 @@ def test_colour_images_are_enlarged_as_pil_does_it(features_of, features, pictur
 
 
 def test_the_fused_network_is_the_network(pictures):
-    fused = EfficientNetLite0Features("efficientnet-lite0", ["320"]).eval()
+    fused = EfficientNetLite0Features().eval()
     plain = EfficientNetLite0().eval()
     plain.load_package_weights(weights_file())
     x = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
@@ -141,6 +141,7 @@ def test_efficientnet_lite0_in_torch_fidelity_gives_our_distance(features_of, fe
     generated = torch.from_numpy(colours(24, 64, seed=1)).permute(0, 3, 1, 2).flip(1) // 2
     ours = frechet_distance(feature_statistics(features_of(generated)), feature_statistics(features))
     assert ours > 0.1
+    register_in_torch_fidelity(EfficientNetLite0Extractor)
     theirs = of_torch_fidelity("efficientnet-lite0", generated, pictures)
     assert ours == pytest.approx(theirs, rel=1e-3), "more features than images: rounding is larger"
 

@@ -119,8 +119,8 @@ def test_missing_data_without_a_network_names_files_folders_and_source(dataset, 
         assert name in message
     assert str(roots[0]) in message
     assert str(roots[1]) in message
-    assert f"{dataset.source.__name__}/raw" in message
-    assert dataset.source.mirrors[0] in message
+    assert f"{dataset().source.__name__}/raw" in message
+    assert dataset().source.mirrors[0] in message
     assert dataset.name in message
 
 

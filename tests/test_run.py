@@ -164,11 +164,11 @@ def test_a_recorded_fit_that_fails_when_it_is_repeated_stays_as_it_is(small_bund
 
 
 def test_running_again_repeats_nothing(copied):
-    before = contents(copied.results / "records"), contents(copied.cache / "fits")
+    before = contents(copied.results), contents(copied.cache / "fits")
     done = copied.again()
     assert done.code == 0
     assert "8 jobs fine, 0 failed" in done.output
-    assert (contents(copied.results / "records"), contents(copied.cache / "fits")) == before
+    assert (contents(copied.results), contents(copied.cache / "fits")) == before
 
 
 def test_metrics_asked_for_by_name_come_alone_and_the_others_later_without_a_new_fit(small_bundle, tmp_path, cli):

@@ -332,3 +332,12 @@ def test_friedman_is_that_of_the_formula():
     assert friedman(scores.tolist()) == pytest.approx(stats.chi2.sf(statistic, k - 1))
     assert friedman(scores[:2].tolist()) is None
     assert friedman(scores[:, :2].tolist()) is None
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 1e-8 / 3])
+def test_rows_of_one_number_are_equal_however_its_mean_is_rounded(value):
+    groups = {f"{n} seeds": dict.fromkeys(range(n), value) for n in range(5, 12)}
+    assert len({float(np.mean(list(group.values()))) for group in groups.values()}) > 1, "means are rounded"
+    found = above_best(groups)
+    assert len(found) == len(groups) - 1
+    assert {astuple(each) for each in found.values()} == {(0.0, 0.0, 0.0, 1.0)}

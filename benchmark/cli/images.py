@@ -20,7 +20,6 @@ from benchmark.cli.options import (
 )
 from benchmark.errors import UsageError
 from benchmark.machine.devices import choose_device
-from benchmark.names import choose_bundle, open_registry, require_dataset_of
 from benchmark.progress import say
 from benchmark.store.places import data_roots
 
@@ -44,6 +43,7 @@ def reference(
     from benchmark.bundles.reconstructions import make_reconstructions
     from benchmark.bundles.reference import make_reference
     from benchmark.extractors.api import Unavailable
+    from benchmark.names import choose_bundle, open_registry, require_dataset_of
     from benchmark.progress import track
 
     registry = open_registry(plugin or [])
@@ -78,6 +78,7 @@ def bound(
     """Importance-weighted bound on a backbone's log-likelihood of real images, in nats."""
     from benchmark.bundles.bound import importance_weighted_bound
     from benchmark.bundles.reference import require_images_of
+    from benchmark.names import choose_bundle, open_registry, require_dataset_of
     from benchmark.progress import track
     from benchmark.streams import stream
 

@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
-from benchmark.bundles.find import all_bundles
 from benchmark.cli.options import DeviceOption, PluginOption
 from benchmark.errors import UsageError, unknown_name
 from benchmark.machine.devices import choose_device
-from benchmark.registry import KINDS, Registry
+from benchmark.machine.importing import importing
 from benchmark.settings import parse_named
 
 
 def list_(plugin: PluginOption = None) -> None:
     """Show priors, backbones, datasets, metrics, extractors and bundles, and plugins that are broken, with why."""
+    with importing():
+        from benchmark.bundles.find import all_bundles
+        from benchmark.registry import KINDS, Registry
+
     registry = Registry(list(plugin or []))
     for kind in KINDS:
         print(f"{kind}s:")
@@ -46,6 +49,7 @@ def check(
     """Hold a prior to the contract and to what it says it learns; exit 1 when a check does not hold."""
     from benchmark.check.contract import check
     from benchmark.check.targets import TARGETS
+    from benchmark.registry import Registry
 
     registry = Registry(list(plugin or []))
     asked = parse_named(prior, "check")
@@ -74,6 +78,7 @@ def new_prior(
 ) -> None:
     """Write a commented plugin file that passes `check` as it is."""
     from benchmark.check.new_prior import new_prior
+    from benchmark.registry import Registry
 
     path = new_prior(name, folder, Registry().at_hand("prior"))
     print(f"written: {path}\nnext:")

@@ -17,7 +17,6 @@ from benchmark.cli.options import (
     parse_settings,
 )
 from benchmark.machine.devices import choose_device
-from benchmark.names import find_dataset, open_registry
 from benchmark.store.places import data_roots
 
 
@@ -37,6 +36,7 @@ def pretrain(
 ) -> None:
     """Train a backbone on images and write its bundle (stage 1; minutes to hours, resumes after a kill)."""
     from benchmark.bundles.pretrain import pretrain
+    from benchmark.names import find_dataset, open_registry
 
     registry = open_registry(plugin or [])
     pretrain(

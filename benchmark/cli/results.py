@@ -9,13 +9,14 @@ import typer
 
 from benchmark.cli.options import PluginOption, ResultsOption
 from benchmark.errors import UsageError
-from benchmark.names import open_registry
+from benchmark.machine.importing import importing
 from benchmark.progress import say
 
 
 def leaderboard(results: ResultsOption = Path("results")) -> None:
     """Rebuild leaderboard.md, leaderboard.csv and their pictures from the records; exit 1 if any is damaged."""
-    from benchmark.report.board import Board
+    with importing():
+        from benchmark.report.board import Board
 
     _require_records(results)
     board = Board(results)
@@ -34,7 +35,9 @@ def verify(
     plugin: PluginOption = None,
 ) -> None:
     """Compute a random share of the recorded scores again, from scratch; exit 1 if any disagrees."""
-    from benchmark.verify import VERDICTS, Finding, describe, verify
+    with importing():
+        from benchmark.names import open_registry
+        from benchmark.verify import VERDICTS, Finding, describe, verify
 
     _require_records(results)
     registry = open_registry(plugin or [])

@@ -18,6 +18,7 @@ from benchmark.cli.options import (
     ResultsOption,
     WeightsOption,
 )
+from benchmark.machine.importing import importing
 from benchmark.progress import say
 from benchmark.protocol import Budget, PresetName, Split
 
@@ -77,9 +78,10 @@ def run(
     ] = False,
 ) -> None:
     """Fit and score priors on a bundle and write the leaderboard (stage 2; what is recorded is not done again)."""
-    from benchmark import coordinator
-    from benchmark.machine.devices import count_workers
-    from benchmark.request import Request, request_from, resolve, stored_reference
+    with importing():
+        from benchmark import coordinator
+        from benchmark.machine.devices import count_workers
+        from benchmark.request import Request, request_from, resolve, stored_reference
 
     typed = {
         name: value

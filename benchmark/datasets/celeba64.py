@@ -12,7 +12,6 @@ from typing import IO, Literal
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -146,6 +145,8 @@ class CelebA64(Dataset):
 
     def _download(self, roots: list[Path]) -> None:
         """torchvision's, which has failed for years: then `UsageError` says what to fetch by hand."""
+        import torchvision  # which takes as long as torch to import, and only a download needs it
+
         try:
             torchvision.datasets.CelebA(str(roots[-1]), download=True)
         except Exception as error:  # of every kind: no gdown, no network, a quota page in place of a file

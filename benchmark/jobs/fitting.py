@@ -47,6 +47,8 @@ def fit_prior(
 
     `show` is told of progress. A fault of the machine, which is not to be recorded, has the status `fault`.
     """
+    import torch._dynamo  # before the clock starts: a process's first optimiser imports it, which takes a second
+
     log = FitLog(show=show)
     start = time.perf_counter()
     try:

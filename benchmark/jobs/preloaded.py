@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import torch._dynamo  # which the first optimiser of a process would import
 
 from benchmark.jobs import task  # noqa: F401
 from benchmark.machine.allocator import keep_freed_memory

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from benchmark.errors import UsageError
-from benchmark.machine.arithmetic import require_float32
+
+if TYPE_CHECKING:
+    import torch
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -17,6 +17,10 @@ def choose_device(name: DeviceName) -> torch.device:
 
     On CUDA it sets the arithmetic that all records are made in.
     """
+    import torch  # here, so that the names of devices can be had, by `--help`, without it
+
+    from benchmark.machine.arithmetic import require_float32
+
     if name == "cuda" and not torch.cuda.is_available():
         built = f" (this PyTorch asks for a driver of CUDA {torch.version.cuda})" if torch.version.cuda else ""
         raise UsageError(f"--device cuda: no CUDA device is available here{built}; use --device cpu")

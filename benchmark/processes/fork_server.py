@@ -27,6 +27,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
+from benchmark.machine.importing import importing
+
 #: what the server imports; a name and no import, for it stands above
 PRELOADED = "benchmark.jobs.preloaded"
 #: what the kernel is to end first where memory runs out: a child, not who waits for it
@@ -93,7 +95,8 @@ def main(listening: int, living: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no guard is waited for
     listener, lifeline = socket.socket(fileno=listening), socket.socket(fileno=living)
     _address = listener.getsockname()  # a child finds the same server
-    importlib.import_module(PRELOADED)
+    with importing():  # what is imported here is shared by all forks, and searched for garbage by none
+        importlib.import_module(PRELOADED)
     while lifeline not in select.select([listener, lifeline], [], [])[0]:
         server, _ = listener.accept()
         with server:
@@ -108,6 +111,7 @@ def main(listening: int, living: int) -> None:
                 os.close(descriptor)
             server.send(b".")
     shutil.rmtree(os.path.dirname(_address), ignore_errors=True)
+    os._exit(0)  # what libraries have to say at an orderly end is of no use
 
 
 def _guard(where: str, channel: int, report: int, output: int) -> None:

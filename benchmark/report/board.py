@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import gc
+import io
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from filelock import FileLock
 
 from benchmark.report.across import across_bundles, across_markdown
@@ -76,13 +78,12 @@ class Board:
             sections = [table_markdown(table, self.tables) for table in self.tables]
             sections += across_markdown(across_bundles(self.tables))
             text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
-            write_atomic(results / "leaderboard.md", _encodable(text).encode())
+            _write(results / "leaderboard.md", text)
             parity = parity_markdown(self.tables)
             if parity is not None:
-                write_atomic(results / "parity.md", _encodable(parity).encode())
-            tidy = pd.DataFrame([line for table in self.tables for line in _tidy(table)], columns=COLUMNS)
-            lines = tidy.to_csv(index=False, float_format="%.8g")
-            write_atomic(results / "leaderboard.csv", _encodable(lines).encode())
+                _write(results / "parity.md", parity)
+            lines = (line for table in self.tables for line in _tidy(table))
+            _write(results / "leaderboard.csv", _csv(lines))
         end = time.monotonic()
         self._next = end + (end - start) * (1 / SHARE - 1)
         return damaged
@@ -112,6 +113,13 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _write(path: Path, text: str) -> None:
+    """Write a page, unless it is there as it is to be."""
+    content = _encodable(text).encode()
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomic(path, content)
+
+
 def _encodable(text: str) -> str:
     """What no encoding has, such as the name of an undecodable file, is shown by its codes."""
     return text.encode(errors="backslashreplace").decode()
@@ -120,6 +128,21 @@ def _encodable(text: str) -> str:
 def _text(made: list[Table], bundle: str, protocol: str) -> str:
     shown = [table for table in made if (table.bundle, table.protocol.hash) == (bundle, protocol)]
     return _encodable("\n".join(table_markdown(table, made) for table in shown))
+
+
+def _csv(lines: Iterable[list[Any]]) -> str:
+    """`COLUMNS` and lines as CSV; floats with 8 digits, and nothing where one is no number."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(value) for value in line] for line in lines)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.8g}"
 
 
 def _tidy(table: Table) -> Iterator[list[Any]]:

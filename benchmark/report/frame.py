@@ -1,18 +1,20 @@
-"""The values of all tables as one tidy frame: a line a value, and each with its source, the fit itself or a metric.
+"""The values of all tables, tidy: a line a value, and each with its source, the fit itself or a metric.
 
 What a fit says of itself and what a metric measured may bear one name; they are told apart by the source.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from benchmark.metrics.api import FIT
 from benchmark.report.selection import Selection, select
 from benchmark.store.records import RecordStore
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LARGEST = 1e150
 COLUMNS = [
@@ -48,28 +50,21 @@ SORTED_BY = [
 ]
 
 
-def tidy_frame(selections: list[Selection]) -> pd.DataFrame:
-    """One line a value of these tables: `COLUMNS`, as `results_frame` has them, and `table`.
+def tidy_values(selection: Selection) -> Iterator[tuple[str, str, int, str, str, Any]]:
+    """One line a value of a table: row, prior, seed, metric, source, value, as `results_frame` has them.
 
-    Values are as records hold them (numbers, lists, strings); `table` is the index of the selection. Where a metric
-    has several versions, the newest record's value stands.
+    Values are as records hold them (numbers, lists, strings). Where a metric has several versions, the newest record's
+    value stands.
     """
-    lines: list[tuple[Any, ...]] = []
-    for table, selection in enumerate(selections):
-        protocol = selection.protocol
-        shared = (selection.dataset, selection.backbone, selection.backbone_seed, selection.bundle)
-        settings = (protocol.preset, protocol.hash[:16], protocol.split, protocol.extractor.get("name"), protocol.score)
-        newest: dict[tuple[str, int, str, str], tuple[Any, str]] = {}
-        for record in selection.measured:
-            row = record["row"]
-            told = {FIT: selection.facts(record), record["kind"]: record["values"]}
-            for source, values in told.items():
-                for name, value in values.items():
-                    newest[row["label"], row["seed"], name, source] = value, row["prior"]
-        for (label, seed, name, source), (value, prior) in newest.items():
-            of_row = label, prior, seed, name, source, value
-            lines.append((*shared, *of_row, *settings, selection.device, table))
-    return pd.DataFrame(lines, columns=[*COLUMNS, "table"], dtype=object)  # whole numbers stay whole
+    newest: dict[tuple[str, int, str, str], tuple[Any, str]] = {}
+    for record in selection.measured:
+        row = record["row"]
+        told = {FIT: selection.facts(record), record["kind"]: record["values"]}
+        for source, values in told.items():
+            for name, value in values.items():
+                newest[row["label"], row["seed"], name, source] = value, row["prior"]
+    for (label, seed, name, source), (value, prior) in newest.items():
+        yield label, prior, seed, name, source, value
 
 
 def is_number(value: Any) -> bool:
@@ -95,6 +90,14 @@ def results_frame(results: Path, store: RecordStore | None = None) -> pd.DataFra
     Damaged records are left out, as from the tables (`python -m benchmark leaderboard` names them). `store` is that of
     the folder, where one has read of it before.
     """
-    frame = tidy_frame(select(results, store)[0])
-    numbers = frame[frame["value"].map(is_number).astype(bool)]
-    return numbers[COLUMNS].infer_objects().astype({"value": float}).sort_values(SORTED_BY, ignore_index=True)
+    import pandas as pd  # which the tables do without
+
+    lines: list[tuple[Any, ...]] = []
+    for selection in select(results, store)[0]:
+        protocol = selection.protocol
+        shared = (selection.dataset, selection.backbone, selection.backbone_seed, selection.bundle)
+        settings = (protocol.preset, protocol.hash[:16], protocol.split, protocol.extractor.get("name"), protocol.score)
+        of_rows = (line for line in tidy_values(selection) if is_number(line[-1]))
+        lines += ((*shared, *of_row, *settings, selection.device) for of_row in of_rows)
+    frame = pd.DataFrame(lines, columns=COLUMNS, dtype=object)  # whole numbers stay whole
+    return frame.infer_objects().astype({"value": float}).sort_values(SORTED_BY, ignore_index=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from scipy import stats
 from tabulate import tabulate
 
 from benchmark.metrics.api import FULL_RECONSTRUCTION, PAIR
@@ -109,6 +108,8 @@ def _other_judge(table: Table, other: Table) -> str | None:
 
 
 def _order(table: Table, other: Table, judge: str) -> str:
+    from scipy import stats  # which takes half a second to import, and few tables have another to be held against
+
     shared = sorted(set(table.fd) & set(other.fd), key=lambda label: other.rows[label].mean(FD))
     tau = stats.kendalltau(*([made.rows[label].mean(FD) for label in shared] for made in (table, other))).statistic
     few = f" (rows of fewer than {RANKED_FROM} seeds among them)" if set(shared) - set(other.ranked) else ""

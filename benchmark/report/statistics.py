@@ -1,18 +1,20 @@
-"""Numbers over seeds and over tables: means, intervals, which rows are as good as the best, and average ranks."""
+"""Numbers over seeds and over tables: means, intervals, which rows are as good as the best, and average ranks.
+
+Of scipy the functions of Student's t are taken, and the rest where several tables are compared: `scipy.stats` takes
+half a second to import.
+"""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import statistics
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 RANKED_FROM = 5  # seeds
@@ -21,14 +23,14 @@ RANKED_FROM = 5  # seeds
 def mean_intervals(groups: Sequence[Sequence[float] | np.ndarray]) -> list[tuple[float, float, float]]:
     """Mean and 95 % t-interval of each group of values, one a seed; a group of one has no interval (nan).
 
-    Groups of one size are taken at once: scipy needs as long for thousands of them as for one.
+    Groups of one size are taken at once.
     """
     found: list[tuple[float, float, float]] = [(math.nan, math.nan, math.nan)] * len(groups)
     for size in {len(group) for group in groups}:
         places = [place for place, group in enumerate(groups) if len(group) == size]
         values = np.array([groups[place] for place in places], dtype=float)
         means = values.mean(1)
-        half = stats.sem(values, axis=1) * stats.t.isf((1 - CONFIDENCE) / 2, size - 1) if size > 1 else math.nan
+        half = math.nan if size == 1 else _half_width(values.std(1, ddof=1) / size**0.5, size - 1, CONFIDENCE)
         for place, ends in zip(places, np.stack([means, means - half, means + half], 1).tolist(), strict=True):
             found[place] = tuple(ends)
     return found
@@ -118,7 +120,7 @@ def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
     values = {label: [value for _, value in sorted(by_seed.items())] for label, by_seed in groups.items()}
     samples = [(values[one], values[other]) for one, other in pairs]
     paired = share_seeds(groups)
-    tests = _paired_tests(samples) if paired and samples else [_welch_test(*each) for each in samples]
+    tests = [(_paired_test if paired else _welch_test)(*each) for each in samples]
     adjusted = holm([test.p for test in tests])
     stop = sum(p <= 1 - CONFIDENCE for p in adjusted)
     differences: dict[str, Difference] = {}
@@ -146,57 +148,56 @@ def holm(p_values: list[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class _Test:
-    """A two-sided t-test of one row against another: mean difference, p, and the interval at a level."""
+    """A two-sided t-test of one row against another: mean difference, its standard error, degrees of freedom."""
 
     mean: float
-    p: float
-    interval: Callable[[float], tuple[float, float]]
+    error: float
+    df: float
+
+    @property
+    def p(self) -> float:
+        if not self.error:  # where nothing is spread there is nothing to test by: what differs does so for certain
+            return 0.0 if self.mean else 1.0
+        return 2 * float(special.stdtr(self.df, -abs(self.mean / self.error)))
+
+    def interval(self, level: float) -> tuple[float, float]:
+        half = float(_half_width(self.error, self.df, level)) if self.error else 0.0
+        return self.mean - half, self.mean + half
 
 
-def _paired_tests(pairs: list[tuple[list[float], list[float]]]) -> list[_Test]:
-    """Of values paired by seed, all pairs at once."""
-    values = np.array(pairs)
-    found = _quietly(stats.ttest_rel, values[:, 0], values[:, 1], axis=1)
+def _half_width(error: Any, df: float, level: float) -> Any:
+    """Half of the t-interval at a level: the standard error times the quantile of Student's t."""
+    return error * -special.stdtrit(df, (1 - level) / 2)
 
-    def interval(place: int, level: float) -> tuple[float, float]:
-        ends = found.confidence_interval(level)
-        return float(ends.low[place]), float(ends.high[place])
 
-    return [
-        _constant(mean)
-        if np.ptp(differences) == 0
-        else _Test(mean, float(found.pvalue[place]), functools.partial(interval, place))
-        for place, differences in enumerate(values[:, 0] - values[:, 1])
-        for mean in [float(differences.mean())]
-    ]
+def _paired_test(one: list[float], other: list[float]) -> _Test:
+    """Of values paired by seed: the t-test of their differences (Student 1908)."""
+    differences = np.subtract(one, other)
+    n = len(differences)
+    return _Test(float(differences.mean()), (_variance(differences) / n) ** 0.5, n - 1)
 
 
 def _welch_test(one: list[float], other: list[float]) -> _Test:
-    if np.ptp(one) == np.ptp(other) == 0:
-        return _constant(one[0] - other[0])
-    found = _quietly(stats.ttest_ind, one, other, equal_var=False)
-
-    def interval(level: float) -> tuple[float, float]:
-        ends = found.confidence_interval(level)
-        return float(ends.low), float(ends.high)
-
-    return _Test(float(np.mean(one) - np.mean(other)), float(found.pvalue), interval)
-
-
-def _constant(difference: float) -> _Test:
-    """Where nothing is spread there is nothing to test by: what differs does so for certain."""
-    return _Test(difference, 0.0 if difference else 1.0, lambda level: (difference, difference))
+    """Of two samples whose variances may differ (Welch 1947)."""
+    sizes, samples = (len(one), len(other)), (np.array(one), np.array(other))
+    parts = [_variance(sample) / n for sample, n in zip(samples, sizes, strict=True)]
+    error = sum(parts) ** 0.5
+    if not error:  # means of equal numbers may be rounded, and differ where the numbers do not
+        return _Test(one[0] - other[0], 0.0, math.nan)
+    shares = [part / sum(parts) for part in parts]
+    df = 1 / sum(share**2 / (n - 1) for share, n in zip(shares, sizes, strict=True))
+    return _Test(float(samples[0].mean() - samples[1].mean()), error, df)
 
 
-def _quietly(test: Callable[..., Any], *samples: Any, **settings: Any) -> Any:
-    """A test of scipy without its warnings of samples that are constant, or all but constant (p is 0 there)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return test(*samples, **settings)
+def _variance(values: np.ndarray) -> float:
+    """Of a sample; exactly 0 where all are equal, which rounding of their mean might hide."""
+    return float(values.var(ddof=1)) if np.ptp(values) else 0.0
 
 
 def mean_ranks(scores: list[list[float]]) -> list[float]:
     """Mean rank of each of k rows over N tables, from scores (N, k), lower is better; equal scores share ranks."""
+    from scipy import stats
+
     return stats.rankdata(scores, axis=1).mean(0).tolist()
 
 
@@ -204,4 +205,6 @@ def friedman(scores: list[list[float]]) -> float | None:
     """p-value of k rows ranking alike over N tables (N, k); None below three of either, where the test says nothing."""
     if len(scores) < 3 or len(scores[0]) < 3:
         return None
+    from scipy import stats
+
     return float(stats.friedmanchisquare(*zip(*scores)).pvalue)

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.metrics.api import FIT
-from benchmark.report.frame import is_number, tidy_frame
+from benchmark.report.frame import is_number, tidy_values
 from benchmark.report.selection import Selection, select
 from benchmark.report.statistics import Gap, gaps_closed, mean_intervals, ranked
 from benchmark.store.records import RecordStore
@@ -103,14 +103,13 @@ class Table(Selection):
 def make_tables(results: Path, store: RecordStore | None = None) -> tuple[list[Table], list[str], list[str]]:
     """Every table of a results folder, in a fixed order; what is damaged; and which good records are in none."""
     selections, damaged, in_none = select(results, store)
-    frame = tidy_frame(selections)
     rows: list[dict[str, TableRow]] = [
         {label: TableRow(label) for label in dict.fromkeys(r["row"]["label"] for r in selection.measured)}
         for selection in selections
     ]
-    columns = ("table", "row", "source", "metric", "seed", "value")
-    for table, label, source, name, seed, value in zip(*(frame[column] for column in columns), strict=True):
-        rows[table][label].values.setdefault((source, name), {})[seed] = value
+    for selection, of_table in zip(selections, rows, strict=True):
+        for label, _, seed, name, source, value in tidy_values(selection):
+            of_table[label].values.setdefault((source, name), {})[seed] = value
     _summarise([row for of_table in rows for row in of_table.values()])
     made = [Table(**vars(selection), rows=of_table) for selection, of_table in zip(selections, rows, strict=True)]
     return made, damaged, in_none
