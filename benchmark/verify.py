@@ -40,6 +40,7 @@ from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.pending import Ledger, identity_of
+from benchmark.jobs.plan import complete_settings
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.task import Listener, Outcome, Task, execute
 from benchmark.jobs.workspace import Workspace
@@ -49,7 +50,7 @@ from benchmark.metrics.samples import from_png
 from benchmark.progress import say
 from benchmark.registry import Registry
 from benchmark.request import ReferenceOf, Request, resolve
-from benchmark.settings import construct, validate
+from benchmark.settings import construct
 from benchmark.store.places import fresh_cache
 from benchmark.store.records import RecordStore, record_id
 from benchmark.store.sealed import Damaged, content_hash
@@ -205,8 +206,8 @@ def _request(record: dict[str, Any], bundle: Bundle, registry: Registry) -> Requ
     row, settings = record["row"], record["identity"]["settings"]
     priors: tuple[tuple[str, dict[str, Any]], ...] = ()
     if row["prior"] not in REFERENCES:
-        cls = registry.get("prior", row["prior"])  # a setting that the record does not name had its default
-        priors = ((row["prior"], validate(cls.Config, row["config"], f"prior {row['prior']}").model_dump()),)
+        # a setting that the record does not name had its default
+        priors = ((row["prior"], complete_settings(registry, row["prior"], row["config"])),)
     given = {
         "priors": priors,
         "backbone": bundle.backbone_name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import re
 import signal
 import subprocess
@@ -660,3 +661,78 @@ def _number():
 def test_a_child_that_gives_no_answer_in_time_is_said_to(tmp_path):
     with Child() as child, pytest.raises(Died, match=r"gave no answer in 0\.3 s"):
         child.call(time.sleep, 60, limit=0.3)
+
+
+# ---- kills --------------------------------------------------------------------------------------------------------
+
+
+def children_of_the_server():
+    """Processes that run tasks: forks of the tests' server that lead a session of their own."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (place / "cmdline").read_bytes()
+            session = int((place / "stat").read_text().rpartition(")")[2].split()[3])
+        except OSError:
+            continue
+        if b"fork_server import main" in line and session == int(place.name) and _is_of_these_tests(place):
+            found.append(int(place.name))
+    return found
+
+
+def _is_of_these_tests(place):
+    """Whether a fork's guard's server was started by this process."""
+    for _ in range(3):
+        parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+        if parent == os.getpid():
+            return (place / "cmdline").read_bytes().count(b"fork_server") == 1
+        place = Path("/proc") / str(parent)
+    return False
+
+
+@pytest.mark.slow
+def test_fifty_kills_of_workers_and_of_the_coordinator_lose_and_change_nothing(small_bundle, tmp_path):
+    """At random moments; the run is begun anew, with an empty cache, whenever it gets to its end."""
+    words = ["run", "--bundle", small_bundle, "--priors", "gaussian,evalp[steps=300],ncp[steps=40]", "--seeds", 3]
+    words += ["--device", "cpu", "--workers", 2, "--metrics", "scores"]
+    undisturbed = [*words, "--results", tmp_path / "undisturbed"]
+    done = finish(start(undisturbed, tmp_path / "cache", tmp_path / "log"), tmp_path / "log")
+    assert done.code == 0, done.output
+    expected, chance = numbers(tmp_path / "undisturbed"), random.Random(0)
+    kills, rounds = {"worker": 0, "coordinator": 0}, 0
+    while sum(kills.values()) < 50:
+        rounds += 1
+        results, cache, log = tmp_path / f"results{rounds}", tmp_path / f"cache{rounds}", tmp_path / f"log{rounds}"
+        recorded, ended = {}, False
+        while not ended:
+            process = start([*words, "--results", results], cache, log)
+            process.join(chance.uniform(0.2, 4))
+            if sum(kills.values()) < 50 and process.is_alive():
+                victims = children_of_the_server()
+                who = chance.choice(["worker", "coordinator"]) if victims else "coordinator"
+                os.kill(chance.choice(victims) if who == "worker" else process.pid, signal.SIGKILL)
+                kills[who] += 1
+            elif process.is_alive():
+                finish(process, log)
+            if process.exitcode is None and who == "worker":
+                process.join(chance.uniform(0, 3))  # it goes on with another worker, and is killed itself, or not
+                if process.is_alive() and sum(kills.values()) < 50:
+                    process.kill()
+                    kills["coordinator"] += 1
+                elif process.is_alive():
+                    finish(process, log)
+            process.join()
+            for path in record_files(results):
+                content = path.read_bytes()
+                assert recorded.setdefault(path, content) == content, "a record that was finished is as it was"
+            ended = process.exitcode == 0
+            assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
+        assert numbers(results) == expected
+        assert not list(results.rglob("*.tmp"))
+        assert not list(cache.rglob("*.tmp"))
+    assert min(kills.values()) >= 15, kills
+    for _ in range(30):
+        if not children_of_the_server():
+            break
+        time.sleep(0.1)
+    assert children_of_the_server() == []

@@ -40,7 +40,7 @@ def verify(
         from benchmark.verify import VERDICTS, Finding, describe, verify
 
     _require_records(results)
-    registry = open_registry(plugin or [])
+    registry = open_registry(plugin or [], apart=True)
     counts, interrupted = dict.fromkeys(VERDICTS, 0), False
     alike: list[Finding] = []
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,9 +12,9 @@ from benchmark.jobs.failures import describe_error
 from benchmark.jobs.identity import Job, Row, class_identity, make_reference_row
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.plugin_files import Plugin
-from benchmark.processes.child import Answer, Child, Died
+from benchmark.processes.child import Answer, Child, Died, Raised
 from benchmark.progress import say
-from benchmark.registry import ForeignPrior, Registry
+from benchmark.registry import IMPORT_LIMIT, ForeignPrior, Registry
 from benchmark.settings import format_value, validate
 from priors.api import LatentPrior, PriorConfig
 
@@ -40,29 +40,50 @@ def make_prior_row(registry: Registry, name: str, settings: dict[str, Any], bund
     cls = registry.get("prior", name)
     if not isinstance(cls, ForeignPrior):
         return _planned(registry, cls, settings, bundle.dataset, bundle.latent_shape, budget)
+    row = _ask(cls, _plan_there, settings, bundle.dataset, bundle.latent_shape, budget)
+    return Row(**row, plugin=cls.plugin)
+
+
+def complete_settings(registry: Registry, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a prior, those that are not given being the class's defaults, and no recipe's."""
+    cls = registry.get("prior", name)
+    if isinstance(cls, ForeignPrior):
+        return _ask(cls, _complete_there, settings)
+    return validate(cls.Config, settings, f"prior {name}").model_dump(mode="json")
+
+
+def _ask(cls: ForeignPrior, function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """What a function of the class says in a process of its own. Raises `UsageError`."""
     try:
         with Child(say) as child:
-            planned = child.call(_plan_there, cls.plugin, name, settings, bundle.dataset, bundle.latent_shape, budget)
-    except Died as death:
-        raise UsageError(f"prior {name} ({cls.plugin.origin}): when its settings were read, {death}") from death
-    if "refused" in planned.value:
-        raise UsageError(planned.value["refused"])
-    return Row(**planned.value["row"], plugin=cls.plugin)
+            said = child.call(_refused, function, cls.plugin, cls.name, *arguments, limit=IMPORT_LIMIT).value
+    except (Died, Raised) as end:
+        why = str(end).splitlines()[-1]
+        raise UsageError(f"prior {cls.name} ({cls.plugin.origin}): when its settings were read, {why}") from end
+    if "refused" in said:
+        raise UsageError(said["refused"])
+    return said
 
 
-def _plan_there(
-    plugin: Plugin, name: str, settings: dict[str, Any], dataset: str, latent_shape: tuple[int, ...], budget: str
-) -> Answer:
-    """`_planned` in a process of its own, with the sentence that says why in place of an error."""
+def _refused(function: Callable[..., dict[str, Any]], plugin: Plugin, name: str, *arguments: Any) -> Answer:
+    """In the child: what a function says, or in its place the sentence that says why it does not."""
     try:
         registry = Registry(plugins=[plugin])
-        row = asdict(_planned(registry, registry.get("prior", name), settings, dataset, latent_shape, budget))
+        return function(registry, registry.get("prior", name), *arguments), {}
     except UsageError as error:
         return {"refused": str(error)}, {}
     except (Exception, SystemExit) as error:
         return {"refused": f"prior {name} ({plugin.origin}): {describe_error(error)}"}, {}
+
+
+def _complete_there(registry: Registry, cls: type[LatentPrior], settings: dict[str, Any]) -> dict[str, Any]:
+    return complete_settings(registry, cls.name, settings)
+
+
+def _plan_there(registry: Registry, cls: type[LatentPrior], *arguments: Any) -> dict[str, Any]:
+    row = asdict(_planned(registry, cls, *arguments))
     del row["plugin"]
-    return {"row": row}, {}
+    return row
 
 
 def _planned(

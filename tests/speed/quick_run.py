@@ -1,7 +1,7 @@
 """Where the wall time of the quick `run` on digits goes, phase by phase, and of a second run from its records.
 
 The command runs in this process alone (`--workers 1`), with results and cache in a temporary folder, and with timers
-around the functions that make up a run. A phase's seconds are its own: what another phase spends inside it is taken off.
+around the functions that make up a run. A phase's seconds are its own: what another spends inside it is taken off.
 So `metric fd` is the Fréchet distance alone, and drawing latents, decoding and features are rows of their own,
 whichever metric asked for them first; `metric sampling_time` draws and decodes by itself. Imports are timed in
 fresh processes (median of 3) and enter both runs; modules that a run imports later are in `plugins`. "other" is
