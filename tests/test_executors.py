@@ -671,23 +671,20 @@ def children_of_the_server():
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            line = (place / "cmdline").read_bytes()
             session = int((place / "stat").read_text().rpartition(")")[2].split()[3])
+            if session == int(place.name) and _is_of_these_tests(place):
+                found.append(int(place.name))
         except OSError:
             continue
-        if b"fork_server import main" in line and session == int(place.name) and _is_of_these_tests(place):
-            found.append(int(place.name))
     return found
 
 
 def _is_of_these_tests(place):
-    """Whether a fork's guard's server was started by this process."""
-    for _ in range(3):
-        parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-        if parent == os.getpid():
-            return (place / "cmdline").read_bytes().count(b"fork_server") == 1
-        place = Path("/proc") / str(parent)
-    return False
+    """Whether it was forked by a guard of a server that this process started."""
+    above = [place]
+    while len(above) < 4:
+        above.append(Path("/proc", (above[-1] / "stat").read_text().rpartition(")")[2].split()[1]))
+    return above[3].name == str(os.getpid())
 
 
 @pytest.mark.slow
