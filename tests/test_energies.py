@@ -83,3 +83,14 @@ def test_a_loss_is_pulled_back_to_the_parameters_as_autograd_does_it_to_the_last
     for ours, theirs in zip(pull_back(of_value, of_slope), expected, strict=True):
         assert torch.equal(ours, theirs)
         assert theirs.abs().sum() > 0
+
+
+@pytest.mark.parametrize("features, width, depth", [(16, 512, 3), (128, 200, 2), (7, 33, 2)])
+@pytest.mark.parametrize("rows", [0, 1, 1_023, 1_024, 1_025, 2_047, 2_049, 5_000, 8_150, 8_193])
+def test_blocks_of_rows_have_the_values_of_all_rows_at_once_to_the_last_bit(features, width, depth, rows):
+    energy = MLPEnergy(features, width, depth, constant=True)
+    z = torch.randn(rows, features, generator=seeded())
+    with torch.no_grad():
+        values = energy(z)
+    assert values.shape == (rows,)
+    assert torch.equal(values, energy(z))

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 #: what a prior's networks are made of: layers on the flat latent, or convolutions on a block
 Form = Literal["mlp", "conv"]
 
+#: rows that a perceptron takes at a time: their layers stay in a CPU's cache from one to the next
+BLOCK = 1_024
+
 #: of_value (n,), of_slope (rows, d) -> the gradient of  of_value . f(z) + of_slope . df/dz  in each parameter
 PullBack = Callable[[Tensor, Tensor], list[Tensor]]
 
@@ -94,6 +97,18 @@ class MLPEnergy(Energy):
         sizes = [features] + [width] * depth
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.last = nn.Linear(width, 1, bias=constant)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """In blocks of rows on a CPU, where no graph is asked for: the same numbers, in a tenth less time for SIR.
+
+        The last block takes what is left over: few rows by themselves would be multiplied in another order.
+        """
+        value = super().forward
+        if torch.is_grad_enabled() or z.device.type != "cpu":
+            return value(z)
+        full = max(len(z) // BLOCK - 1, 0)
+        sizes = [BLOCK] * full + [len(z) - BLOCK * full]
+        return torch.cat([value(block) for block in z.split(sizes)])
 
     @torch.no_grad()
     def slope_and_pull_back(self, z: Tensor, of_last: int) -> tuple[Tensor, PullBack]:
