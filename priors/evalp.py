@@ -26,11 +26,12 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from priors.api import (
     AggregatePosterior,
@@ -46,6 +47,7 @@ from priors.parts import sir
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
 from priors.parts.flows import CouplingFlow, Flow, MLPGenerator
 from priors.parts.image_flows import ImageFlow
+from priors.parts.optimisers import Adam, RMSprop
 from priors.parts.standard_normal import log_standard_normal
 
 LOG_EVERY = 100  # rounds
@@ -85,13 +87,19 @@ class EVaLPConfig(PriorConfig):
         return self
 
 
-def energy_loss(energy: Energy, z_q: Tensor, z_g: Tensor, a: Tensor, gp_weight: float) -> tuple[Tensor, Tensor]:
-    """The energy's loss and its gradient penalty (unweighted). z_q, z_g (n, d) without graph, a (n, 1) in [0, 1]."""
-    n = len(z_q)
-    between = a * z_q + (1 - a) * z_g
-    value, gradient = energy.value_and_input_gradient(torch.cat([z_q, z_g, between]), of_last=n)
-    penalty = (gradient.norm(dim=1) - 1).square().mean()
-    return value[:n].mean() - value[n : 2 * n].mean() + gp_weight * penalty, penalty
+def energy_gradients(energy: Energy, z: Tensor, gp_weight: float) -> tuple[list[Tensor], Tensor]:
+    """The gradient of the energy's loss in each of its parameters, and |grad f(z^)| - 1 (n, 1).
+
+    z (3, n, d) holds z_q, z_g and z^. The loss's gradient in f is 1/n, -1/n and 0 for each of these, and in a slope
+    s = grad f(z^) it is gp_weight 2/n (|s| - 1) s / |s|, where the last factor counts as 0 for s = 0.
+    """
+    n = z.shape[1]
+    slope, pull_back = energy.slope_and_pull_back(z.flatten(0, 1), of_last=n)
+    norm = torch.linalg.vector_norm(slope, dim=1, keepdim=True)
+    excess = norm - 1
+    of_slope = (slope / norm).masked_fill_(norm == 0, 0) * (2 * excess * (slope.new_tensor(gp_weight) / n))
+    of_value = torch.cat([z.new_full((n,), 1 / n), z.new_full((n,), -1 / n), z.new_zeros(n)])
+    return pull_back(of_value, of_slope), excess
 
 
 def sampler_loss(
@@ -207,8 +215,8 @@ class EVaLP(LatentPrior):
         """Per round, draws in this order: z_q for all energy steps, their noise, their a, the sampler's noise."""
         config, energy, sampler = self.config, self.energy_network, self.sampler
         k, batch, device = config.energy_steps, config.batch_size, posterior.device
-        energy_parameters, sampler_parameters = list(energy.parameters()), list(sampler.parameters())
-        energy_optimiser = self._optimiser(energy_parameters, config.learning_rate)
+        sampler_parameters = list(sampler.parameters())
+        energy_optimiser = self._optimiser(energy.parameters(), config.learning_rate)
         sampler_optimiser = self._optimiser(sampler_parameters, config.sampler_learning_rate or config.learning_rate)
         rounds = math.ceil(config.steps / k)
         upper: list[float] = []
@@ -218,27 +226,25 @@ class EVaLP(LatentPrior):
             a = torch.rand(len(z_q), 1, generator=generator, device=device)
             with torch.no_grad():  # the sampler stands still during the energy's steps: one pass serves them all
                 z_g, _ = sampler.push(noise)
-            for step in zip(z_q.split(batch), z_g.split(batch), a.split(batch)):
-                loss, penalty = energy_loss(energy, *step, config.gp_weight)
-                energy_optimiser.zero_grad()
-                loss.backward(inputs=energy_parameters)
-                energy_optimiser.step()
+            parts = torch.stack([z_q, z_g, a * z_q + (1 - a) * z_g]).unflatten(1, (k, batch))
+            for z in parts.transpose(0, 1).contiguous():
+                gradients, excess = energy_gradients(energy, z, config.gp_weight)
+                energy_optimiser.step(gradients)
             noise = torch.randn(batch, z_q.shape[1], generator=generator, device=device)
             objective, kl = sampler_loss(energy, sampler, noise, config.kl_weight)
-            sampler_optimiser.zero_grad()
-            objective.backward(inputs=sampler_parameters)
-            sampler_optimiser.step()
+            sampler_optimiser.step(torch.autograd.grad(objective, sampler_parameters))
             if index % LOG_EVERY == 0 or index == rounds - 1:
                 with torch.no_grad():
                     gap = (energy(z_g) - energy(z_q)).mean().item()
-                facts = {"penalty": penalty.item()}
+                penalty = excess.square().mean().item()
+                facts = {"penalty": penalty}
                 if kl is None:
                     facts["gap"] = gap
                 else:
                     upper.append(gap + kl.item())
                     facts |= {
                         "upper": upper[-1],
-                        "lower": upper[-1] - config.gp_weight * penalty.item(),
+                        "lower": upper[-1] - config.gp_weight * penalty,
                         "kl": kl.item(),
                     }
                 bad = [name for name, value in facts.items() if not math.isfinite(value)]
@@ -247,10 +253,10 @@ class EVaLP(LatentPrior):
                 progress((index + 1) * k, rounds * k, **facts)
         return _describe_runaway(upper)
 
-    def _optimiser(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    def _optimiser(self, parameters: Iterable[Tensor], learning_rate: float) -> Adam | RMSprop:
         if self.config.optimiser == "adam":
-            return torch.optim.Adam(parameters, learning_rate, betas=(0.5, 0.999), fused=True)
-        return torch.optim.RMSprop(parameters, learning_rate)
+            return Adam(parameters, learning_rate, betas=(0.5, 0.999))
+        return RMSprop(parameters, learning_rate)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:

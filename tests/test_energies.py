@@ -63,3 +63,34 @@ def test_a_conv_energy_sees_neighbours_and_not_the_order_of_channels_alone():
     mixed = z.flatten()[torch.randperm(16, generator=seeded(1))].view(1, 16)
     values = [energy(each.flatten(1)).item() for each in (z, z.flip(3), z.transpose(2, 3), mixed)]
     assert len({round(value, 6) for value in values}) == 4
+
+
+@pytest.mark.parametrize(
+    "energy", [MLPEnergy(16, 64), MLPEnergy(3, 5, depth=3, constant=True), ConvEnergy((2, 4, 4), (5, 7))]
+)
+def test_a_loss_is_pulled_back_to_the_parameters_as_autograd_does_it_to_the_last_bit(energy):
+    """A loss of values and slopes, given by its gradient in both; with rows that count for nothing, as in EVaLP."""
+    features = 32 if isinstance(energy, ConvEnergy) else energy.hidden[0].in_features
+    z, of_slope = (torch.randn(rows, features, generator=seeded(rows)) for rows in (12, 4))
+    of_value = torch.randn(12, generator=seeded(1))
+    of_value[-4:] = 0
+    value, expected_slope = energy.value_and_input_gradient(z, of_last=4)
+    loss = (of_value * value).sum() + (of_slope * expected_slope).sum()
+    expected = torch.autograd.grad(loss, list(energy.parameters()))
+    slope, pull_back = energy.slope_and_pull_back(z, of_last=4)
+    assert not slope.requires_grad
+    assert torch.equal(slope, expected_slope)
+    for ours, theirs in zip(pull_back(of_value, of_slope), expected, strict=True):
+        assert torch.equal(ours, theirs)
+        assert theirs.abs().sum() > 0
+
+
+@pytest.mark.parametrize("features, width, depth", [(16, 512, 3), (128, 200, 2), (7, 33, 2)])
+@pytest.mark.parametrize("rows", [0, 1, 1_023, 1_024, 1_025, 2_047, 2_049, 5_000, 8_150, 8_193])
+def test_blocks_of_rows_have_the_values_of_all_rows_at_once_to_the_last_bit(features, width, depth, rows):
+    energy = MLPEnergy(features, width, depth, constant=True)
+    z = torch.randn(rows, features, generator=seeded())
+    with torch.no_grad():
+        values = energy(z)
+    assert values.shape == (rows,)
+    assert torch.equal(values, energy(z))

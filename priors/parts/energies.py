@@ -6,7 +6,7 @@ An MLP for a vector, convolutions for a block C x H x W.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -16,6 +16,12 @@ from torch import Tensor, nn
 
 #: what a prior's networks are made of: layers on the flat latent, or convolutions on a block
 Form = Literal["mlp", "conv"]
+
+#: rows that a perceptron takes at a time: their layers stay in a CPU's cache from one to the next
+BLOCK = 1_024
+
+#: of_value (n,), of_slope (rows, d) -> the gradient of  of_value . f(z) + of_slope . df/dz  in each parameter
+PullBack = Callable[[Tensor, Tensor], list[Tensor]]
 
 
 class Energy(nn.Module):
@@ -50,6 +56,15 @@ class Energy(nn.Module):
             gradient = self._pull_back(layer, slope_applied)
         return value, gradient.flatten(1)
 
+    def slope_and_pull_back(self, z: Tensor, of_last: int) -> tuple[Tensor, PullBack]:
+        """df/dz (of_last, flat d) for the last rows of z, without graph, and what takes a loss back to the parameters.
+
+        A loss of values and slopes is known by its gradient in them: `pull_back` makes of it that in the parameters.
+        """
+        value, slope = self.value_and_input_gradient(z, of_last)
+        parameters = list(self.parameters())
+        return slope.detach(), lambda *gradient: list(torch.autograd.grad((value, slope), parameters, gradient))
+
     def _outputs(self, z: Tensor) -> Iterator[Tensor]:
         """Of each hidden layer in turn."""
         z = self._reshape(z)
@@ -82,6 +97,54 @@ class MLPEnergy(Energy):
         sizes = [features] + [width] * depth
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.last = nn.Linear(width, 1, bias=constant)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """In blocks of rows on a CPU, where no graph is asked for: the same numbers, in a tenth less time for SIR.
+
+        The last block takes what is left over: few rows by themselves would be multiplied in another order.
+        """
+        value = super().forward
+        if torch.is_grad_enabled() or z.device.type != "cpu":
+            return value(z)
+        full = max(len(z) // BLOCK - 1, 0)
+        sizes = [BLOCK] * full + [len(z) - BLOCK * full]
+        return torch.cat([value(block) for block in z.split(sizes)])
+
+    @torch.no_grad()
+    def slope_and_pull_back(self, z: Tensor, of_last: int) -> tuple[Tensor, PullBack]:
+        """As of any energy, by the very operations of autograd but without its graph, which costs half as much again.
+
+        `of_sum` is the gradient in a layer's weighted sum, before its LeakyReLU.
+        """
+        weights = [layer.get_parameter("weight") for layer in self.hidden]
+        inputs = [z, *self._outputs(z)]
+        slope, slopes = self.last.weight.expand(of_last, -1), deque[Tensor]()
+        for weight, outputs in zip(reversed(weights), reversed(inputs)):
+            slopes.appendleft(self._bend(slope, outputs[-of_last:]))
+            slope = slopes[0] @ weight
+
+        @torch.no_grad()
+        def pull_back(of_value: Tensor, of_slope: Tensor) -> list[Tensor]:
+            by_slope = []
+            for weight, outputs, of_sum in zip(weights, inputs[1:], slopes):
+                by_slope.append(of_sum.T @ of_slope)
+                of_slope = self._bend(of_slope @ weight.T, outputs[-of_last:])
+            gradients = [of_value[None] @ inputs[-1] + of_slope.sum(0)]
+            if self.last.bias is not None:
+                gradients.append(of_value.sum()[None])
+            of_outputs = of_value[:, None] * self.last.weight
+            for index in reversed(range(len(weights))):
+                of_sum = self._bend(of_outputs, inputs[index + 1])
+                gradients[:0] = [of_sum.T @ inputs[index] + by_slope[index], of_sum.sum(0)]
+                if index:
+                    of_outputs = of_sum @ weights[index]
+            return gradients
+
+        return slope, pull_back
+
+    def _bend(self, gradient: Tensor, outputs: Tensor) -> Tensor:
+        """Through a LeakyReLU with these outputs."""
+        return torch.ops.aten.leaky_relu_backward(gradient, outputs, self.SLOPE, True)
 
 
 class ConvEnergy(Energy):

@@ -7,6 +7,7 @@ narrower than its base. `AffineCoupling` has a log-scale that is bounded and sym
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from nflows.transforms import ActNorm, CompositeTransform
@@ -36,24 +37,52 @@ class ScaleAndShift(nn.Module):
         self.shift = mlp(inputs, outputs // 2, hidden, nn.ReLU)
         self.scale = mlp(inputs, outputs // 2, hidden, nn.Tanh)
 
-    def forward(self, x: Tensor, context: None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.shift(x), self.scale(x)], 1)
 
 
 class AffineCoupling(AffineCouplingTransform):
-    """y = x exp(s) + t on the transformed half, s = B tanh(u / B) and t from networks of the other half."""
+    """y = x exp(s) + t on the transformed half, s = B tanh(u / B) and t from networks of the other half.
 
-    def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, unbounded = parameters.chunk(2, dim=1)
+    Halves are taken and joined by `index_select`: for small batches nflows' advanced indexing is a fifth of the time.
+    """
+
+    _order: Tensor
+
+    def __init__(self, mask: Tensor | list[int], create_networks: Callable[[int, int], nn.Module]) -> None:
+        super().__init__(mask, create_networks)
+        order = torch.cat([self.identity_features, self.transform_features]).argsort()
+        self.register_buffer("_order", order, persistent=False)
+
+    def forward(self, inputs: Tensor, context: None = None) -> tuple[Tensor, Tensor]:
+        kept, moved = self._halves(inputs)
+        shift, log_scale = self._shift_and_log_scale(kept)
+        return self._joined(kept, moved * log_scale.exp() + shift), log_scale.sum(1)
+
+    def inverse(self, inputs: Tensor, context: None = None) -> tuple[Tensor, Tensor]:
+        kept, moved = self._halves(inputs)
+        shift, log_scale = self._shift_and_log_scale(kept)
+        return self._joined(kept, (moved - shift) * (-log_scale).exp()), -log_scale.sum(1)
+
+    def _shift_and_log_scale(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        shift, unbounded = self.transform_net(kept).chunk(2, dim=1)
         return shift, LOG_SCALE_BOUND * torch.tanh(unbounded / LOG_SCALE_BOUND)
 
-    def _coupling_transform_forward(self, inputs: Tensor, transform_params: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(transform_params)
-        return inputs * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.index_select(1, self.identity_features), x.index_select(1, self.transform_features)
 
-    def _coupling_transform_inverse(self, inputs: Tensor, transform_params: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(transform_params)
-        return (inputs - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
+    def _joined(self, kept: Tensor, moved: Tensor) -> Tensor:
+        return torch.cat([kept, moved], 1).index_select(1, self._order)
+
+
+class VectorNorm(ActNorm):
+    """ActNorm of vectors, whose log-determinant is one number for all of them."""
+
+    def forward(self, inputs: Tensor, context: None = None) -> tuple[Tensor, Tensor]:
+        return self.scale * inputs + self.shift, self.log_scale.sum()
+
+    def inverse(self, inputs: Tensor, context: None = None) -> tuple[Tensor, Tensor]:
+        return (inputs - self.shift) / self.scale, -self.log_scale.sum()
 
 
 class SplineParameters(nn.Module):
@@ -103,7 +132,10 @@ class Flow(nn.Module):
 
     def push(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noise (n, d) -> latents g(noise) (n, d) and log|det dg/dnoise| (n,)."""
-        z, log_det = self.to_noise.inverse(noise.unflatten(1, self._noise_shape))
+        z, log_det = noise.unflatten(1, self._noise_shape), noise.new_zeros(())
+        for layer in reversed(self.to_noise._transforms):
+            z, of_layer = layer.inverse(z)
+            log_det = log_det + of_layer
         return z.flatten(1), log_det
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -133,7 +165,7 @@ class CouplingFlow(Flow):
         layers: list[nn.Module] = []
         for index in range(couplings):
             layers.append(COUPLINGS[family]((torch.arange(features) + index) % 2, hidden))
-            layers.append(ActNorm(features))
+            layers.append(VectorNorm(features))
         super().__init__(CompositeTransform(layers), (features,))
 
 

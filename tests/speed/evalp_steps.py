@@ -9,7 +9,7 @@
     plain + latents    the same loop on the bundle's stored latents, without encoder
     arithmetic         a floor: draws, matrix products and Adam of the same steps written out by hand into tensors
                        that exist already; no autograd, no modules, no optimiser. Its gradients are checked against
-                       autograd before anything is timed. On a GPU it is bound by kernel launches as the others are
+                       the suite's before anything is timed. On a GPU it is bound by kernel launches as the others are
 
 All four have the networks and settings of the MNIST recipe (batch 64). They run in turns, `--repeats` times
 `--steps` steps each; the table has the median, and lowest and highest, of steps per second.
@@ -36,7 +36,7 @@ from benchmark.bundles.find import find_bundle
 from benchmark.errors import UsageError
 from benchmark.store.provenance import device_name
 from priors.api import AggregatePosterior, PosteriorSplit
-from priors.evalp import EVaLP, EVaLPConfig, energy_loss, sampler_loss
+from priors.evalp import EVaLP, EVaLPConfig, energy_gradients, sampler_loss
 from priors.parts.energies import MLPEnergy
 from priors.parts.flows import LOG_SCALE_BOUND, CouplingFlow
 from priors.parts.standard_normal import log_standard_normal
@@ -337,7 +337,7 @@ def arithmetic(posterior: AggregatePosterior, features: int, generator: torch.Ge
 
 
 def check_arithmetic(features: int, generator: torch.Generator) -> None:
-    """The gradients by hand are autograd's of the suite's losses, at weights that are nothing special."""
+    """The gradients by hand are those of the suite's losses, at weights that are nothing special."""
     config, device, kl_weight = recipe(1), generator.device, 0.5
     k, n = config.energy_steps, config.batch_size
     energy = MLPEnergy(features, config.energy_width).to(device)
@@ -347,18 +347,19 @@ def check_arithmetic(features: int, generator: torch.Generator) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator, device=device), alpha=0.05)
     z_q, z_g = torch.randn(2, n, features, generator=generator, device=device)
     a = torch.rand(n, 1, generator=generator, device=device)
-    losses = {
-        energy: energy_loss(energy, z_q, z_g, a, config.gp_weight)[0],
-        sampler: sampler_loss(energy, sampler, z_q, kl_weight)[0],
+    between = torch.lerp(z_g, z_q, a)
+    objective = sampler_loss(energy, sampler, z_q, kl_weight)[0]
+    expected = {
+        energy: energy_gradients(energy, torch.stack([z_q, z_g, between]), config.gp_weight)[0],
+        sampler: torch.autograd.grad(objective, list(sampler.parameters())),
     }
     bare_energy = BareEnergy(energy, n, config.gp_weight, config.learning_rate)
     bare_sampler = BareSampler(sampler, config.couplings, n, k, kl_weight, config.learning_rate)
     with torch.no_grad():
         bare_sampler.gradients(z_q, bare_energy)
-        bare_energy.gradients(torch.cat([z_q, z_g, torch.lerp(z_g, z_q, a)]))
+        bare_energy.gradients(torch.cat([z_q, z_g, between]))
     for module, bare in ((energy, bare_energy), (sampler, bare_sampler)):
-        expected = torch.autograd.grad(losses[module], list(module.parameters()))
-        for wanted, (name, got) in zip(expected, bare.parameters.gradients.items()):
+        for wanted, (name, got) in zip(expected[module], bare.parameters.gradients.items()):
             if not (got - wanted).norm() <= 1e-4 * wanted.norm() + 1e-6:
                 raise SystemExit(f"the arithmetic by hand is wrong: gradient of {type(module).__name__}'s {name}")
 
