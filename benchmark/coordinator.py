@@ -26,7 +26,7 @@ from benchmark.progress import format_seconds, say
 from benchmark.report.board import Board
 from benchmark.request import Resolved
 from benchmark.store.in_force import note_in_force
-from benchmark.store.places import cache_root, lock_path
+from benchmark.store.places import lock_path, made_folders
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import remove_leftovers
 
@@ -56,7 +56,7 @@ def run(resolved: Resolved) -> Finished:
         [job.facts() for job in jobs],
         {metric.name: class_identity(work.registry, type(metric)) for metric in work.metrics},
     )
-    for folder in (results, cache_root()):
+    for folder in (results, *made_folders()):
         remove_leftovers(folder)
     provenance(work.device)  # the state of the code is read once, and belongs to the start of the run
     say(_announced(resolved))
@@ -109,8 +109,9 @@ class _Running:
         due = [[piece for piece in stage if self._is_due(piece)] for stage in self._stages]
         if not any(due):
             return
-        if expected := _about(_forecast(self._resolved)):
-            say(f"about {expected} of work, by the seconds that are recorded")
+        rows = _forecast(self._resolved)
+        if any(row.seconds for row in rows):
+            say(f"about {_about(rows)} of work, by the seconds that are recorded")
         with self._resolved.executor(self, self._resolved.terms) as executor:
             for stage, capacity in zip(due, (executor.capacity, 1)):
                 self._queue.extend(stage)
@@ -190,6 +191,8 @@ class _Running:
         piece = self._flying.pop(number)
         piece.lock.release()
         piece.failures += outcome.failures
+        if outcome.unfit:
+            self._unfit.add(piece.job.fit_id)
         self._conclude(piece)
         self._board.refresh()
 

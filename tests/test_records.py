@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import re
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from benchmark.store import records
 from benchmark.store.records import SCHEMA, RecordStore, record_id
-from benchmark.store.sealed import Damaged, content_hash, file_hash, read_sealed, write_atomic, write_sealed
+from benchmark.store.sealed import (
+    Damaged,
+    content_hash,
+    file_hash,
+    read_sealed,
+    remove_leftovers,
+    write_atomic,
+    write_sealed,
+)
 
 ROW = {"dataset": "digits", "backbone": "conv_vae", "prior": "evalp", "label": "evalp", "seed": 0}
 IDENTITY = {"fit": "a" * 32, "metric": {"name": "fd", "version": 1}, "settings": {"generated": 500}}
@@ -289,3 +300,19 @@ def test_a_damaged_record_is_named_each_time_until_it_is_whole(store, reads):
     assert store.all() == first
     path.write_text(whole)
     assert len(store.all()[0]) == 1
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed_and_nothing_else(tmp_path):
+    write_atomic(tmp_path / "a" / "whole.json", b"whole")
+    begins = "import os, sys; from pathlib import Path; from benchmark.store import sealed\n"
+    begins += "sealed.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+    begins += "sealed.write_atomic(Path(sys.argv[1]), b'half')"
+    subprocess.run([sys.executable, "-c", begins, tmp_path / "a" / "half.json"], check=False)
+    (tmp_path / "a" / ".whole.json.elsewhere-1.abc.tmp").write_bytes(b"another machine's")
+    (tmp_path / "mine.tmp").write_bytes(b"a user's")
+    living = tmp_path / f".x.json.{platform.node()}-{os.getpid()}.abc.tmp"
+    living.write_bytes(b"this process's")
+    assert len(list(tmp_path.rglob("*.tmp"))) == 4
+    remove_leftovers(tmp_path)
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"whole.json", ".whole.json.elsewhere-1.abc.tmp", "mine.tmp", living.name}

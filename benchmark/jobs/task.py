@@ -45,10 +45,11 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What became of a task: metrics measured now, and reasons of failures."""
+    """What became of a task: metrics measured now, and reasons of failures. `unfit`: there is no fit to measure."""
 
     measured: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    unfit: bool = False
 
 
 class Listener:
@@ -71,8 +72,7 @@ def execute(task: Task, listener: Listener) -> Outcome:
                 closing.callback(source.close)
             evaluation = _evaluation(job, work, source) if task.metrics else None
         except Failed as failure:
-            outcome.failures.append(str(failure))
-            return outcome
+            return Outcome(failures=[str(failure)], unfit=True)
         wanted = {metric.name: metric for metric in work.metrics}
         for name in task.metrics:
             assert evaluation is not None

@@ -39,6 +39,11 @@ def data_roots(data_root: Path | None = None) -> list[Path]:
     return [root for root in named if root is not None] + [cache_root() / "data"]
 
 
+def made_folders() -> list[Path]:
+    """The folders of the cache that runs write to; a user's images lie in others."""
+    return [cache_root() / name for name in ("fits", "latents", "features", "references")]
+
+
 def lock_path(name: str) -> Path:
     """The lock file of that name, in the cache, for processes that share work."""
     path = cache_root() / "locks" / f"{name}.lock"
