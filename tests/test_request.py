@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from commands import record_files
+from joblib import cpu_count
 
 from benchmark.bundles.bundle import open_bundle
 from benchmark.errors import UsageError
@@ -55,6 +57,17 @@ def test_the_command_line_a_file_and_python_build_the_same_request(asked, tmp_pa
     )
     for words in (WORDS, ["--file", tmp_path / "run.toml"]):
         assert asked(*words, "--workers", 3) == in_python.model_copy(update={"workers": 3})
+
+
+def test_a_command_has_a_worker_a_core_and_python_one(asked, monkeypatch):
+    monkeypatch.setattr("conftest.alone", lambda words: words)
+    assert asked("--device", "cpu").workers == cpu_count()
+    assert Request().workers is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert asked().workers == 3
+    assert asked("--per-gpu", 2).workers == 6
+    assert asked("--device", "cpu", "--per-gpu", 2).workers == cpu_count()
 
 
 def test_what_is_typed_goes_before_what_the_file_says(asked, tmp_path):

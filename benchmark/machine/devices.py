@@ -32,6 +32,8 @@ def choose_device(name: DeviceName) -> torch.device:
 
 def count_workers(name: DeviceName, per_gpu: int) -> int:
     """How many processes share a device well: so many a GPU, or one a core that this process may use."""
+    import torch
+
     if name != "cpu" and torch.cuda.is_available():
         return per_gpu * torch.cuda.device_count()
     from joblib import cpu_count  # which knows of affinities and containers
