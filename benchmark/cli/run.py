@@ -19,6 +19,7 @@ from benchmark.cli.options import (
     WeightsOption,
 )
 from benchmark.machine.importing import importing
+from benchmark.processes.fork_server import start_server
 from benchmark.progress import say
 from benchmark.protocol import Budget, PresetName, Split
 
@@ -78,6 +79,8 @@ def run(
     ] = False,
 ) -> None:
     """Fit and score priors on a bundle and write the leaderboard (stage 2; what is recorded is not done again)."""
+    if workers != 1 and not dry_run:
+        start_server()  # it imports while this process does
     with importing():
         from benchmark import coordinator
         from benchmark.machine.devices import count_workers

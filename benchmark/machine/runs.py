@@ -21,7 +21,11 @@ class Runs:
 
 
 def measure_runs(run: Callable[[], Any], device: torch.device, repeats: int, seconds: float) -> Runs:
-    """Run once unmeasured, for what libraries allocate once is not the run's; then for its peak; then for its time."""
-    run()
+    """Run once for its peak of memory, which warms it up; then again and again for its time.
+
+    On a GPU it is run before that as well: what libraries allocate there once is seen, and is not the run's.
+    """
+    if device.type == "cuda":
+        run()
     peak = peak_memory(run, device)
     return Runs(peak, measure_durations(run, device, repeats, seconds))

@@ -63,12 +63,12 @@ def _connect() -> socket.socket:
             pass
         else:
             return server
-    server.connect(_start())
+    server.connect(start_server())
     return server
 
 
-def _start() -> str:
-    """Start a server; returns its address, which takes connections from now on."""
+def start_server() -> str:
+    """Start a server; returns its address, which takes connections from now on, while the server still imports."""
     global _address, _lifeline
     _address = os.path.join(tempfile.mkdtemp(prefix="latent-prior-benchmark-"), "server")
     _lifeline, of_server = socket.socketpair()
