@@ -22,7 +22,9 @@ from safetensors.torch import save
 
 import benchmark
 from benchmark.errors import UsageError
+from benchmark.executors import processes
 from benchmark.executors.api import Terms
+from benchmark.executors.processes import Processes
 from benchmark.jobs.fitting import Specimen
 from benchmark.jobs.foreign import Foreign, ForeignSource
 from benchmark.jobs.task import Listener, Task, execute
@@ -161,6 +163,59 @@ def test_two_workers_give_the_numbers_of_one_bit_for_bit(small_bundle, tmp_path)
     assert {kind for kind, count in threads.items() if count != 1} <= {"extraction_time"}
     assert threads["extraction_time"] == torch.get_num_threads(), "timings have all threads"
     assert {record["provenance"]["command"].split()[3] for record in records} == {"run"}
+
+
+def test_workers_are_spread_over_the_gpus_that_the_run_may_see(monkeypatch):
+    monkeypatch.setattr(processes, "_find_gpus", lambda: ["3", "7"])
+    with Processes(Keeping(), Terms(9, torch.device("cuda"), per_gpu=2)) as executor:
+        assert executor.capacity == 4
+        seen = [executor._hire().child.call(_visible).value for _ in range(4)]
+    assert seen == ["3", "7", "3", "7"]
+
+
+def _visible():
+    return os.environ["CUDA_VISIBLE_DEVICES"], {}
+
+
+@pytest.mark.parametrize(
+    "visible, found", [("5", ["5"]), ("2,GPU-8932f937", ["2", "GPU-8932f937"]), (None, ["0", "1", "2"])]
+)
+def test_gpus_are_those_that_this_process_was_given(visible, found, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert processes._find_gpus() == found
+
+
+LEAVES_A_THREAD = """
+import threading, time
+from benchmark.metrics.api import Metric, hookimpl
+
+class Leaves(Metric):
+    name = "leaves"
+    reads = ("split",)
+    def measure(self, evaluation):
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        return {"leaves": 1.0}
+
+@hookimpl
+def register_metrics():
+    return [Leaves]
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_thread_that_a_metric_leaves_keeps_nobody_waiting(workers, small_bundle, tmp_path):
+    (tmp_path / "leaves.py").write_text(LEAVES_A_THREAD)
+    words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--plugin", tmp_path / "leaves.py"]
+    words += ["--seeds", 1, "--device", "cpu", "--metrics", "leaves", "--workers", workers, "--results", tmp_path / "r"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    called = [sys.executable, "-m", "benchmark", *map(str, words)]
+    done = subprocess.run(called, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "| gaussian" in done.stdout
+    assert "measured leaves" in done.stderr
 
 
 # ---- what misbehaves ----------------------------------------------------------------------------------------------
@@ -477,7 +532,9 @@ def stray(folder):
 # ---- a script, a notebook -----------------------------------------------------------------------------------------
 
 
-def test_a_script_without_a_guard_is_not_run_again_by_its_workers(small_bundle, tmp_path):
+@pytest.mark.parametrize("where", ["script", "cell"])
+def test_code_without_a_guard_is_not_run_again_by_its_workers(where, small_bundle, tmp_path):
+    """A cell of a notebook is code without a file, as `python -c` has it."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -489,7 +546,8 @@ def test_a_script_without_a_guard_is_not_run_again_by_its_workers(small_bundle, 
         """)
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    called = [sys.executable, *([script] if where == "script" else ["-c", script.read_text()])]
+    done = subprocess.run(called, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     once, count = done.stdout.splitlines()
     assert once == "once"

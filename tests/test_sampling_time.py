@@ -47,3 +47,20 @@ def test_sampling_time_reports_each_batch_with_what_explains_it(held_out):
     assert len(asked) == 2 * 6, "what is decoded to be timed is not asked of a prior that may be slow"
     assert values["network_evaluations"] == 0
     assert values["parameters"] == 0
+
+
+def test_the_decoder_is_timed_once_for_all_rows_of_a_seed(held_out):
+    calls, shared = [], {}
+
+    def decode(z, generator):
+        calls.append(len(z))
+        return z.sigmoid()
+
+    values = []
+    for seed in (0, 0, 1):
+        asked = evaluation(Gaussian((2, 3), PriorConfig()), held_out, seed, timing_batches=(3, 50), timing_repeats=4)
+        asked.backbone.decode, asked.decoding = decode, shared
+        values.append(SamplingTime().measure(asked))
+    assert calls == 2 * [3, 3, 3, 3, 3, 50, 50, 50, 50, 50]  # of two seeds: the peak, and four repeats
+    one, other, _ = ([each for name, each in row.items() if name.startswith("decode")] for row in values)
+    assert one == other

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Callable
 
 import typer
@@ -43,6 +45,9 @@ def main() -> None:
     keep_freed_memory()
     try:
         app()
+    except SystemExit as end:
+        _leave(end.code)
+        raise
     except UsageError as error:
         say(f"error: {error}")
         sys.exit(2)
@@ -54,6 +59,15 @@ def main() -> None:
             raise
         say(f"error: {_said(error)}: {error.filename or 'the disk is full'}; what is recorded stays")
         sys.exit(2)
+
+
+def _leave(code: int | str | None) -> None:
+    """End at once where a plugin left a thread, which Python would wait for."""
+    left = [thread for thread in threading.enumerate() if not (thread.daemon or thread is threading.main_thread())]
+    if left and threading.current_thread() is threading.main_thread():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _said(error: OSError) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from typing import Protocol as Interface
@@ -45,6 +45,7 @@ class Evaluation(api.Evaluation):
 
     `identity` decides what `source` draws: its fit, its settings of sampling, the split of a reference row.
     `seen`: features (n, d) of a row that has images but no latents of its own, in random order.
+    `decoding`: what decoding costs by seed and count, which all rows of a run share.
     """
 
     source: Source | None
@@ -59,6 +60,7 @@ class Evaluation(api.Evaluation):
     train_posterior: Callable[[], tuple[Tensor, Tensor]]
     train_reference: Reference | None = None
     seen: Tensor | None = None
+    decoding: dict[tuple[int, int], Runs] = field(default_factory=dict)
 
     def stream(self, purpose: str) -> torch.Generator:
         return stream(self.device, purpose, self.seed)
@@ -85,6 +87,16 @@ class Evaluation(api.Evaluation):
         if isinstance(self.source, ForeignSource):
             return self.source.measure_draws(n, generator, repeats, seconds)
         return measure_runs(partial(self.source.sample, n, generator), self.device, repeats, seconds)
+
+    @torch.no_grad()
+    def measure_decoding(self, n: int) -> Runs:
+        if (self.seed, n) not in self.decoding:
+            generator = self.stream("timing decode")
+            z = self.held_out.sample(n, generator)  # any latents: a slow prior is not asked for them
+            run = partial(self.backbone.decode, z, generator)
+            repeats, seconds = self.protocol.timing_repeats, self.protocol.timing_seconds
+            self.decoding[self.seed, n] = measure_runs(run, self.device, repeats, seconds)
+        return self.decoding[self.seed, n]
 
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
         return decode_images(self.backbone, z, self.stream(purpose))

@@ -126,6 +126,7 @@ def _evaluation(job: Job, work: Workspace, source: Source | None) -> Evaluation:
         train_posterior=functools.partial(work.bundle.posterior, "train", work.device),
         train_reference=work.train_reference,
         seen=work.reconstructions if reference is not None and reference.from_images else None,
+        decoding=work.decoding,
     )
 
 

@@ -16,6 +16,7 @@ from benchmark.bundles.reconstructions import find_reconstructions
 from benchmark.bundles.reference import Reference, find_reference
 from benchmark.extractors.api import Extractor, Features
 from benchmark.machine.devices import choose_device
+from benchmark.machine.runs import Runs
 from benchmark.metrics.api import Metric
 from benchmark.plugin_files import Plugin
 from benchmark.progress import say
@@ -41,6 +42,7 @@ class Workspace:
     metrics: list[Metric]
     device: torch.device
     machine: dict[str, Any] = field(init=False)
+    decoding: dict[tuple[int, int], Runs] = field(default_factory=dict, init=False, repr=False)
     _splits: dict[str, PosteriorSplit] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

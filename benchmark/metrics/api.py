@@ -178,6 +178,10 @@ class Evaluation(ABC):
         """
 
     @abstractmethod
+    def measure_decoding(self, n: int) -> Any:
+        """What decoding n latents costs, likewise. Taken once for all rows of a seed: it belongs to none of them."""
+
+    @abstractmethod
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
         """Latents -> images rounded to 8 bits, uint8 (n, C, H, W), on the device."""
 

@@ -2,18 +2,17 @@
 
 Each warmed up, its peak memory taken, synchronised with the device, repeated until the protocol's count
 or its seconds, at least 3 times. The two are timed apart: taken in turns, the decoder leaves the prior a cold cache,
-half as slow again on a CPU.
+half as slow again on a CPU. The decoder is the same for all rows, and is timed once for those of a seed: two rows then
+differ by their priors alone.
 """
 
 from __future__ import annotations
 
 import statistics
-from functools import partial
 from typing import Any
 
 import torch
 
-from benchmark.machine.runs import measure_runs
 from benchmark.metrics.api import Column, Evaluation, Metric, hookimpl
 
 
@@ -46,15 +45,11 @@ class SamplingTime(Metric):
     @torch.no_grad()
     def measure(self, evaluation: Evaluation) -> dict[str, Any]:
         protocol, generator = evaluation.protocol, evaluation.stream("timing")
-        source, decode = evaluation.source, evaluation.backbone.decode
-        values: dict[str, Any] = {}
+        source, values = evaluation.source, dict[str, Any]()
         for batch in protocol.timing_batches:
-            z = evaluation.held_out.sample(batch, generator)  # any latents: a slow prior is not asked for them
             measured = {
                 "prior": evaluation.measure_draws(batch, generator),
-                "decode": measure_runs(
-                    partial(decode, z, generator), evaluation.device, protocol.timing_repeats, protocol.timing_seconds
-                ),
+                "decode": evaluation.measure_decoding(batch),
             }
             quartiles = {}
             for what, runs in measured.items():
