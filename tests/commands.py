@@ -23,7 +23,7 @@ RUN = ["--priors", "gaussian", "--seeds", 1, "--metrics", "fd", "--device", "cpu
 
 def _command(words, cache, log, server):
     os.environ["LATENT_PRIOR_CACHE"] = cache
-    fork_server._address = server
+    fork_server._requests = server
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -46,7 +46,7 @@ def start(words, cache, log):
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
         multiprocessing.forkserver.ensure_running()
     with Child():  # so that there is a server, which all commands of the tests share
-        server = fork_server._address
+        server = fork_server._requests
     words = [str(word) for word in alone(words)]
     process = forked.Process(target=_command, args=(words, str(cache), str(log), server))
     process.start()

@@ -69,11 +69,11 @@ class Child:
 
     def __init__(self, say: Callable[[str], None] | None = None, environment: dict[str, str] | None = None) -> None:
         self._output = _Output(say) if say else None
-        self._channel, self._guard = fork_child(self._output.writing if self._output else sys.stderr.fileno(), serve)
+        writing = self._output.writing if self._output else sys.stderr.fileno()
+        self._channel, self._guard, self._number = fork_child(writing, serve)
         if self._output:
             self._output.follow()
-        self._number = _read_number(self._guard) or 0
-        self._guarded = self._number > 0
+        self._guarded = True
         self._status: int | None = None
         with contextlib.suppress(OSError):  # it has died: what is asked of it next says so
             self._channel.send(
@@ -144,7 +144,7 @@ class Child:
             with contextlib.suppress(OSError):
                 self._guard.shutdown(socket.SHUT_WR)
             self._await_status()
-        if not self._guarded and self._number:
+        if not self._guarded:
             with contextlib.suppress(OSError):
                 os.killpg(self._number, signal.SIGKILL)
         self._guard.close()

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import importlib
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -34,83 +33,78 @@ PRELOADED = "benchmark.jobs.preloaded"
 #: what the kernel is to end first where memory runs out: a child, not who waits for it
 FIRST_TO_GO = "1000"
 
-_address: str | None = None
+_requests: socket.socket | None = None  # to the server; a child has its own copy
 _lifeline: socket.socket | None = None  # of the server that this process started
 
 
-def fork_child(output: int, serve: Callable[[Connection], None]) -> tuple[Connection, socket.socket]:
+def fork_child(output: int, serve: Callable[[Connection], None]) -> tuple[Connection, socket.socket, int]:
     """A new process that runs `serve(connection)`, its standard output and errors going to the file `output`.
 
-    Returns the other end of its connection, and the guard's end: what closes it kills the child. Four bytes from it are
-    the child's number, and four more, when it has ended, its wait status. `serve` is a function of a module of ours.
+    Returns the other end of its connection, the guard's end, and its number. What closes the guard's end kills the
+    child, and four bytes from it, when the child has ended, are its wait status. `serve` is a function of a module.
     """
+    where = f"{serve.__module__}:{serve.__qualname__}".encode()
+    for _ in range(2):
+        if _requests is None:
+            start_server()
+        if made := _ask(where, output):
+            return made
+        start_server()  # the one that was there has been killed
+    raise OSError(errno.ECHILD, "the server that forks this suite's processes ended twice")
+
+
+def _ask(where: bytes, output: int) -> tuple[Connection, socket.socket, int] | None:
+    """What `fork_child` returns; None where the server is no more."""
+    assert _requests is not None
     ours, theirs = Pipe()
     report, of_guard = socket.socketpair()
-    with theirs, of_guard, _connect() as server:
-        where = f"{serve.__module__}:{serve.__qualname__}".encode()
-        socket.send_fds(server, [where], [theirs.fileno(), of_guard.fileno(), output])
-        server.recv(1)  # it has taken them
-    return ours, report
-
-
-def _connect() -> socket.socket:
-    """A connection to the server that is there, or to a new one."""
-    server = socket.socket(socket.AF_UNIX)
-    if _address is not None:
+    with theirs, of_guard:
         try:
-            server.connect(_address)
-        except OSError:  # it was killed
-            pass
-        else:
-            return server
-    server.connect(start_server())
-    return server
+            socket.send_fds(_requests, [where], [theirs.fileno(), of_guard.fileno(), output])
+        except OSError:
+            return None
+    number = report.recv(4)
+    return (ours, report, int.from_bytes(number, "little")) if len(number) == 4 else None
 
 
-def start_server() -> str:
-    """Start a server; returns its address, which takes connections from now on, while the server still imports."""
-    global _address, _lifeline
-    _address = os.path.join(tempfile.mkdtemp(prefix="latent-prior-benchmark-"), "server")
+def start_server() -> None:
+    """Start a server, which takes requests from now on, while it still imports."""
+    global _requests, _lifeline
+    _requests, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     _lifeline, of_server = socket.socketpair()
+    atexit.register(_requests.close)
     atexit.register(_lifeline.close)
-    with socket.socket(socket.AF_UNIX) as listener, of_server:
-        listener.bind(_address)
-        listener.listen(128)
-        root = str(Path(__file__).resolve().parents[2])
-        code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import main; main(*map(int, sys.argv[1:]))"
-        descriptors = listener.fileno(), of_server.fileno()
+    root = str(Path(__file__).resolve().parents[2])
+    code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import main; main(*map(int, sys.argv[1:]))"
+    with taken, of_server:
+        descriptors = taken.fileno(), _requests.fileno(), of_server.fileno()
         subprocess.Popen(
             [sys.executable, "-c", code, *map(str, descriptors)],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C on a terminal is for the command alone
         )
-    return _address
 
 
-def main(listening: int, living: int) -> None:
-    """The server: forks a guard with its child for each connection, until the process that started it is no more."""
-    global _address
+def main(taking: int, asking: int, living: int) -> None:
+    """The server: forks a guard with its child for each request, until the process that started it is no more."""
+    global _requests
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no guard is waited for
-    listener, lifeline = socket.socket(fileno=listening), socket.socket(fileno=living)
-    _address = listener.getsockname()  # a child finds the same server
+    taken, lifeline = socket.socket(fileno=taking), socket.socket(fileno=living)
+    _requests = socket.socket(fileno=asking)  # for the children, which may want some of their own
     with importing():  # what is imported here is shared by all forks, and searched for garbage by none
         importlib.import_module(PRELOADED)
-    while lifeline not in select.select([listener, lifeline], [], [])[0]:
-        server, _ = listener.accept()
-        with server:
-            where, descriptors, _, _ = socket.recv_fds(server, 1_000, 3)
-            if len(descriptors) == 3 and os.fork() == 0:
-                for each in (listener, lifeline, server):
-                    each.close()
-                with contextlib.suppress(BaseException):
-                    _guard(where.decode(), *descriptors)
-                os._exit(1)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            server.send(b".")
-    shutil.rmtree(os.path.dirname(_address), ignore_errors=True)
+    while lifeline not in select.select([taken, lifeline], [], [])[0]:
+        where, descriptors, _, _ = socket.recv_fds(taken, 1_000, 3)
+        if len(descriptors) == 3 and os.fork() == 0:
+            taken.close()
+            lifeline.close()
+            with contextlib.suppress(BaseException):
+                _guard(where.decode(), *descriptors)
+            os._exit(1)
+        for descriptor in descriptors:
+            os.close(descriptor)
     os._exit(0)  # what libraries have to say at an orderly end is of no use
 
 
