@@ -12,16 +12,16 @@ from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.metrics.api import Metric
 from benchmark.progress import say
-from benchmark.registry import Registry
+from benchmark.registry import PATIENCE, Registry
 from benchmark.settings import parse_named, validate
 
 #: words that stand for all metrics whose values belong to no machine, and to one
 BOUND_TO_MACHINE = {"scores": False, "timings": True}
 
 
-def open_registry(plugins: Iterable[Path], apart: bool = False) -> Registry:
+def open_registry(plugins: Iterable[Path], apart: bool = False, patience: float | None = None) -> Registry:
     """The registry with those plugin files; one that is broken is named before anything is done without it."""
-    registry = Registry(list(plugins), apart=apart)
+    registry = Registry(list(plugins), apart=apart, patience=patience or PATIENCE)
     registry.at_hand("prior")  # which reads them
     for origin, why in registry.broken.items():
         say(f"broken plugin {origin}: {why}")

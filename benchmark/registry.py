@@ -37,8 +37,8 @@ from benchmark.progress import say
 from benchmark.store.closure import PLUGIN, source_hash
 from priors.api import LatentPrior
 
-#: seconds that a plugin's import may take in a process of its own
-IMPORT_LIMIT = 300.0
+#: seconds that a plugin may take to be imported, or to say what its settings are, in a process of its own
+PATIENCE = 300.0
 
 hookspec = pluggy.HookspecMarker(GROUP)
 
@@ -110,13 +110,15 @@ class ForeignPrior:
 class Registry:
     """All that is registered. `broken` maps a plugin's origin to the reason why it (or a part of it) is not.
 
-    `files` and `plugins` are read first; `apart`: strangers' priors are not imported here. `imported` are the plugins
+    `files` and `plugins` are read first; `apart`: strangers' priors are not imported here, and have `patience` seconds
+    to say what they are. `imported` are the plugins
     that were, one of those that are not files only where something else than a prior is registered by it.
     """
 
     files: list[Path] = field(default_factory=list)
     plugins: list[Plugin] = field(default_factory=list)
     apart: bool = False
+    patience: float = PATIENCE
     broken: dict[str, str] = field(default_factory=dict, init=False)
     imported: list[Plugin] = field(default_factory=list, init=False)
 
@@ -196,7 +198,7 @@ class Registry:
             return
         try:
             with Child(say) as child:
-                found = child.call(survey, plugin, limit=IMPORT_LIMIT).value
+                found = child.call(survey, plugin, limit=self.patience).value
         except Died as death:
             self.broken[plugin.origin] = f"when it is imported, {death}"
             return

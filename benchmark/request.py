@@ -180,7 +180,7 @@ def resolve(
     record has them, whatever the preset says today.
     """
     preset = choose_preset(request.protocol, request.budget, request.split)
-    registry = registry or open_registry(request.plugins, apart=True)
+    registry = registry or open_registry(request.plugins, apart=True, patience=request.job_timeout)
     device = choose_device(request.device)
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)

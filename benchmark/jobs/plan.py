@@ -14,7 +14,7 @@ from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.plugin_files import Plugin
 from benchmark.processes.child import Answer, Child, Died, Raised
 from benchmark.progress import say
-from benchmark.registry import IMPORT_LIMIT, ForeignPrior, Registry
+from benchmark.registry import ForeignPrior, Registry
 from benchmark.settings import format_value, validate
 from priors.api import LatentPrior, PriorConfig
 
@@ -40,7 +40,7 @@ def make_prior_row(registry: Registry, name: str, settings: dict[str, Any], bund
     cls = registry.get("prior", name)
     if not isinstance(cls, ForeignPrior):
         return _planned(registry, cls, settings, bundle.dataset, bundle.latent_shape, budget)
-    row = _ask(cls, _plan_there, settings, bundle.dataset, bundle.latent_shape, budget)
+    row = _ask(registry, cls, _plan_there, settings, bundle.dataset, bundle.latent_shape, budget)
     return Row(**row, plugin=cls.plugin)
 
 
@@ -48,15 +48,17 @@ def complete_settings(registry: Registry, name: str, settings: dict[str, Any]) -
     """All settings of a prior, those that are not given being the class's defaults, and no recipe's."""
     cls = registry.get("prior", name)
     if isinstance(cls, ForeignPrior):
-        return _ask(cls, _complete_there, settings)
+        return _ask(registry, cls, _complete_there, settings)
     return validate(cls.Config, settings, f"prior {name}").model_dump(mode="json")
 
 
-def _ask(cls: ForeignPrior, function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+def _ask(
+    registry: Registry, cls: ForeignPrior, function: Callable[..., dict[str, Any]], *arguments: Any
+) -> dict[str, Any]:
     """What a function of the class says in a process of its own. Raises `UsageError`."""
     try:
         with Child(say) as child:
-            said = child.call(_refused, function, cls.plugin, cls.name, *arguments, limit=IMPORT_LIMIT).value
+            said = child.call(_refused, function, cls.plugin, cls.name, *arguments, limit=registry.patience).value
     except (Died, Raised) as end:
         why = str(end).splitlines()[-1]
         raise UsageError(f"prior {cls.name} ({cls.plugin.origin}): when its settings were read, {why}") from end
