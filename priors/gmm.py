@@ -33,9 +33,9 @@ HELD_OUT = 10_000  # draws in the held-out likelihood
 class GMMConfig(PriorConfig):
     """`iterations` are at most so many for each number of components; `floor` is added to every variance."""
 
-    components: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    components: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     covariance: Literal["diagonal", "full"] = "full"
-    draws: int = Field(50_000, ge=2)
+    draws: int = Field(100_000, ge=2)
     iterations: int = Field(200, ge=1)
     tolerance: float = Field(1e-3, gt=0)
     floor: float = Field(1e-6, gt=0)
@@ -55,7 +55,7 @@ class GMM(LatentPrior):
     config: GMMConfig
     block_recipes = {
         "mnist": (128, {}),
-        "celeba64": (1_280, {"covariance": "diagonal"}),
+        "celeba64": (1_280, {"covariance": "diagonal", "draws": 50_000}),
         "cifar10": (5_120, {"covariance": "diagonal", "draws": 20_000}),
     }
     quick = {"draws": 10_000, "iterations": 50}
@@ -159,7 +159,7 @@ def _step(z: Tensor, mixture: Mixture, floor: float) -> tuple[Mixture, Tensor]:
     """One iteration, and the log-likelihood of a draw before it."""
     full, (components, d) = mixture.roots.dim() == 3, mixture.means.shape
     counts, firsts = z.new_zeros(components), z.new_zeros(components, d)
-    seconds = z.new_zeros(components, d * d if full else d)
+    seconds = z.new_zeros(components * d, d) if full else z.new_zeros(components, d)
     likelihood = z.new_zeros(())
     for rows, joint in log_joint(z, *mixture):
         log_p = joint.logsumexp(1, keepdim=True)
@@ -167,11 +167,12 @@ def _step(z: Tensor, mixture: Mixture, floor: float) -> tuple[Mixture, Tensor]:
         shares = (joint - log_p).exp().T
         counts += shares.sum(1)
         firsts += shares @ rows
-        seconds += shares @ ((rows[:, :, None] * rows[:, None, :]).flatten(1) if full else rows.square())
+        seconds += (shares[:, None] * rows.T).flatten(0, 1) @ rows if full else shares @ rows.square()
     counts += 10 * torch.finfo(z.dtype).eps  # a component that nothing belongs to
     means = firsts / counts[:, None]
     if full:
-        covariances = (seconds / counts[:, None]).unflatten(1, (d, d)) - means[:, :, None] * means[:, None, :]
+        covariances = seconds.unflatten(0, (components, d)) / counts[:, None, None]
+        covariances -= means[:, :, None] * means[:, None, :]
         covariances.diagonal(dim1=1, dim2=2).add_(floor)
         roots, failed = torch.linalg.cholesky_ex(covariances)
         if failed.any():

@@ -47,6 +47,11 @@ class PosteriorMixture(LatentPrior):
     name = "mixture"
     Config = MixtureConfig
     config: MixtureConfig
+    recipes = {
+        "mnist": (16, {"components": 1_000}),  # chosen on val
+        "cifar10": (128, {}),
+        "celeba64": (64, {}),
+    }
     quick = {"components": 100, "steps": 600}
     learns = {"ring": 0.05, "mixture": 0.1, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.3}
     network_evaluations = 0

@@ -61,7 +61,8 @@ class Radial(LatentPrior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         d = math.prod(self.latent_shape)
-        logs = z.flatten(1).double().norm(dim=1, keepdim=True).log()
+        norm = z.flatten(1).double().norm(dim=1, keepdim=True)
+        logs = norm.clamp_min(torch.finfo(norm.dtype).tiny).log()  # the origin has no logarithm, and next to no density
         density = kernels.log_density(logs, self.centres, self.widths) - log_area(d) - d * logs
         return density.squeeze(1).to(z.dtype)
 

@@ -19,7 +19,7 @@ MEMBERS = [
     "evalp[sampler=mlp,kl_weight=0]",
 ]
 #: whose quick budget takes the longest to learn the ring; they keep the contract like the others after a few steps
-LONG = ("ncp", "mcmc_ebm", "evalp[kl_weight=1]", "evalp[sampler=spline]", "evalp[sampler=mlp,kl_weight=0]")
+LONG = ("ncp", "mcmc_ebm", "kde", "evalp[kl_weight=1]", "evalp[sampler=spline]", "evalp[sampler=mlp,kl_weight=0]")
 #: settings that are known to several priors, so small that a fit takes no time
 FEW = {"steps": 20, "draws": 1_000, "kept": 200, "iterations": 5}
 

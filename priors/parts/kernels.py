@@ -17,7 +17,7 @@ from torch import Tensor
 
 KERNELS = 256
 BANDWIDTHS = [0.02 * 1.4**step for step in range(11)]  # 0.02 to 0.58 standard deviations
-CHUNK = {"cuda": 2**25, "cpu": 2**20}  # numbers in memory at a time
+CHUNK = {"cuda": 2**25, "cpu": 2**17}  # numbers in memory at a time, on a CPU as many as stay in its cache
 
 
 def fit_kernels(x: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:

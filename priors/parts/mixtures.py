@@ -17,8 +17,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-#: numbers in memory at a time: on a CPU about as many as its cache holds
-CHUNK = {"cuda": 2**25, "cpu": 2**20}
+#: numbers in memory at a time, on a CPU as many as stay in its cache; and the fewest rows worth a matrix product
+CHUNK = {"cuda": 2**25, "cpu": 2**17}
+FEWEST_ROWS = 64
 
 
 def log_joint(z: Tensor, weights: Tensor, means: Tensor, roots: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -36,7 +37,7 @@ def log_joint(z: Tensor, weights: Tensor, means: Tensor, roots: Tensor) -> Itera
         precision = roots.square().reciprocal()
         log_det = roots.log().sum(1)
     constants = weights.log() - log_det - d / 2 * math.log(2 * math.pi)
-    for rows in z.split(max(CHUNK[z.device.type] // (components * d if full else components + d), 1)):
+    for rows in z.split(max(CHUNK[z.device.type] // (components * d if full else components), FEWEST_ROWS)):
         if full:
             distances = (rows @ to_noise - centres).square().unflatten(1, (components, d)).sum(2)
         else:
