@@ -18,7 +18,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +37,8 @@ from benchmark.progress import say
 from benchmark.store.closure import PLUGIN, source_hash
 from priors.api import LatentPrior
 
+#: for whom `--priors` asks beside names and groups
+ALL = "all"
 #: seconds that a plugin may take to be imported, or to say what its settings are, in a process of its own
 PATIENCE = 300.0
 
@@ -104,6 +106,8 @@ class ForeignPrior:
     plugin: Plugin
     name: str
     companions: tuple[dict[str, Any], ...]
+    group: str
+    by_default: bool
 
 
 @dataclass
@@ -158,6 +162,13 @@ class Registry:
         self._read_built_in(kind)
         return [name for name, cls in self._classes[kind].items() if self._origins[cls] not in self._installed]
 
+    def find_priors(self, word: str | None) -> list[str]:
+        """The priors at hand that a word stands for: `all`, their group, or (None) what a run has by default."""
+        known = [self.get("prior", name) for name in self.at_hand("prior")]
+        if word is None:
+            return [cls.name for cls in known if cls.by_default]
+        return [cls.name for cls in known if word in (ALL, cls.group)]
+
     def origin(self, cls: Any) -> str:
         """`built-in`, the plugin's file, or the entry point it came from."""
         return self._origins[cls]
@@ -208,7 +219,7 @@ class Registry:
         if found["broken"] is not None:
             self.broken[plugin.origin] = found["broken"]
         for prior in found["priors"]:
-            stand_in = ForeignPrior(plugin, prior["name"], tuple(prior["companions"]))
+            stand_in = ForeignPrior(plugin, **{**prior["known"], "companions": tuple(prior["known"]["companions"])})
             try:
                 self._add("prior", stand_in, plugin.origin, prior["source"])
             except ValueError as error:
@@ -259,6 +270,8 @@ class Registry:
         """Register a class, or what stands for it. Raises `ValueError` where its name cannot be had."""
         if kind == "prior" and cls.name in REFERENCE_ROWS:
             raise ValueError(f"the prior name '{cls.name}' is that of a reference row")
+        if kind == "prior" and cls.name == ALL:
+            raise ValueError(f"the prior name '{ALL}' means every prior")
         if kind == "metric" and cls.name == FIT:
             raise ValueError(f"the metric name '{FIT}' is that of a fit's own record")
         if cls.name in self._classes[kind]:
@@ -275,8 +288,9 @@ def survey(plugin: Plugin) -> Answer:
         kind: [cls for name in registry.at_hand(kind) if registry.origin(cls := registry.get(kind, name)) != "built-in"]
         for kind in KINDS
     }
+    known = [field.name for field in fields(ForeignPrior) if field.name != "plugin"]
     priors = [
-        {"name": cls.name, "companions": list(cls.companions), "source": registry.source(cls)} for cls in own["prior"]
+        {"known": {name: getattr(cls, name) for name in known}, "source": registry.source(cls)} for cls in own["prior"]
     ]
     others = any(classes for kind, classes in own.items() if kind != "prior")
     return {"priors": priors, "others": others, "broken": registry.broken.get(plugin.origin)}, {}

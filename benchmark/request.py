@@ -45,8 +45,8 @@ Priors = tuple[tuple[str, dict[str, Any]], ...]
 class Request(BaseModel):
     """What is compared, on what, how, and where it is kept. Every field is an option of `run` and a key of its file.
 
-    `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, or a list of such words; None for
-    all that come with the suite and `plugins`. `seeds`: how many from 0 on, or a list of them. `workers`: how many
+    `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, groups of them or `'all'`, or a list
+    of such words; None for a handful and those of `plugins`. `seeds`: how many from 0 on, or a list of them. `workers`: how many
     processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most. `job_timeout`: seconds.
     `executor`: by name, None for the usual one of so many workers. Paths are relative to the current folder.
     """

@@ -168,6 +168,7 @@ def _promise(config: EVaLPConfig) -> dict[str, float]:
 
 class EVaLP(LatentPrior):
     name = "evalp"
+    group = "energy"
     Config = EVaLPConfig
     config: EVaLPConfig
     recipes = {

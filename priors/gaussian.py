@@ -11,6 +11,7 @@ from priors.parts.standard_normal import log_standard_normal
 
 class Gaussian(LatentPrior):
     name = "gaussian"
+    group = "closed_form"
     learns = {"standard": 0.005}
     network_evaluations = 0
 

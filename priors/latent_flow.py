@@ -41,6 +41,7 @@ class LatentFlowConfig(PriorConfig):
 
 class LatentFlow(LatentPrior):
     name = "latent_flow"
+    group = "flows"
     Config = LatentFlowConfig
     config: LatentFlowConfig
     recipes = {

@@ -43,6 +43,7 @@ class MCMCEBMConfig(PriorConfig):
 
 class MCMCEBM(LatentPrior):
     name = "mcmc_ebm"
+    group = "energy"
     Config = MCMCEBMConfig
     config: MCMCEBMConfig
     recipes = {

@@ -57,6 +57,7 @@ def classifier_loss(energy: Energy, z_q: Tensor, z_0: Tensor) -> Tensor:
 
 class NCP(LatentPrior):
     name = "ncp"
+    group = "energy"
     Config = NCPConfig
     config: NCPConfig
     recipes = {

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmark.machine import arithmetic
+from benchmark.registry import Registry
 from benchmark.report.tables import make_tables
 
 
@@ -40,7 +41,7 @@ def test_float32_alone_leaves_no_tf32_and_the_record_says_so():
         torch.backends.cudnn.deterministic = deterministic
 
 
-@pytest.mark.parametrize("prior", ["gaussian", "evalp", "latent_flow", "ncp", "mcmc_ebm"])
+@pytest.mark.parametrize("prior", Registry().at_hand("prior"))
 def test_every_prior_keeps_its_contract_on_a_gpu(prior, command):
     command("check", prior, "--device", "cuda")
 

@@ -144,8 +144,20 @@ def test_gaussian_and_the_reference_rows_are_always_there_and_once(priors):
     assert len(shown) == len(set(shown))
 
 
-def test_the_default_is_every_prior_at_hand():
-    assert {row.name for row in made(None) if row.prior} == set(Registry().all("prior"))
+def test_all_is_every_prior_at_hand_a_group_its_members_and_the_default_a_handful():
+    registry = Registry()
+    priors = registry.all("prior")
+    assert {row.name for row in made("all") if row.prior} == set(priors)
+    assert {cls.group for cls in priors.values()} == {"closed_form", "flows", "energy"}
+    for group in ("closed_form", "flows", "energy"):
+        members = {name for name, cls in priors.items() if cls.group == group}
+        assert {row.name for row in made(group) if row.prior} == members | {"gaussian"}
+    assert {row.name for row in made("flows,gmm") if row.prior} == {"gaussian", "latent_flow", "gmm"}
+    handful = {row.name for row in made(None) if row.prior}
+    assert handful == {name for name, cls in priors.items() if cls.by_default}
+    assert {"gaussian", "evalp", "ncp", "gmm"} <= handful < set(priors)
+    with pytest.raises(UsageError, match="'energy' is a group: it takes no settings; its priors are evalp"):
+        made("energy[steps=3]")
 
 
 def config(priors, budget):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -121,9 +121,13 @@ def make_rows(
     budget: str,
     reference_split: str | None = None,
 ) -> list[Row]:
-    """The reference rows, the Gaussian, then what was asked for (None: every prior but installed plugins')."""
+    """The reference rows, the Gaussian, then what was asked for: priors, `all` or groups (None: what is so by default).
+
+    Priors of installed plugins are asked for by their names alone.
+    """
     wanted: list[tuple[str, dict[str, Any]]] = [("gaussian", {})]
-    for name, settings in [(name, {}) for name in registry.at_hand("prior")] if priors is None else priors:
+    asked = [(name, {}) for name in registry.find_priors(None)] if priors is None else priors
+    for name, settings in _without_groups(registry, asked):
         if name in REFERENCES:
             raise UsageError(f"'{name}' is a reference row: it is always shown, and is not a prior to ask for")
         wanted.append((name, settings))
@@ -132,6 +136,17 @@ def make_rows(
     made = [make_reference_row(name) for name, of in REFERENCES.items() if of.stands_beside(reference_split)]
     made += [make_prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
     return list({row.label: row for row in made}.values())
+
+
+def _without_groups(
+    registry: Registry, asked: Sequence[tuple[str, dict[str, Any]]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The members in place of a group."""
+    for word, settings in asked:
+        members = [] if word in registry.at_hand("prior") else registry.find_priors(word)
+        if members and settings:
+            raise UsageError(f"'{word}' is a group: it takes no settings; its priors are {', '.join(members)}")
+        yield from [(name, {}) for name in members] or [(word, settings)]
 
 
 def make_jobs(made: list[Row], bundle: Bundle, seeds: Sequence[int], budget: str, device_type: str) -> list[Job]:

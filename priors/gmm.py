@@ -1,0 +1,188 @@
+"""A mixture of Gaussians, fitted by expectation-maximisation (Dempster, Laird and Rubin 1977) to draws of q_agg.
+
+    p(z) = sum_k w_k N(z; mu_k, S_k)
+    E:  r_nk = w_k N(z_n; mu_k, S_k) / p(z_n)
+    M:  w_k = mean r_nk;  mu_k, S_k = mean and covariance of z under r_nk,  S_k + floor I
+
+the "ex-post density estimation" of Ghosh et al. 2020 (RAE, arXiv 1903.12436), who take 10 full covariances and
+scikit-learn's stopping rule: the log-likelihood of a draw gains less than `tolerance`. Components start at centres
+drawn by k-means++ (Arthur and Vassilvitskii 2007), each with the weight of the draws nearest to it and all with the
+covariance that is left within them.
+
+`components=auto` climbs a ladder of sizes while the held-out likelihood rises, and keeps the best: on draws of the
+validation images, so that components that have learned single images by heart do not pass. With a number, that many.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.parts.draws import finite_draws
+from priors.parts.mixtures import choose, draw, log_density, log_joint
+
+LADDER = (1, 2, 5, 10, 20, 50, 100, 200)  # numbers of components that `auto` tries
+HELD_OUT = 10_000  # draws in the held-out likelihood
+
+
+class GMMConfig(PriorConfig):
+    """`iterations` are at most so many for each number of components; `floor` is added to every variance."""
+
+    components: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    covariance: Literal["diagonal", "full"] = "full"
+    draws: int = Field(100_000, ge=2)
+    iterations: int = Field(200, ge=1)
+    tolerance: float = Field(1e-3, gt=0)
+    floor: float = Field(1e-6, gt=0)
+
+
+class Mixture(NamedTuple):
+    """As in `priors.parts.mixtures`: weights (k,), means (k, d), roots (k, d) or (k, d, d)."""
+
+    weights: Tensor
+    means: Tensor
+    roots: Tensor
+
+
+class GMM(LatentPrior):
+    name = "gmm"
+    group = "closed_form"
+    Config = GMMConfig
+    config: GMMConfig
+    block_recipes = {
+        "mnist": (128, {}),
+        "celeba64": (1_280, {"covariance": "diagonal", "draws": 50_000}),
+        "cifar10": (5_120, {"covariance": "diagonal", "draws": 20_000}),
+    }
+    quick = {"draws": 10_000, "iterations": 50}
+    learns = {"ring": 0.05, "mixture": 0.05, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.1}
+    network_evaluations = 0
+    weights: Tensor
+    means: Tensor
+    roots: Tensor
+
+    def __init__(self, latent_shape: tuple[int, ...], config: GMMConfig) -> None:
+        super().__init__(latent_shape, config)
+        d, most = math.prod(latent_shape), max(ladder(config.components))
+        # where fewer components are chosen than there is room for, those behind them have no weight
+        self.register_buffer("weights", torch.full((most,), 1 / most))
+        self.register_buffer("means", torch.zeros(most, d))
+        root = torch.ones(d) if config.covariance == "diagonal" else torch.eye(d)
+        self.register_buffer("roots", root.expand(most, *root.shape).clone())
+
+    @torch.no_grad()
+    def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
+        config, best = self.config, math.inf
+        z = finite_draws(posterior.train, config.draws, generator)
+        held_out = finite_draws(posterior.val, HELD_OUT, generator)
+        sizes = [size for size in ladder(config.components) if size <= len(z)]
+        for rung, size in enumerate(sizes):
+            begun = start(z, size, config.covariance == "full", config.floor, generator)
+            made, iterations = expectation_maximisation(z, begun, config.floor, config.iterations, config.tolerance)
+            nll = -log_density(held_out, *made).mean().item()
+            progress(rung + 1, len(sizes), held_out_nll=nll, components=size, iterations=iterations)
+            if not math.isfinite(nll):
+                raise Diverged(f"the held-out likelihood of {size} components is not finite")
+            if nll >= best:
+                break
+            best = nll
+            self._keep(made)
+        return {"held_out_nll": best, "components": int((self.weights > 0).sum())}
+
+    def _keep(self, made: Mixture) -> None:
+        self.weights.zero_()
+        for mine, its in zip((self.weights, self.means, self.roots), made):
+            mine[: len(its)] = its
+
+    def _mixture(self) -> Mixture:
+        """The components that have any weight."""
+        used = self.weights > 0
+        return Mixture(self.weights[used], self.means[used], self.roots[used])
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return draw(n, *self._mixture(), generator).unflatten(1, self.latent_shape)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return log_density(z.flatten(1), *self._mixture())
+
+    def energy(self, z: Tensor) -> Tensor:
+        return -self.log_prob(z)
+
+
+def ladder(components: int | Literal["auto"]) -> tuple[int, ...]:
+    """The numbers of components to try."""
+    return LADDER if components == "auto" else (components,)
+
+
+def start(z: Tensor, components: int, full: bool, floor: float, generator: torch.Generator) -> Mixture:
+    """Centres drawn from z (n, d), each in proportion to its squared distance from those before it."""
+    centres = z[choose(z.new_ones(len(z)), 1, generator)]
+    nearest, of = (z - centres).square().sum(1), z.new_zeros(len(z), dtype=torch.long)
+    for index in range(1, components):
+        centre = z[choose(nearest + torch.finfo(z.dtype).tiny, 1, generator)]
+        distance = (z - centre).square().sum(1)
+        of = torch.where(distance < nearest, index, of)
+        nearest = torch.minimum(nearest, distance)
+        centres = torch.cat([centres, centre])
+    weights = torch.bincount(of, minlength=components).clamp_min(1) / len(z)
+    left = z - centres[of]
+    if full:
+        covariance = left.T @ left / len(z)
+        covariance.diagonal().add_(floor)
+        root = torch.linalg.cholesky(covariance)
+    else:
+        root = (left.square().mean(0) + floor).sqrt()
+    return Mixture(weights / weights.sum(), centres, root.expand(components, *root.shape))
+
+
+def expectation_maximisation(
+    z: Tensor, mixture: Mixture, floor: float, iterations: int, tolerance: float
+) -> tuple[Mixture, int]:
+    """The mixture that EM makes of a first one on z (n, d), and after how many iterations. Raises `Diverged`."""
+    iteration, now, gain = 0, -math.inf, math.inf
+    while iteration < iterations and abs(gain) >= tolerance:
+        iteration, before = iteration + 1, now
+        mixture, likelihood = _step(z, mixture, floor)
+        now = likelihood.item()
+        gain = now - before
+        if not math.isfinite(now):
+            raise Diverged(f"the likelihood of {len(mixture.weights)} components is not finite")
+    return mixture, iteration
+
+
+def _step(z: Tensor, mixture: Mixture, floor: float) -> tuple[Mixture, Tensor]:
+    """One iteration, and the log-likelihood of a draw before it."""
+    full, (components, d) = mixture.roots.dim() == 3, mixture.means.shape
+    counts, firsts = z.new_zeros(components), z.new_zeros(components, d)
+    seconds = z.new_zeros(components * d, d) if full else z.new_zeros(components, d)
+    likelihood = z.new_zeros(())
+    for rows, joint in log_joint(z, *mixture):
+        log_p = joint.logsumexp(1, keepdim=True)
+        likelihood += log_p.sum()
+        shares = (joint - log_p).exp().T
+        counts += shares.sum(1)
+        firsts += shares @ rows
+        seconds += (shares[:, None] * rows.T).flatten(0, 1) @ rows if full else shares @ rows.square()
+    counts += 10 * torch.finfo(z.dtype).eps  # a component that nothing belongs to
+    means = firsts / counts[:, None]
+    if full:
+        covariances = seconds.unflatten(0, (components, d)) / counts[:, None, None]
+        covariances -= means[:, :, None] * means[:, None, :]
+        covariances.diagonal(dim1=1, dim2=2).add_(floor)
+        roots, failed = torch.linalg.cholesky_ex(covariances)
+        if failed.any():
+            raise Diverged(f"a covariance of {components} components is singular: raise the floor")
+    else:
+        roots = (seconds / counts[:, None] - means.square()).clamp_min(0).add(floor).sqrt()
+    return Mixture(counts / counts.sum(), means, roots), likelihood / len(z)
+
+
+@hookimpl
+def register_priors() -> list[type[LatentPrior]]:
+    return [GMM]
