@@ -28,6 +28,7 @@ from priors.parts.mixtures import choose, draw, log_density, log_joint
 
 LADDER = (1, 2, 5, 10, 20, 50, 100, 200)  # numbers of components that `auto` tries
 HELD_OUT = 10_000  # draws in the held-out likelihood
+LEAST = {"ring": 8, "mixture": 10, "banana": 10, "block": 4}  # components that targets of `check` need
 
 
 class GMMConfig(PriorConfig):
@@ -69,6 +70,7 @@ class GMM(LatentPrior):
     def __init__(self, latent_shape: tuple[int, ...], config: GMMConfig) -> None:
         super().__init__(latent_shape, config)
         d, most = math.prod(latent_shape), max(ladder(config.components))
+        self.learns = {name: share for name, share in self.learns.items() if most >= LEAST.get(name, 1)}
         # where fewer components are chosen than there is room for, those behind them have no weight
         self.register_buffer("weights", torch.full((most,), 1 / most))
         self.register_buffer("means", torch.zeros(most, d))

@@ -39,7 +39,7 @@ class KDE(LatentPrior):
     block_recipes = {"mnist": (128, {}), "celeba64": (1_280, {"kept": 5_000}), "cifar10": (5_120, {"kept": 2_000})}
     quick = {"kept": 1_000}
     # in many dimensions, what kernels add to the variance is what remains
-    learns = {"ring": 0.05, "mixture": 0.2, "banana": 0.05, "narrow": 0.05}
+    learns = {"ring": 0.05, "mixture": 0.3, "banana": 0.05, "narrow": 0.05}
     network_evaluations = 0
     points: Tensor
     widths: Tensor

@@ -1,9 +1,9 @@
-"""The tilted Gaussian (Floto, Kremer and Nica 2023, The Tilted Variational Autoencoder, ICLR).
+"""The tilted Gaussian (Floto, Kremer and Nica 2023, The Tilted Variational Autoencoder, arXiv 2111.15646).
 
     p(z) = exp(tau |z|) N(z; 0, I) / Z(tau),      Z(tau) = E[exp(tau r)],  r ~ chi with d degrees of freedom
 
 Its mass lies at norms near tau + d / tau for a large tau; at 0 it is N(0, I); a negative one draws it to the origin.
-The authors train the VAE with it and choose tau by hand. Behind a frozen VAE, tau is that of the highest likelihood:
+The authors train the VAE with it, at a tau that they set. Behind a frozen VAE, tau is that of the highest likelihood:
 
     d/dtau E[log p] = E_q[|z|] - E_tau[|z|] = 0
 

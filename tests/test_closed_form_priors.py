@@ -17,6 +17,7 @@ from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
 from benchmark.registry import Registry
 from benchmark.scores.mmd import mmd_between
+from benchmark.settings import parse_named
 from priors import gmm
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit
 from priors.fitted_gaussian import FittedGaussian, FittedGaussianConfig
@@ -31,6 +32,12 @@ from priors.tilted import Tilted, TiltedConfig, log_constant, norms
 
 CLOSED = ["fitted_gaussian", "gmm", "kde", "marginal", "mixture", "radial", "tilted"]
 FEW = {"draws": 2_000, "kept": 500, "steps": 50, "iterations": 10, "components": 3}
+
+
+def promised(member):
+    """Targets that `check` requires of a prior with these settings."""
+    ((name, (settings,)),) = parse_named(member, "--priors")
+    return set(make(name, (2,), **settings).learns)
 
 
 def make(name, shape, **settings):
@@ -55,7 +62,6 @@ def correlated(n=4_000, d=3):
 def test_no_network_no_evaluations_and_a_density(name):
     prior = make(name, (2,))
     assert prior.network_evaluations == 0
-    assert prior.learns
     prior.fit(TARGETS["ring"]().posterior(CPU), seeded(), silent)
     z = prior.sample(40, seeded(1))
     assert prior.log_prob(z).shape == (40,)
@@ -79,6 +85,13 @@ def test_a_block_is_fitted_as_the_vector_that_it_is(name):
     copy = type(block)(block.latent_shape, block.config)
     copy.load_state_dict(state_of(block))
     assert torch.equal(copy.log_prob(drawn), block.log_prob(drawn))
+
+
+def test_too_few_components_promise_less():
+    assert promised("gmm[components=auto]") == promised("gmm[components=10]") == set(TARGETS)
+    assert promised("gmm[components=4]") == {"narrow", "standard", "block"}
+    assert promised("mixture[components=100]") == set(TARGETS)
+    assert promised("mixture[components=5]") == promised("gmm[components=1]") == {"narrow", "standard"}
 
 
 @pytest.mark.parametrize("name", CLOSED)
