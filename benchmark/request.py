@@ -152,7 +152,8 @@ def _read(file: Path) -> dict[str, Any]:
 class Resolved:
     """A request whose names have become classes: jobs in order, what they share, and what is to be said beforehand.
 
-    `ledger`: what is recorded of them. `executor` has them done, on `terms`.
+    `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job. `executor` has the jobs
+    done, on `terms`.
     """
 
     jobs: list[Job]
@@ -160,6 +161,7 @@ class Resolved:
     ledger: Ledger
     results: Path
     notes: list[str]
+    left_out: list[str]
     executor: type[Executor]
     terms: Terms
 
@@ -185,9 +187,9 @@ def resolve(
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
     fixed = settings or {}
-    made = make_rows(
-        registry, request.priors, bundle, preset.budget, fixed.get("reference_split", preset.reference_split)
-    )
+    left_out: list[str] = []
+    reference_split = fixed.get("reference_split", preset.reference_split)
+    made = make_rows(registry, request.priors, bundle, preset.budget, reference_split, left_out)
     reference_of = reference_of or partial(obtain_reference, device=device, roots=data_roots(request.data_root))
     dataset = find_dataset_of(registry, request.dataset, bundle)
 
@@ -212,6 +214,7 @@ def resolve(
         Ledger(RecordStore(request.results / "records"), request.retry),
         request.results,
         notes,
+        left_out,
         _choose_executor(request, registry),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
     )
