@@ -36,7 +36,10 @@ LOOK_AGAIN = 0.5
 
 @dataclass(frozen=True)
 class Finished:
-    """`failed` counts jobs; `table` is the run's own table, in markdown; `summary` the line below it."""
+    """`failed` counts jobs, and rows that were left out.
+
+    `table` is the run's own table, in markdown; `summary` the line below it.
+    """
 
     failed: int
     table: str
@@ -60,6 +63,8 @@ def run(resolved: Resolved) -> Finished:
         remove_leftovers(folder)
     provenance(work.device)  # the state of the code is read once, and belongs to the start of the run
     say(_announced(resolved))
+    for sentence in resolved.left_out:
+        say(f"left out: {sentence}")
     board = Board(results, resolved.ledger.store)
     running = _Running(resolved, board)
     try:
@@ -69,8 +74,9 @@ def run(resolved: Resolved) -> Finished:
         raise
     table = board.finish(work.bundle.id[:16], work.protocol.hash)
     seconds, failed = time.perf_counter() - started, len(running.failed)
-    summary = f"{len(jobs) - failed} jobs fine, {failed} failed, {seconds:.1f} s: {results / 'leaderboard.md'}"
-    return Finished(failed, table, summary)
+    left_out = f", {len(resolved.left_out)} left out" if resolved.left_out else ""
+    fine = f"{len(jobs) - failed} jobs fine, {failed} failed{left_out}"
+    return Finished(failed + len(resolved.left_out), table, f"{fine}, {seconds:.1f} s: {results / 'leaderboard.md'}")
 
 
 @dataclass(eq=False)
@@ -168,7 +174,8 @@ class _Running:
                     self._conclude(piece)
                 continue
             names = tuple(metric.name for metric in pending.metrics)
-            piece.started, piece.doing = time.perf_counter(), FIT if piece.job.row.prior else names[0]
+            piece.started = piece.started or time.perf_counter()
+            piece.doing = FIT if piece.job.row.prior else names[0]
             self._flying[piece.number] = piece
             recorded = bool(piece.job.row.prior) and not pending.fit
             executor.submit(piece.number, Task(piece.job, self._work, names, piece.threads, recorded))

@@ -148,7 +148,7 @@ class Registry:
         if name not in self._classes[kind]:
             error = unknown_name(kind, name, self._classes[kind])
             broken = "; ".join(f"broken plugin {origin}: {why}" for origin, why in self.broken.items())
-            raise UsageError(f"{error}; {broken}" if broken else str(error))
+            raise UsageError(f"{broken}; {error}" if broken else str(error))
         return self._classes[kind][name]
 
     def all(self, kind: str) -> dict[str, Any]:

@@ -46,9 +46,10 @@ class Request(BaseModel):
     """What is compared, on what, how, and where it is kept. Every field is an option of `run` and a key of its file.
 
     `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, groups of them or `'all'`, or a list
-    of such words; None for a handful and those of `plugins`. `seeds`: how many from 0 on, or a list of them. `workers`: how many
-    processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most. `job_timeout`: seconds.
-    `executor`: by name, None for the usual one of so many workers. Paths are relative to the current folder.
+    of such words; None for a handful and those of `plugins`. `seeds`: how many from 0 on, or a list of them.
+    `workers`: how many processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most.
+    `job_timeout`: seconds. `executor`: by name, None for the usual one of so many workers. Paths are relative to the
+    current folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -152,7 +153,8 @@ def _read(file: Path) -> dict[str, Any]:
 class Resolved:
     """A request whose names have become classes: jobs in order, what they share, and what is to be said beforehand.
 
-    `ledger`: what is recorded of them. `executor` has them done, on `terms`.
+    `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job. `executor` has the jobs
+    done, on `terms`.
     """
 
     jobs: list[Job]
@@ -160,6 +162,7 @@ class Resolved:
     ledger: Ledger
     results: Path
     notes: list[str]
+    left_out: list[str]
     executor: type[Executor]
     terms: Terms
 
@@ -185,9 +188,9 @@ def resolve(
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
     fixed = settings or {}
-    made = make_rows(
-        registry, request.priors, bundle, preset.budget, fixed.get("reference_split", preset.reference_split)
-    )
+    left_out: list[str] = []
+    reference_split = fixed.get("reference_split", preset.reference_split)
+    made = make_rows(registry, request.priors, bundle, preset.budget, reference_split, left_out)
     reference_of = reference_of or partial(obtain_reference, device=device, roots=data_roots(request.data_root))
     dataset = find_dataset_of(registry, request.dataset, bundle)
 
@@ -212,6 +215,7 @@ def resolve(
         Ledger(RecordStore(request.results / "records"), request.retry),
         request.results,
         notes,
+        left_out,
         _choose_executor(request, registry),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
     )

@@ -220,7 +220,7 @@ def test_a_thread_that_a_metric_leaves_keeps_nobody_waiting(workers, small_bundl
 
 # ---- what misbehaves ----------------------------------------------------------------------------------------------
 
-MISBEHAVING = """
+MISBEHAVING = r"""
 import ctypes, gc, os, random, resource, signal, subprocess, sys, threading, time, warnings
 import numpy as np
 import torch
@@ -308,6 +308,60 @@ class Closes(Base):
     def harm(self, posterior):
         os.closerange(3, 256)
 
+class ClosesAll(Base):
+    name = "closes_all"
+    def harm(self, posterior):
+        os.closerange(3, 4096)
+
+class Garbles(Base):
+    name = "garbles"
+    def harm(self, posterior):
+        for descriptor in range(3, 200):
+            try:
+                os.write(descriptor, (1 << 62).to_bytes(8, "big") + b"x" * 100)
+            except OSError:
+                pass
+
+class StopsClock(Base):
+    name = "stops_clock"
+    def harm(self, posterior):
+        time.perf_counter = lambda: float("nan")
+
+class Babbles(Base):
+    name = "babbles"
+    def harm(self, posterior):
+        raise ValueError("\x1b[2J\x00\a" + "A" * 30_000_000)
+
+class Mute(Base):
+    name = "mute"
+    class Error(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+    def harm(self, posterior):
+        raise self.Error
+
+class Hoards(Base):
+    name = "hoards"
+    def fit(self, posterior, generator, progress):
+        return {f"fact {number}": "x" * 400 for number in range(20_000)}
+
+class Escapes(Base):
+    name = "escapes"
+    def harm(self, posterior):
+        print("\x1b[2J\x1b]0;pwned\a")
+        subprocess.Popen(["sleep", "601"], start_new_session=True, env={})
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+                os.execvp("sleep", ["sleep", "602"])
+            os._exit(0)
+
+class StopsParent(Base):
+    name = "stops_parent"
+    def harm(self, posterior):
+        os.kill(os.getppid(), signal.SIGSTOP)
+
 class Swallows(Base):
     name = "swallows"
     def harm(self, posterior):
@@ -328,14 +382,22 @@ def register_priors():
 SAID = {
     "switches": None,
     "in_place": None,
-    "patches": None,
+    "patches": r"fit failed: its process's clock says -[\d.]+ s of a fit that took [\d.]+ s",
     "threads": None,
     "exits": r"fit crashed: the process ended by itself, with exit code 0, twice",
     "sys_exits": r"fit failed: SystemExit: 0",
     "segfaults": r"fit crashed: the process was killed by SIGSEGV.*, twice",
     "signals": r"fit failed: KeyboardInterrupt",
     "floods": None,
-    "closes": r"fit crashed: the process (lost its connection|ended by itself, with exit code 0).*, twice",
+    "closes": None,
+    "closes_all": r"fit crashed: the process .*, twice",
+    "garbles": None,
+    "stops_clock": r"fit failed: its process handed in what is no number",
+    "babbles": r"fit failed: ValueError: \\x1b\[2J\\x00\\x07A{400}.* \.\.\. \(30,000,0\d\d characters\)",
+    "mute": r"fit failed: Error: \(its message cannot be read\)",
+    "hoards": r"fit failed: its record would be [\d,]+ characters long",
+    "escapes": None,
+    "stops_parent": None,
     "swallows": r"fit: .*not recorded, so the next run tries again",
     "dies_in_sample": r"fd: the process was killed by SIGABRT.*, twice",
 }
@@ -379,7 +441,12 @@ def test_what_misbehaves_is_told_in_one_line(name, harmed):
 def test_nothing_of_it_is_left(harmed):
     """No process that it started, and none of ours."""
     listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout
-    assert "sleep 600" not in listed
+    assert [line for line in listed.splitlines() if line.startswith("sleep 60")] == []
+    assert "\x1b" not in harmed.done.output
+    assert len(harmed.done.output) < 100_000
+    assert max(path.stat().st_size for path in harmed.folder.rglob("*.json")) < 1_000_000
+    states = subprocess.run(["ps", "-ww", "-eo", "stat,args"], capture_output=True, text=True).stdout
+    assert not [line for line in states.splitlines() if line.startswith("T") and "fork_server" in line]
     assert (harmed.folder / "among" / "leaderboard.md").read_text().count("crashed") >= 3
 
 
@@ -479,7 +546,8 @@ def test_a_worker_that_dies_costs_its_job_alone_and_is_tried_once_more(at_first,
         record = json.loads(path.read_text())
         kinds.setdefault(record["kind"], set()).add(record["status"])
     assert kinds == {"fit": {"ok"}, "fd": {"ok"}, "mmd": {"ok"}, "dies": {status}}
-    assert "dies: the process was killed by SIGKILL, as happens where memory runs out; tried once more" in done.output
+    said = "dies: the process was killed by SIGKILL, as happens where memory or a limit runs out; tried once more"
+    assert said in done.output
     if status == "crashed":
         record, _ = the_record(tmp_path / "r", "dies", prior="gaussian")
         assert record["reason"].endswith("twice")
@@ -789,3 +857,51 @@ def test_fifty_kills_of_workers_and_of_the_coordinator_lose_and_change_nothing(s
             break
         time.sleep(0.1)
     assert children_of_the_server() == []
+
+
+BEFORE_THE_FIT = {
+    "config": ("os._exit(3)", "pass", "when its settings were read, the process ended by itself, with exit code 3"),
+    "recipe": ("pass", "raise ZeroDivisionError('in recipe')", "ZeroDivisionError: in recipe (p.py:"),
+    "hangs": ("pass", "import time; time.sleep(600)", "when its settings were read, the process gave no answer in 6 s"),
+}
+EARLY = """
+import os
+from pydantic import field_validator
+from priors.api import LatentPrior, PriorConfig, hookimpl
+
+class Config(PriorConfig):
+    steps: int = 1
+    @field_validator("steps")
+    @classmethod
+    def _check(cls, value):
+        IN_CONFIG
+        return value
+
+class Early(LatentPrior):
+    name = "early"
+    Config = Config
+    @classmethod
+    def recipe(cls, dataset, latent_shape):
+        IN_RECIPE
+        return {"steps": 2}, None
+    def fit(self, posterior, generator, progress): ...
+    def sample(self, n, generator): ...
+
+@hookimpl
+def register_priors():
+    return [Early]
+"""
+
+
+@pytest.mark.parametrize("where", BEFORE_THE_FIT)
+def test_a_prior_that_fails_before_its_fit_is_left_out_and_the_others_go_on(where, small_bundle, tmp_path, cli):
+    config, recipe, said = BEFORE_THE_FIT[where]
+    (tmp_path / "p.py").write_text(EARLY.replace("IN_CONFIG", config).replace("IN_RECIPE", recipe))
+    words = ["run", "--bundle", small_bundle, "--seeds", 1, "--metrics", "fd", "--results", tmp_path / "r"]
+    more = ["--job-timeout", 6, "--executor", "here"] if where == "hangs" else []
+    done = cli(*words, "--priors", "gaussian,early", "--plugin", tmp_path / "p.py", *more)
+    assert done.code == 1
+    (line,) = [line for line in done.err.splitlines() if line.startswith("left out: ")]
+    assert said in line
+    assert "3 jobs fine, 0 failed, 1 left out" in done.err
+    assert the_record(tmp_path / "r", "fd", prior="gaussian")[0]["status"] == "ok"

@@ -13,7 +13,7 @@ import torch
 from benchmark import progress
 from benchmark.executors.api import Executor, Loss, Owner, Terms, hookimpl
 from benchmark.jobs.task import Listener, Outcome, Task, execute
-from benchmark.processes.child import Answer, Child, Died, Told, tell
+from benchmark.processes.child import Answer, Child, Died, Raised, Told, tell
 from benchmark.progress import format_seconds
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -84,6 +84,9 @@ class Processes(Executor):
             message = worker.child.receive()
         except Died as death:
             self._lose(worker, Loss("crashed", str(death), death.output))
+        except Raised as error:
+            lines = str(error).splitlines()
+            self._lose(worker, Loss("crashed", lines[-1], lines))
         else:
             if isinstance(message, Told):
                 self._pass_on(worker.task, message)

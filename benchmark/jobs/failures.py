@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmark.errors import NO_SPACE
-from benchmark.processes.child import Died
+from benchmark.processes.child import LONGEST, Died, printable
 from priors.api import Diverged
 
 #: machine faults (out of memory): reported, never recorded, retried by the next run
@@ -33,7 +33,7 @@ def is_machine_fault(error: BaseException) -> bool:
         return error.fault
     full = isinstance(error, OSError) and error.errno in NO_SPACE
     # the CPU's allocator raises a plain RuntimeError
-    return full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in str(error)
+    return full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in _words_of(error)
 
 
 def describe_error(error: BaseException) -> str:
@@ -41,12 +41,23 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, Died):
         words = f"; its last words: {error.output[-1]}" if error.output else ""
         return f"{error}{words}"
+    said = _words_of(error)
     if isinstance(error, (Diverged, Reported)):
-        return _in_one_line(str(error))
+        return in_one_line(said)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return _in_one_line(f"{type(error).__name__}: {error}") + where
+    return in_one_line(f"{type(error).__name__}: {said}") + where
 
 
-def _in_one_line(text: str) -> str:
-    return " ".join(text.split()).encode(errors="backslashreplace").decode()
+def _words_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # of a stranger's class
+        return "(its message cannot be read)"
+
+
+def in_one_line(text: str) -> str:
+    """Words of strangers as a record and a terminal can have them: one line, of printable characters, not too long."""
+    words = " ".join(text[: 2 * LONGEST].split())
+    shown = printable(words[:LONGEST])
+    return shown if len(words) <= LONGEST and len(text) <= 2 * LONGEST else f"{shown} ... ({len(text):,} characters)"

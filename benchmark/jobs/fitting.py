@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.jobs.failures import describe_error, is_machine_fault
+from benchmark.jobs.failures import describe_error, in_one_line, is_machine_fault
 from benchmark.settings import validate
 from benchmark.streams import seeded_globals, stream
 from priors.api import AggregatePosterior, Diverged, LatentPrior
@@ -81,6 +81,7 @@ def _checked_facts(facts: Any) -> dict[str, Any]:
     for name, value in facts.items():
         if not isinstance(value, (int, float, str)):
             raise TypeError(f"fit returned {name} of type {type(value).__name__}; expected a number or a sentence")
+    facts = {name: in_one_line(value) if isinstance(value, str) else value for name, value in facts.items()}
     bad = [name for name, value in facts.items() if not isinstance(value, str) and not math.isfinite(value)]
     if bad:
         raise Diverged(f"fit returned {bad[0]}={facts[bad[0]]}")

@@ -8,6 +8,7 @@ that is found in the cache, and one that was made just now, are sampled alike.
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from benchmark.progress import say
 from benchmark.registry import Registry
 from priors.api import AggregatePosterior, LatentPrior, PosteriorSplit
 
+#: characters of what a fit may have recorded
+LONGEST_RECORD = 1_000_000
 #: seconds between two words of a fit on its progress
 TELL_EVERY = 0.2
 
@@ -65,10 +68,11 @@ def fit_apart(foreign: Foreign, of: Specimen, bundle: Bundle, show: Callable[...
         show(step, total, **values)
 
     for attempt in (1, 2):
+        begun = time.perf_counter()
         try:
             with Child(_say_of(foreign)) as child:
                 answer = child.call(_in_threads, torch.get_num_threads(), _fit_there, foreign, of, bundle, told=follow)
-            return answer.value, answer.tensors
+            return _credible(answer.value, time.perf_counter() - begun), answer.tensors
         except Died as death:
             reason = f"{describe_error(death)}{reached}"
             if attempt == 1:
@@ -76,6 +80,22 @@ def fit_apart(foreign: Foreign, of: Specimen, bundle: Bundle, show: Callable[...
             else:
                 return {"status": "crashed", "reason": f"{reason}, twice", "log": [], "output": death.output}, {}
     raise AssertionError("the second attempt returns")
+
+
+def _credible(content: dict[str, Any], elapsed: float) -> dict[str, Any]:
+    """What a record is to say, or the failure that it cannot be believed. `elapsed`: seconds by the clock here."""
+    try:
+        length = len(json.dumps(content, allow_nan=False))
+    except ValueError as error:
+        reason = f"its process handed in what is no number ({error})"
+    else:
+        if length > LONGEST_RECORD:
+            reason = f"its record would be {length:,} characters long, of at most {LONGEST_RECORD:,}"
+        elif content["status"] == "ok" and not 0 <= content["values"]["fit_seconds"] <= elapsed:
+            reason = f"its process's clock says {content['values']['fit_seconds']} s of a fit that took {elapsed:.1f} s"
+        else:
+            return content
+    return {"status": "failed", "reason": reason, "log": []}
 
 
 class ForeignSource:
@@ -133,7 +153,11 @@ class ForeignSource:
     def _started(self) -> Child:
         if self._child is None:
             self._child = Child(_say_of(self._foreign))
-            self._facts, _ = self._ask(self._child, _load_there, self._foreign, self._of, self._state)
+            try:
+                self._facts, _ = self._ask(self._child, _load_there, self._foreign, self._of, self._state)
+            except Reported:  # the next question starts anew, and hears the same
+                self.close()
+                raise
         return self._child
 
     def _ask(self, child: Child, function: Callable[..., Answer], *arguments: Any) -> Answer:
@@ -174,6 +198,7 @@ def _in_words(function: Callable[..., Answer], *arguments: Any) -> Answer:
     """What a function returns, or its error in words."""
     try:
         value, tensors = function(*arguments)
+        json.dumps(value, allow_nan=False)  # raises where it cannot be handed over
     except BaseException as error:  # an interrupt, too, is one of the errors of foreign code
         return {"error": describe_error(error), "fault": is_machine_fault(error)}, {}
     return {"value": value}, tensors

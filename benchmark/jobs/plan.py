@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.errors import UsageError
-from benchmark.jobs.failures import describe_error
+from benchmark.jobs.failures import describe_error, in_one_line
 from benchmark.jobs.identity import Job, Row, class_identity, make_reference_row
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.plugin_files import Plugin
@@ -17,6 +17,10 @@ from benchmark.progress import say
 from benchmark.registry import ForeignPrior, Registry
 from benchmark.settings import format_value, validate
 from priors.api import LatentPrior, PriorConfig
+
+
+class Unplannable(UsageError):
+    """A stranger's prior that fails before it can be fitted: in its recipe, or where its settings are read."""
 
 
 def resolve_config(
@@ -61,9 +65,11 @@ def _ask(
             said = child.call(_refused, function, cls.plugin, cls.name, *arguments, limit=registry.patience).value
     except (Died, Raised) as end:
         why = str(end).splitlines()[-1]
-        raise UsageError(f"prior {cls.name} ({cls.plugin.origin}): when its settings were read, {why}") from end
+        raise Unplannable(f"prior {cls.name} ({cls.plugin.origin}): when its settings were read, {why}") from end
     if "refused" in said:
         raise UsageError(said["refused"])
+    if "failed" in said:
+        raise Unplannable(said["failed"])
     return said
 
 
@@ -75,7 +81,7 @@ def _refused(function: Callable[..., dict[str, Any]], plugin: Plugin, name: str,
     except UsageError as error:
         return {"refused": str(error)}, {}
     except (Exception, SystemExit) as error:
-        return {"refused": f"prior {name} ({plugin.origin}): {describe_error(error)}"}, {}
+        return {"failed": f"prior {name} ({plugin.origin}): {describe_error(error)}"}, {}
 
 
 def _complete_there(registry: Registry, cls: type[LatentPrior], settings: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def _planned(
     changed = [field for field in cls.Config.model_fields if getattr(config, field) != getattr(default, field)]
     given = ",".join(f"{field}={format_value(getattr(config, field))}" for field in changed)
     label = f"{cls.name}[{given}]" if changed else cls.name
-    dumped = config.model_dump(mode="json")
+    dumped, note = config.model_dump(mode="json"), note and in_one_line(note)
     if validate(cls.Config, dumped, f"prior {cls.name}") != config:
         raise UsageError(f"prior {cls.name}: its settings are other ones when they are read from a record: {dumped}")
     return Row(
@@ -120,10 +126,12 @@ def make_rows(
     bundle: Bundle,
     budget: str,
     reference_split: str | None = None,
+    left_out: list[str] | None = None,
 ) -> list[Row]:
     """The reference rows, the Gaussian, then what was asked for: priors, `all` or groups (None: what is so by default).
 
     Priors of installed plugins are asked for by their names alone.
+    `left_out` is given the reason of each that is `Unplannable`, which raises where it is None.
     """
     wanted: list[tuple[str, dict[str, Any]]] = [("gaussian", {})]
     asked = [(name, {}) for name in registry.find_priors(None)] if priors is None else priors
@@ -134,7 +142,13 @@ def make_rows(
         if not settings:
             wanted += [(name, companion) for companion in registry.get("prior", name).companions]
     made = [make_reference_row(name) for name, of in REFERENCES.items() if of.stands_beside(reference_split)]
-    made += [make_prior_row(registry, name, settings, bundle, budget) for name, settings in wanted]
+    for name, settings in wanted:
+        try:
+            made.append(make_prior_row(registry, name, settings, bundle, budget))
+        except Unplannable as error:
+            if left_out is None:
+                raise
+            left_out.append(str(error))
     return list({row.label: row for row in made}.values())
 
 

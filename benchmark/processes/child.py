@@ -7,6 +7,7 @@ foreign code. A function that is called there returns `(value, tensors)`: someth
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -30,6 +31,10 @@ Answer = tuple[Any, dict[str, Tensor]]
 
 #: seconds in which a child that said nothing more is to have ended by itself
 GRACE = 2.0
+#: bytes of a message, and of tensors: what claims to be longer is no message
+MOST, MOST_OF_TENSORS = 100_000_000, 100_000_000_000
+#: where a child has its end of the connection, out of reach of code that closes or writes to the first files it finds
+OUT_OF_REACH = 700
 #: lines of a child's output that are shown, and the last ones that are kept for whoever asks why it died
 SHOWN, KEPT, LONGEST = 5, 20, 500
 
@@ -60,6 +65,12 @@ class Answered:
     tensors: dict[str, Tensor]
 
 
+def printable(text: str) -> str:
+    """Control characters, which a terminal would obey, and what no encoding has, by their codes."""
+    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return shown.encode(errors="backslashreplace").decode()
+
+
 class Child:
     """One child, from its start to `close`, which ends it whatever it is at.
 
@@ -70,7 +81,7 @@ class Child:
     def __init__(self, say: Callable[[str], None] | None = None, environment: dict[str, str] | None = None) -> None:
         self._output = _Output(say) if say else None
         writing = self._output.writing if self._output else sys.stderr.fileno()
-        self._channel, self._guard, self._number = fork_child(writing, serve)
+        self._channel, self._guard, self._of_guard, self._number = fork_child(writing, serve)
         if self._output:
             self._output.follow()
         self._guarded = True
@@ -103,11 +114,11 @@ class Child:
                     raise Died(f"the process gave no answer in {limit:g} s", [])
                 if self._read_status() is not None:
                     raise EOFError
-            message = json.loads(self._channel.recv_bytes())
+            message = json.loads(self._channel.recv_bytes(MOST))
             if message["kind"] == "told":
                 return Told(message["what"], message["value"])
             if message["kind"] == "answered":
-                return Answered(message["value"], load(self._channel.recv_bytes()))
+                return Answered(message["value"], load(self._channel.recv_bytes(MOST_OF_TENSORS)))
         except Died:
             raise
         except Exception as error:  # its end, or what is no message
@@ -143,10 +154,10 @@ class Child:
         if self._guarded:
             with contextlib.suppress(OSError):
                 self._guard.shutdown(socket.SHUT_WR)
-            self._await_status()
-        if not self._guarded:
-            with contextlib.suppress(OSError):
-                os.killpg(self._number, signal.SIGKILL)
+        if self._await_status() is None:  # the guard was killed, or stopped
+            for kill, number in ((os.kill, self._of_guard), (os.killpg, self._number)):
+                with contextlib.suppress(OSError):
+                    kill(number, signal.SIGKILL)
         self._guard.close()
         if self._output:
             self._output.close()
@@ -173,7 +184,7 @@ class Child:
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return f"the process ended by itself, with exit code {code}"
-        memory = ", as happens where memory runs out" if -code == signal.SIGKILL else ""
+        memory = ", as happens where memory or a limit runs out" if -code == signal.SIGKILL else ""
         return f"the process was killed by {signal.Signals(-code).name}{memory}"
 
 
@@ -217,7 +228,7 @@ class _Output:
             self._take(rest)
 
     def _take(self, line: bytes) -> None:
-        text = line[:LONGEST].decode(errors="backslashreplace").rstrip()
+        text = printable(line[:LONGEST].decode(errors="backslashreplace").rstrip())
         self._lines.append(text)
         self._count += 1
         if self._count <= SHOWN and text:
@@ -240,6 +251,10 @@ def tell(kind: str, value: Any) -> None:
 def serve(channel: Connection) -> None:
     """The child: takes on what its caller's process has of a place, and calls what it is told to until that ends."""
     global _channel
+    with contextlib.suppress(OSError):  # where so many files are not allowed
+        beyond = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, OUT_OF_REACH)
+        channel.close()
+        channel = Connection(beyond)
     _channel = channel
     try:
         setting = channel.recv()
@@ -249,18 +264,24 @@ def serve(channel: Connection) -> None:
         sys.argv[:], sys.path[:] = setting["words"], setting["path"]
         while True:
             function, arguments = channel.recv()
-            kind, value, tensors = _called(function, arguments)
+            parts = _called(function, arguments)
             with _sending:
-                channel.send_bytes(json.dumps({"kind": kind, "value": value}).encode())
-                if kind == "answered":
-                    channel.send_bytes(save({name: each.contiguous() for name, each in tensors.items()}))
-    except (EOFError, OSError):
+                for part in parts:
+                    channel.send_bytes(part)
+    except EOFError:
         return
+    except OSError as error:
+        print(f"the connection was lost: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
-def _called(function: Callable[..., Answer], arguments: tuple[Any, ...]) -> tuple[str, Any, dict[str, Tensor]]:
+def _called(function: Callable[..., Answer], arguments: tuple[Any, ...]) -> list[bytes]:
+    """The messages of an answer, or that of an error."""
     try:
-        return "answered", *function(*arguments)
+        value, tensors = function(*arguments)
+        said = json.dumps({"kind": "answered", "value": value}).encode()
+        return [said, save({name: each.contiguous() for name, each in tensors.items()})]
     except BaseException as error:
         of_system = [error.errno, error.strerror, error.filename] if isinstance(error, OSError) else None
-        return "raised", {"traceback": traceback.format_exc(), "of_system": of_system}, {}
+        raised = {"traceback": traceback.format_exc(), "of_system": of_system}
+        return [json.dumps({"kind": "raised", "value": raised}).encode()]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import errno
 import importlib
 import os
@@ -22,6 +23,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -32,16 +35,22 @@ from benchmark.machine.importing import importing
 PRELOADED = "benchmark.jobs.preloaded"
 #: what the kernel is to end first where memory runs out: a child, not who waits for it
 FIRST_TO_GO = "1000"
+#: of <linux/prctl.h>: PR_SET_CHILD_SUBREAPER
+ADOPT = 36
 
 _requests: socket.socket | None = None  # to the server; a child has its own copy
 _lifeline: socket.socket | None = None  # of the server that this process started
 
 
-def fork_child(output: int, serve: Callable[[Connection], None]) -> tuple[Connection, socket.socket, int]:
+#: a connection to a child, its guard's end, the guard's number and the child's
+Forked = tuple[Connection, socket.socket, int, int]
+
+
+def fork_child(output: int, serve: Callable[[Connection], None]) -> Forked:
     """A new process that runs `serve(connection)`, its standard output and errors going to the file `output`.
 
-    Returns the other end of its connection, the guard's end, and its number. What closes the guard's end kills the
-    child, and four bytes from it, when the child has ended, are its wait status. `serve` is a function of a module.
+    What closes the guard's end kills the child, and four bytes from it, when the child has ended, are its wait status.
+    `serve` is a function of a module.
     """
     where = f"{serve.__module__}:{serve.__qualname__}".encode()
     for _ in range(2):
@@ -53,7 +62,7 @@ def fork_child(output: int, serve: Callable[[Connection], None]) -> tuple[Connec
     raise OSError(errno.ECHILD, "the server that forks this suite's processes ended twice")
 
 
-def _ask(where: bytes, output: int) -> tuple[Connection, socket.socket, int] | None:
+def _ask(where: bytes, output: int) -> Forked | None:
     """What `fork_child` returns; None where the server is no more."""
     assert _requests is not None
     ours, theirs = Pipe()
@@ -63,8 +72,10 @@ def _ask(where: bytes, output: int) -> tuple[Connection, socket.socket, int] | N
             socket.send_fds(_requests, [where], [theirs.fileno(), of_guard.fileno(), output])
         except OSError:
             return None
-    number = report.recv(4)
-    return (ours, report, int.from_bytes(number, "little")) if len(number) == 4 else None
+    numbers = report.recv(8)
+    if len(numbers) < 8:
+        return None
+    return ours, report, int.from_bytes(numbers[:4], "little"), int.from_bytes(numbers[4:], "little")
 
 
 def start_server() -> None:
@@ -91,6 +102,7 @@ def main(taking: int, asking: int, living: int) -> None:
     global _requests
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no guard is waited for
+    _adopt_orphans()  # those of a guard that was killed
     taken, lifeline = socket.socket(fileno=taking), socket.socket(fileno=living)
     _requests = socket.socket(fileno=asking)  # for the children, which may want some of their own
     with importing():  # what is imported here is shared by all forks, and searched for garbage by none
@@ -105,11 +117,13 @@ def main(taking: int, asking: int, living: int) -> None:
             os._exit(1)
         for descriptor in descriptors:
             os.close(descriptor)
+    _kill_descendants()
     os._exit(0)  # what libraries have to say at an orderly end is of no use
 
 
 def _guard(where: str, channel: int, report: int, output: int) -> None:
     """Fork the child, and wait for its end or for that of whoever asked for it."""
+    _adopt_orphans()
     woken, waking = os.pipe()
     os.set_blocking(waking, False)
     signal.set_wakeup_fd(waking)
@@ -123,19 +137,55 @@ def _guard(where: str, channel: int, report: int, output: int) -> None:
     os.close(channel)
     os.close(output)
     with contextlib.suppress(OSError):
-        os.write(report, child.to_bytes(4, "little"))
+        os.write(report, os.getpid().to_bytes(4, "little") + child.to_bytes(4, "little"))
     ended = 0
     while not ended and report not in select.select([report, woken], [], [])[0]:
         os.read(woken, 100)
         ended, status = os.waitpid(child, os.WNOHANG)
     with contextlib.suppress(OSError):
-        os.killpg(child, signal.SIGKILL)  # its session, with what it has started there
+        os.killpg(child, signal.SIGKILL)  # its session
     if not ended:
         os.kill(child, signal.SIGKILL)  # if it has no session yet
         _, status = os.waitpid(child, 0)
+    _kill_descendants()
     with contextlib.suppress(OSError):
         os.write(report, status.to_bytes(4, "little"))
     os._exit(0)
+
+
+def _adopt_orphans() -> None:
+    """On Linux, whatever a descendant leaves behind becomes a child of this process (`prctl(2)`)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(ADOPT, 1, 0, 0, 0)
+
+
+def _kill_descendants() -> None:
+    """Kill all that descends from this process, whatever session it is in, until there is nothing left."""
+    for _ in range(100):  # what is killed may just have forked
+        found = _list_descendants()
+        if not found:
+            return
+        for number in found:
+            with contextlib.suppress(OSError):
+                os.kill(number, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.002)
+
+
+def _list_descendants() -> list[int]:
+    """On Linux; none elsewhere. What has ended and is not waited for yet is none."""
+    parents: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = place.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents.setdefault(int(parent), []).append(int(place.parent.name))
+    found = list(parents.get(os.getpid(), []))
+    for number in found:
+        found += parents.get(number, [])
+    return found
 
 
 def _become_child(where: str, channel: int, output: int) -> None:
@@ -151,6 +201,9 @@ def _become_child(where: str, channel: int, output: int) -> None:
     with contextlib.suppress(OSError):  # where there is no such file, no such system
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
     module, _, name = where.partition(":")
-    with contextlib.suppress(SystemExit):
+    try:
         getattr(importlib.import_module(module), name)(Connection(channel))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
     os._exit(0)
