@@ -54,11 +54,10 @@ def fork_child(output: int, serve: Callable[[Connection], None]) -> Forked:
     """
     where = f"{serve.__module__}:{serve.__qualname__}".encode()
     for _ in range(2):
-        if _requests is None:
-            start_server()
+        start_server()
         if made := _ask(where, output):
             return made
-        start_server()  # the one that was there has been killed
+        _forget_server()  # which has been killed
     raise OSError(errno.ECHILD, "the server that forks this suite's processes ended twice")
 
 
@@ -79,12 +78,13 @@ def _ask(where: bytes, output: int) -> Forked | None:
 
 
 def start_server() -> None:
-    """Start a server, which takes requests from now on, while it still imports."""
+    """Start a server, unless there is one; it takes requests from now on, while it still imports."""
     global _requests, _lifeline
+    if _requests is not None:
+        return
     _requests, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     _lifeline, of_server = socket.socketpair()
-    atexit.register(_requests.close)
-    atexit.register(_lifeline.close)
+    atexit.register(_forget_server)
     root = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import main; main(*map(int, sys.argv[1:]))"
     with taken, of_server:
@@ -95,6 +95,15 @@ def start_server() -> None:
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C on a terminal is for the command alone
         )
+
+
+def _forget_server() -> None:
+    """Close this process's ends; a server that it started ends with that."""
+    global _requests, _lifeline
+    for each in (_requests, _lifeline):
+        if each is not None:
+            each.close()
+    _requests = _lifeline = None
 
 
 def main(taking: int, asking: int, living: int) -> None:
