@@ -94,6 +94,8 @@ class GMM(LatentPrior):
         z = finite_draws(posterior.train, config.draws, generator)
         held_out = finite_draws(posterior.val, HELD_OUT, generator)
         sizes = [size for size in ladder(config.components) if size <= len(z)]
+        if not sizes:
+            raise Diverged(f"{config.components:,} components are more than {len(z):,} draws can start")
         for rung, size in enumerate(sizes):
             begun = start(z, size, config.covariance == "full", config.floor, generator)
             made, iterations = expectation_maximisation(z, begun, config.floor, config.iterations, config.tolerance)
