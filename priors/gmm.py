@@ -5,9 +5,9 @@
     M:  w_k = mean r_nk;  mu_k, S_k = mean and covariance of z under r_nk,  S_k + floor I
 
 the "ex-post density estimation" of Ghosh et al. 2020 (RAE, arXiv 1903.12436), who take 10 full covariances and
-scikit-learn's stopping rule: the log-likelihood of a draw gains less than `tolerance`. Components start at centres
-drawn by k-means++ (Arthur and Vassilvitskii 2007), each with the weight of the draws nearest to it and all with the
-covariance that is left within them.
+scikit-learn's stopping rule: the log-likelihood of a draw gains less than `tolerance`. Components start as the clusters
+of k-means, from centres drawn by k-means++ (Arthur and Vassilvitskii 2007). Each has a covariance of its own from the
+start: with one for all, in 128 dimensions, EM stays beside the saddle where all components are alike.
 
 `components=auto` climbs a ladder of sizes while the held-out likelihood rises, and keeps the best: on draws of the
 validation images, so that components that have learned single images by heart do not pass. With a number, that many.
@@ -16,9 +16,11 @@ validation images, so that components that have learned single images by heart d
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -28,6 +30,7 @@ from priors.parts.mixtures import choose, draw, log_density, log_joint
 
 LADDER = (1, 2, 5, 10, 20, 50, 100, 200)  # numbers of components that `auto` tries
 HELD_OUT = 10_000  # draws in the held-out likelihood
+LLOYD = 10  # iterations of k-means before EM
 LEAST = {"ring": 8, "mixture": 10, "banana": 10, "block": 4}  # components that targets of `check` need
 
 
@@ -50,11 +53,20 @@ class Mixture(NamedTuple):
     roots: Tensor
 
 
+#: rows of z (m, d), and how much of each belongs to each component (k, m)
+Shares = Iterator[tuple[Tensor, Tensor]]
+
+
 class GMM(LatentPrior):
     name = "gmm"
     group = "closed_form"
     Config = GMMConfig
     config: GMMConfig
+    recipes = {
+        "mnist": (16, {}),
+        "celeba64": (64, {}),
+        "cifar10": (128, {"draws": 50_000, "tolerance": 1e-2}),  # where an iteration is dear
+    }
     block_recipes = {
         "mnist": (128, {}),
         "celeba64": (1_280, {"covariance": "diagonal", "draws": 50_000}),
@@ -83,6 +95,8 @@ class GMM(LatentPrior):
         z = finite_draws(posterior.train, config.draws, generator)
         held_out = finite_draws(posterior.val, HELD_OUT, generator)
         sizes = [size for size in ladder(config.components) if size <= len(z)]
+        if not sizes:
+            raise Diverged(f"{config.components:,} components are more than {len(z):,} draws can start")
         for rung, size in enumerate(sizes):
             begun = start(z, size, config.covariance == "full", config.floor, generator)
             made, iterations = expectation_maximisation(z, begun, config.floor, config.iterations, config.tolerance)
@@ -123,24 +137,38 @@ def ladder(components: int | Literal["auto"]) -> tuple[int, ...]:
 
 
 def start(z: Tensor, components: int, full: bool, floor: float, generator: torch.Generator) -> Mixture:
-    """Centres drawn from z (n, d), each in proportion to its squared distance from those before it."""
+    """The clusters that k-means finds in z (n, d), from centres drawn by k-means++.
+
+    A cluster's covariance is shrunk to that within all of them, as if d of its draws had that one: the covariance of
+    few draws in many dimensions is singular.
+    """
+    n, d = z.shape
+    centres = _far_apart(z, components, generator)
+    for _ in range(LLOYD):
+        centres = _moments(_nearest(z, centres), z.new_zeros(components, d), full=False)[1]
+    counts, means, seconds = _moments(_nearest(z, centres), z.new_zeros(components, d), full)
+    within = _covariances(means, seconds)
+    by = counts.view(-1, *[1] * (within.dim() - 1))
+    pooled = (by * within).sum(0) / n
+    return _mixture(counts, means, (by * within + d * pooled) / (by + d), floor)
+
+
+def _far_apart(z: Tensor, components: int, generator: torch.Generator) -> Tensor:
+    """Centres (k, d) out of z (n, d), each in proportion to its squared distance from the nearest before it."""
     centres = z[choose(z.new_ones(len(z)), 1, generator)]
-    nearest, of = (z - centres).square().sum(1), z.new_zeros(len(z), dtype=torch.long)
-    for index in range(1, components):
+    nearest = (z - centres).square().sum(1)
+    for _ in range(1, components):
         centre = z[choose(nearest + torch.finfo(z.dtype).tiny, 1, generator)]
-        distance = (z - centre).square().sum(1)
-        of = torch.where(distance < nearest, index, of)
-        nearest = torch.minimum(nearest, distance)
+        nearest = torch.minimum(nearest, (z - centre).square().sum(1))
         centres = torch.cat([centres, centre])
-    weights = torch.bincount(of, minlength=components).clamp_min(1) / len(z)
-    left = z - centres[of]
-    if full:
-        covariance = left.T @ left / len(z)
-        covariance.diagonal().add_(floor)
-        root = torch.linalg.cholesky(covariance)
-    else:
-        root = (left.square().mean(0) + floor).sqrt()
-    return Mixture(weights / weights.sum(), centres, root.expand(components, *root.shape))
+    return centres
+
+
+def _nearest(z: Tensor, centres: Tensor) -> Shares:
+    """Shares of z (n, d): all of a draw for the nearest of the centres (k, d)."""
+    equal = centres.new_full((len(centres),), 1 / len(centres))
+    for rows, joint in log_joint(z, equal, centres, torch.ones_like(centres)):
+        yield rows, F.one_hot(joint.argmax(1), len(centres)).to(z.dtype).T
 
 
 def expectation_maximisation(
@@ -150,39 +178,56 @@ def expectation_maximisation(
     iteration, now, gain = 0, -math.inf, math.inf
     while iteration < iterations and abs(gain) >= tolerance:
         iteration, before = iteration + 1, now
-        mixture, likelihood = _step(z, mixture, floor)
-        now = likelihood.item()
+        likelihood = z.new_zeros(())
+        counts, means, seconds = _moments(
+            _responsibilities(z, mixture, likelihood), mixture.means, full=mixture.roots.dim() == 3
+        )
+        mixture = _mixture(counts, means, _covariances(means, seconds), floor)
+        now = likelihood.item() / len(z)
         gain = now - before
         if not math.isfinite(now):
             raise Diverged(f"the likelihood of {len(mixture.weights)} components is not finite")
     return mixture, iteration
 
 
-def _step(z: Tensor, mixture: Mixture, floor: float) -> tuple[Mixture, Tensor]:
-    """One iteration, and the log-likelihood of a draw before it."""
-    full, (components, d) = mixture.roots.dim() == 3, mixture.means.shape
-    counts, firsts = z.new_zeros(components), z.new_zeros(components, d)
-    seconds = z.new_zeros(components * d, d) if full else z.new_zeros(components, d)
-    likelihood = z.new_zeros(())
+def _responsibilities(z: Tensor, mixture: Mixture, likelihood: Tensor) -> Shares:
+    """Shares of z (n, d) by the E step; its log-likelihood is added up in `likelihood`."""
     for rows, joint in log_joint(z, *mixture):
         log_p = joint.logsumexp(1, keepdim=True)
         likelihood += log_p.sum()
-        shares = (joint - log_p).exp().T
-        counts += shares.sum(1)
-        firsts += shares @ rows
-        seconds += (shares[:, None] * rows.T).flatten(0, 1) @ rows if full else shares @ rows.square()
-    counts += 10 * torch.finfo(z.dtype).eps  # a component that nothing belongs to
-    means = firsts / counts[:, None]
-    if full:
-        covariances = seconds.unflatten(0, (components, d)) / counts[:, None, None]
-        covariances -= means[:, :, None] * means[:, None, :]
+        yield rows, (joint - log_p).exp().T
+
+
+def _moments(shares: Shares, like: Tensor, full: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each component, shaped `like` their means (k, d): counts (k,), means, and mean products or squares."""
+    (components, d), counts, firsts = like.shape, like.new_zeros(len(like)), torch.zeros_like(like)
+    seconds = like.new_zeros(components * d, d) if full else torch.zeros_like(like)
+    for rows, share in shares:
+        counts += share.sum(1)
+        firsts += share @ rows
+        seconds += (share[:, None] * rows.T).flatten(0, 1) @ rows if full else share @ rows.square()
+    counts += 10 * torch.finfo(like.dtype).eps  # a component that nothing belongs to
+    seconds = seconds.unflatten(0, (components, d)) / counts[:, None, None] if full else seconds / counts[:, None]
+    return counts, firsts / counts[:, None], seconds
+
+
+def _covariances(means: Tensor, seconds: Tensor) -> Tensor:
+    """Covariances (k, d, d), or variances (k, d)."""
+    if seconds.dim() == 2:
+        return (seconds - means.square()).clamp_min(0)
+    return seconds - means[:, :, None] * means[:, None, :]
+
+
+def _mixture(counts: Tensor, means: Tensor, covariances: Tensor, floor: float) -> Mixture:
+    """With the floor below every variance. Raises `Diverged` where a covariance is singular all the same."""
+    if covariances.dim() == 2:
+        roots = (covariances + floor).sqrt()
+    else:
         covariances.diagonal(dim1=1, dim2=2).add_(floor)
         roots, failed = torch.linalg.cholesky_ex(covariances)
         if failed.any():
-            raise Diverged(f"a covariance of {components} components is singular: raise the floor")
-    else:
-        roots = (seconds / counts[:, None] - means.square()).clamp_min(0).add(floor).sqrt()
-    return Mixture(counts / counts.sum(), means, roots), likelihood / len(z)
+            raise Diverged(f"a covariance of {len(means)} components is singular: raise the floor")
+    return Mixture(counts / counts.sum(), means, roots)
 
 
 @hookimpl

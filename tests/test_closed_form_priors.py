@@ -349,6 +349,26 @@ def test_components_are_chosen_on_held_out_draws(monkeypatch):
     assert alone.fit(posterior, seeded(), silent)["components"] == 5
 
 
+def test_more_components_than_draws_are_refused():
+    with pytest.raises(Diverged, match="more than 20 draws"):
+        make("gmm", (2,), components=30, draws=20).fit(TARGETS["ring"]().posterior(CPU), seeded(), silent)
+    assert make("gmm", (2,), components="auto", draws=20).fit(TARGETS["ring"]().posterior(CPU), seeded(), silent)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_em_leaves_the_saddle_where_components_are_alike(full):
+    """Two long clusters that cross in many dimensions: the true likelihood is reached from k-means."""
+    d, n = 24, 6_000
+    scale = torch.where(torch.arange(d) < d // 2, 2.0, 0.5)
+    z = torch.cat([scale * normal(n // 2, d, 1), scale.flip(0) * normal(n // 2, d, 2)]).double()
+    truth = MixtureSameFamily(
+        Categorical(torch.ones(2).double()),
+        Independent(Normal(torch.zeros(2, d).double(), torch.stack([scale, scale.flip(0)]).double()), 1),
+    )
+    made, _ = expectation_maximisation(z, start(z, 2, full, 1e-6, seeded(3)), 1e-6, 200, 1e-4)
+    assert mixtures.log_density(z, *made).mean() > truth.log_prob(z).mean() - 0.05
+
+
 def test_a_component_alone_is_the_fitted_gaussian():
     posterior, _ = correlated()
     one = GMM((3,), GMMConfig(components=1, draws=3_000, floor=1e-9))
