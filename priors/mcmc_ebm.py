@@ -20,7 +20,9 @@ from torch import Tensor
 
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
+from priors.parts.graphs import without_python
 from priors.parts.langevin import short_run
+from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
 LOG_EVERY = 50  # steps
@@ -82,14 +84,20 @@ class MCMCEBM(LatentPrior):
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         config, energy = self.config, self.energy_network
-        optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, betas=(0.5, 0.999), fused=True)
-        for step in range(1, config.steps + 1):
+        optimiser = fused_adam(energy.parameters(), config.learning_rate, betas=(0.5, 0.999))
+
+        def take_step() -> tuple[Tensor, Tensor]:
             z_q = posterior.train.sample(config.batch_size, generator).flatten(1)
             z_p = self._chain(config.batch_size, generator)
             contrast = energy(z_q).mean() - energy(z_p).mean()
             optimiser.zero_grad()
             contrast.backward()
             optimiser.step()
+            return contrast, z_p
+
+        take_step = without_python(take_step, generator)
+        for step in range(1, config.steps + 1):
+            contrast, z_p = take_step()
             if step % LOG_EVERY == 0 or step == config.steps:
                 value, spread = contrast.item(), z_p.norm(dim=1).mean().item()
                 if not (abs(value) < RUNAWAY and math.isfinite(spread)):
