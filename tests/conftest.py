@@ -50,7 +50,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def with_gpu(own_cache):
     """The environment of a command that is to see the GPU; the test is skipped where there is none."""
-    if AS_IT_WAS.get("CUDA_VISIBLE_DEVICES") == "" or not Path("/proc/driver/nvidia/version").exists():
+    drivers = Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl")
+    if AS_IT_WAS.get("CUDA_VISIBLE_DEVICES") == "" or not any(driver.exists() for driver in drivers):
         pytest.skip("no CUDA device here")
     return AS_IT_WAS | {"LATENT_PRIOR_CACHE": os.environ["LATENT_PRIOR_CACHE"]}
 

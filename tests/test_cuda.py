@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,17 @@ def test_float32_alone_leaves_no_tf32_and_the_record_says_so():
 @pytest.mark.parametrize("prior", Registry().at_hand("prior"))
 def test_every_prior_keeps_its_contract_on_a_gpu(prior, command):
     command("check", prior, "--device", "cuda")
+
+
+def test_the_same_latents_score_alike_on_gpu_and_cpu(with_gpu):
+    script = Path(__file__).with_name("score_latents.py")
+    scores = []
+    for device in ("cuda", "cpu"):
+        words = [sys.executable, script, "digits-conv_vae", "digits", "digit-cnn", device]
+        done = subprocess.run(words, env=with_gpu | {"PYTHONPATH": "."}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        scores.append(float(done.stdout))
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
 
 
 def test_reference_rows_score_alike_on_gpu_and_cpu_and_priors_run_on_both(command, tmp_path):
