@@ -153,6 +153,8 @@ class LatentPrior(nn.Module, ABC):
     `learns`: target of `benchmark check` -> share of the Gaussian's MMD^2 that may be left over; for `standard`,
     where the Gaussian leaves nothing, the MMD^2 itself. An instance may narrow it to what its settings allow.
     `network_evaluations`: passes through any network that drawing one latent costs.
+    `replayable`: drawing reads nothing back from the device and goes the same way each time, so that on a GPU it can be
+    recorded as a graph, too.
     """
 
     name: ClassVar[str]
@@ -167,6 +169,7 @@ class LatentPrior(nn.Module, ABC):
     by_default: ClassVar[bool] = True
     learns: dict[str, float] = {}
     network_evaluations: int = 1
+    replayable: bool = False
     config: PriorConfig
 
     def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig) -> None:

@@ -211,6 +211,8 @@ class EVaLP(LatentPrior):
         else:
             self.sampler = CouplingFlow(features, config.couplings, config.sampler_width, config.sampler)
         self.network_evaluations = 1 if config.proposals == 1 else 2 * config.proposals
+        # SIR is long, and nflows' splines ask how many lie where
+        self.replayable = config.proposals == 1 and config.sampler != "spline"
         self.learns = _promise(config)
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class LatentFlow(LatentPrior):
     block_quick = {"steps": 400}
     learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
 
+    replayable = True
+
     def __init__(self, latent_shape: tuple[int, ...], config: LatentFlowConfig) -> None:
         super().__init__(latent_shape, config)
         self.flow: Flow

@@ -72,6 +72,8 @@ class MCMCEBM(LatentPrior):
     # a chain of step 0.4 cannot hold `narrow`; the quick budget's fit is far from converged on the others
     learns = {"ring": 0.3, "mixture": 0.6, "banana": 0.6, "standard": 0.005}
 
+    replayable = True
+
     def __init__(self, latent_shape: tuple[int, ...], config: MCMCEBMConfig) -> None:
         super().__init__(latent_shape, config)
         self.features = math.prod(latent_shape)
