@@ -1,5 +1,6 @@
 """Where there is a GPU: the commands run on it, keep float32 there, and agree with the CPU about one fit's scores."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,16 @@ def test_the_same_latents_score_alike_on_gpu_and_cpu(with_gpu):
         assert done.returncode == 0, done.stderr
         scores.append(float(done.stdout))
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+
+
+def test_a_fit_by_graph_is_the_eager_fit_bit_for_bit(with_gpu, tmp_path):
+    script = Path(__file__).parents[1] / "tools" / "gpu" / "speed.py"
+    words = ["--bundle", "digits-conv_vae", "--steps", 20, "--draws", "gaussian", "--batches", 1]
+    words = [sys.executable, script, *map(str, words), "--json", tmp_path / "speed.json"]
+    done = subprocess.run(words, env=with_gpu | {"PYTHONPATH": "."}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for row in json.loads((tmp_path / "speed.json").read_text())["fits"]:
+        assert row.get("difference at 10") == 0, row
 
 
 def test_reference_rows_score_alike_on_gpu_and_cpu_and_priors_run_on_both(command, tmp_path):

@@ -2,9 +2,9 @@
 
 Each warmed up, its peak memory taken, synchronised with the device, repeated until the protocol's count
 or its seconds, at least 3 times. The two are timed apart: taken in turns, the decoder leaves the prior a cold cache,
-half as slow again on a CPU. On a GPU a prior that is `replayable` is timed a second time as a CUDA graph: the eager time
-of small networks is Python's. The decoder is the same for all rows, and is timed once for those of a seed: two rows then
-differ by their priors alone.
+half as slow again on a CPU. The decoder is the same for all rows, and is timed once for those of a seed: two rows then
+differ by their priors alone. On a GPU a prior that is `replayable` is timed a second time as a CUDA graph, since the
+eager time of small networks is Python's.
 """
 
 from __future__ import annotations
