@@ -24,9 +24,7 @@ from priors.parts.draws import finite_draws
 from priors.parts.probability_flow import heun, log_density
 from priors.parts.regression import HELD_OUT, RegressionConfig, regress
 from priors.parts.residual import ResidualMLP
-from priors.parts.whitening import Whitening
-
-WHITEN_FROM = 10_000  # draws whose mean and standard deviation are taken out
+from priors.parts.whitening import WHITEN_FROM, Whitening
 
 
 class FlowMatchingConfig(RegressionConfig):
@@ -68,9 +66,10 @@ class FlowMatching(LatentPrior):
 
         def lines(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Points on lines from noise to z (n, *shape): where (n, d), when (n, 1), and the velocity there (n, d)."""
-            noise, z = pair(_noise(len(z), self.whitening.mean, generator), self.whitening(z.flatten(1)))
+            white = self.whitening(z.flatten(1))
+            noise, white = pair(torch.randn(white.shape, generator=generator, device=white.device), white)
             time = antithetic_times(len(z), generator)
-            return (1 - time) * noise + time * z, time, z - noise
+            return (1 - time) * noise + time * white, time, white - noise
 
         def loss(network: nn.Module) -> Tensor:
             x, time, velocity = lines(posterior.train.sample(self.config.batch_size, generator))
@@ -84,7 +83,7 @@ class FlowMatching(LatentPrior):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        noise = _noise(n, self.whitening.mean, generator)
+        noise = torch.randn(n, len(self.whitening.mean), generator=generator, device=generator.device)
         white = heun(self.velocity, noise, equal_steps(self.config.heun_steps))
         return self.whitening.inverse(white).unflatten(1, self.latent_shape)
 
@@ -110,6 +109,7 @@ def antithetic_times(n: int, generator: torch.Generator) -> Tensor:
 
 
 def pair_as_drawn(noise: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise and z (n, d) as they are: independent of each other."""
     return noise, z
 
 
@@ -122,10 +122,6 @@ def pair_optimally(noise: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
     _, order = linear_sum_assignment(torch.cdist(noise, z).square().cpu().numpy())
     return noise, z[torch.as_tensor(order, device=z.device)]
-
-
-def _noise(n: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(n, len(like), generator=generator, device=generator.device)
 
 
 @hookimpl

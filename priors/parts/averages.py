@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage:
@@ -14,7 +14,8 @@ class MovingAverage:
     """
 
     def __init__(self, average: nn.Module, live: nn.Module, horizon: float) -> None:
-        self._average, self._live = list(average.parameters()), list(live.parameters())
+        self._average: list[Tensor] = list(average.parameters())
+        self._live: list[Tensor] = list(live.parameters())
         self._share = 1 / max(horizon, 1.0)
 
     @torch.no_grad()

@@ -31,14 +31,22 @@ def heun(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:
 
 
 def with_divergence(velocity: Velocity, x: Tensor, time: float) -> tuple[Tensor, Tensor]:
-    """v (n, d) and div v (n,), exact, from d directional derivatives. A row of v may depend on its own row of x alone."""
+    """v (n, d) and div v (n,) at x (n, d), exact, from d directional derivatives. Rows are on their own in v."""
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = torch.func.jvp(lambda x: velocity(x, time), (x,), (direction.expand_as(x).contiguous(),))
+        value, slope = directional(lambda x: velocity(x, time), (x,), (direction.expand_as(x).contiguous(),))
         return value, (slope * direction).sum(1)
 
     values, slopes = torch.func.vmap(along)(torch.eye(x.shape[1], dtype=x.dtype, device=x.device))
     return values[0], slopes.sum(0)
+
+
+def directional(
+    function: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The function's value, and its derivative along tangents of its arguments: one pass in forward mode."""
+    value, derivative = torch.func.jvp(function, at, along)[:2]
+    return value, derivative
 
 
 def log_density(velocity: Velocity, x: Tensor, times: list[float]) -> Tensor:

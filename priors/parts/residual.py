@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """(n, features) and `times` columns (n, 1) or (1, 1), about a unit long -> (n, features); zero before any training."""
+    """(n, features), and `times` columns (n, 1) or (1, 1) about a unit long -> (n, features); 0 before any training."""
 
     def __init__(self, features: int, width: int, blocks: int, times: int = 1) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+WHITEN_FROM = 10_000  # draws that are enough to `measure`
 SMALLEST = 1e-6  # of a standard deviation: a coordinate that never changes is divided by this
 
 
