@@ -32,6 +32,7 @@ from priors.parts.standard_normal import log_standard_normal
 VALIDATE_EVERY = 250  # steps
 HELD_OUT = 10_000  # draws in the held-out ELBO
 SCALE_FROM = 10_000  # draws whose mean and standard deviations z is standardised by
+FIRST_GAMMA = 0.25  # at 1, a standardised z is all noise from the start, and u takes long to be of use
 
 
 class TwoStageConfig(PriorConfig):
@@ -83,7 +84,7 @@ class TwoStage(LatentPrior):
         d = math.prod(latent_shape)
         self.encoder = SkipPerceptron(d, config.width, config.depth, 2 * d)
         self.decoder = SkipPerceptron(d, config.width, config.depth, d)
-        self.log_gamma = nn.Parameter(torch.zeros(()))
+        self.log_gamma = nn.Parameter(torch.tensor(math.log(FIRST_GAMMA)))
         self.register_buffer("mean", torch.zeros(d))
         self.register_buffer("std", torch.ones(d))
 
