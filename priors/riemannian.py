@@ -1,18 +1,21 @@
 """The uniform distribution of a Riemannian latent space (Chadebec and Allassonniere 2022, arXiv 2209.07370).
 
-    G(z) = sum_k Sigma_k^-1 exp(-|z - c_k|^2_{Sigma_k^-1} / T^2) + ridge I,      p(z) proportional to sqrt(det G(z))^power
+    G(z) = sum_k Sigma_k^-1 exp(-|z - c_k|^2_{Sigma_k^-1} / T^2) + ridge I
+    p(z) proportional to sqrt(det G(z))^power
 
 with |v|^2_P = v^T P v, and c_k, Sigma_k the mean and the diagonal covariance of q(z|x_k) of K training images, medoids
 of all posterior means; T is the largest distance from a medoid to its nearest other. Mass lies where posteriors are
 narrow. Nothing is trained. Sampling is Hamiltonian Monte Carlo from random posterior means; the method needs the
 posteriors themselves, where other priors get draws.
 
-Far from all medoids p is a constant, which has no integral: there is no `log_prob`, and a long chain gets lost. At the
-power 1 of the paper's formula that takes no more steps than the authors make. Their code gives momenta half the
-standard deviation that its acceptance takes them to have, and so samples about the power 4 in place of 1, whose walls
-are steep enough; here that is a setting, with the acceptance that belongs to it. (Their gradient is another than that of
-their density too, which Metropolis' rule forgives.) A chain that moves little hands its start back, which is a training
-image's posterior mean: `displacement`, and the memorisation scores, say how far this is sampling at all.
+Far from all medoids p is a constant, which has no integral: there is no `log_prob`, and long chains get lost. At the
+power 1 of the paper that takes no more steps than the authors make. In their code momenta have half the standard
+deviation that the acceptance takes them to have, and a flow that keeps the energy with momenta of N(0, 1/4) keeps the
+power 4; here that is a setting, with the acceptance that belongs to it. (The code's gradient is another than that of
+its density too.)
+
+A chain that moves little hands its start back, which is a training image's posterior mean: `displacement`, and the
+memorisation scores, say how far this is sampling at all.
 """
 
 from __future__ import annotations

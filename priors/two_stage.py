@@ -74,7 +74,7 @@ class TwoStage(LatentPrior):
         "celeba64": (64, {}),
         "celeba64-preview": (64, {}),
     }
-    quick = {"steps": 1_200}
+    quick = {"steps": 1_200, "width": 128}
     learns = {}
     mean: Tensor
     std: Tensor

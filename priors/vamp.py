@@ -38,9 +38,9 @@ class VampConfig(PriorConfig):
     """`components` pseudo-images; `patience` counts validations without a better likelihood (one in 25 steps)."""
 
     components: int = Field(500, ge=1)
-    steps: int = Field(500, ge=1)
+    steps: int = Field(300, ge=1)
     batch_size: int = Field(2_000, ge=1)
-    learning_rate: float = Field(0.05, gt=0)
+    learning_rate: float = Field(0.3, gt=0)
     patience: int = Field(10, ge=1)
 
 

@@ -74,7 +74,7 @@ def test_what_is_kept_are_posteriors_of_images():
     posterior.backbone.seen.clear()
     prior, _ = fitted(posterior)
     seen = torch.stack(posterior.backbone.seen)
-    assert 0 <= seen.min()
+    assert seen.min() >= 0
     assert seen.max() <= 1
     means, stds = posterior.backbone.encode(seen.flatten(0, 1))
     means, stds = means.view(-1, 20, 3), stds.view(-1, 20, 3)
@@ -139,7 +139,7 @@ def test_the_encoder_of_a_target_is_what_its_images_have():
     z = TARGETS["block"]().draw(50, seeded())
     image = backbone.decode(z)
     assert image.shape == (50, *backbone.image_shape)
-    assert 0 <= image.min()
+    assert image.min() >= 0
     assert image.max() <= 1
     mean, std = backbone.encode(image)
     assert torch.allclose(mean, z, atol=1e-5)
