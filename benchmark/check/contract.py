@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from benchmark.check.targets import TARGETS, Target
+from benchmark.check.targets import TARGETS, AffineVAE, Target
 from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
 from benchmark.scores.mmd import mmd_between
@@ -56,7 +56,8 @@ def check(
     def fit(target: Target) -> LatentPrior:
         made = build(target.shape)
         with seeded_globals(device, "check fit"):
-            made.train().fit(target.posterior(device), stream(device, "check fit"), lambda *_, **__: None)
+            posterior = target.posterior(device, prior.needs_backbone)
+            made.train().fit(posterior, stream(device, "check fit"), lambda *_, **__: None)
         return made.eval()
 
     resolve_config(prior, settings, "synthetic", (2,), "quick")  # settings that were typed wrongly are no finding
@@ -232,7 +233,8 @@ def _refuses_nan(prior: LatentPrior, device: torch.device) -> str | None:
     bad = PosteriorSplit(torch.full((1000, 2), math.nan, device=device), torch.ones(1000, 2, device=device))
     try:
         with seeded_globals(device, "check"):
-            prior.train().fit(AggregatePosterior(bad, bad), stream(device, "check"), lambda *_, **__: None)
+            posterior = AggregatePosterior(bad, bad, AffineVAE((2,), 1.0) if prior.needs_backbone else None)
+            prior.train().fit(posterior, stream(device, "check"), lambda *_, **__: None)
     except Exception as error:
         return str(error)
     state = [

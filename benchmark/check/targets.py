@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,18 +20,24 @@ from priors.api import AggregatePosterior
 
 @dataclass(frozen=True)
 class Target:
-    """`draw(n, generator)` gives (n, *shape) float32, `log_prob` nats; `modes` (k, d) are what must be covered."""
+    """`draw(n, generator)` gives (n, *shape) float32, `log_prob` nats; `modes` (k, d) are what must be covered.
+
+    Draws end with Gaussian noise; with standard deviation `noise` in place of its own, `means` gives what passes for
+    the posterior means of images, q(z|x) = N(mean, noise^2 I).
+    """
 
     name: str
     shape: tuple[int, ...]
     draw: Callable[[int, torch.Generator], Tensor]
     log_prob: Callable[[Tensor], Tensor]
+    means: Callable[[int, torch.Generator], Tensor]
+    noise: float
     modes: Tensor | None = None
 
-    def posterior(self, device: torch.device) -> AggregatePosterior:
+    def posterior(self, device: torch.device, with_backbone: bool = False) -> AggregatePosterior:
         """The target in the place of q_agg: every draw is a fresh one."""
         split = FreshDraws(self, device)
-        return AggregatePosterior(split, split)
+        return AggregatePosterior(split, split, AffineVAE(self.shape, self.noise) if with_backbone else None)
 
     def coverage(self, z: Tensor) -> float | None:
         """Share of the modes that are the nearest of at least a quarter of their due share of z (n, *shape)."""
@@ -52,8 +60,35 @@ class FreshDraws:
 
     one_each = sample
 
+    def posteriors(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        mean = self.target.means(n, generator)
+        return mean, torch.full_like(mean, self.target.noise)
+
     def __len__(self) -> int:
         return 1_000_000
+
+
+@dataclass(frozen=True)
+class AffineVAE:
+    """What a frozen backbone is to a prior, where latents were made from no image: an image is a mean, scaled.
+
+    Images are rows of pixels, one for each latent: [0, 1] is [-REACH, REACH]. Posteriors are N(mean, noise^2 I).
+    """
+
+    REACH: ClassVar[float] = 8.0
+    latent_shape: tuple[int, ...]
+    noise: float
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 1, 1, math.prod(self.latent_shape)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.REACH * (2 * x.flatten(1) - 1).unflatten(1, self.latent_shape)
+        return mean, torch.full_like(mean, self.noise)
+
+    def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return (z.view(-1, *self.image_shape) / self.REACH + 1).clamp(0, 2) / 2
 
 
 def _gaussian_noise(n: int, features: int, generator: torch.Generator) -> Tensor:
@@ -66,19 +101,26 @@ def _mixture(name: str, means: Tensor, std: float) -> Target:
     components = Independent(Normal(flat, torch.full_like(flat, std)), 1)
     density = MixtureSameFamily(Categorical(torch.ones(len(flat))), components)
 
-    def draw(n: int, generator: torch.Generator) -> Tensor:
+    def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
         index = torch.randint(len(means), (n,), generator=generator, device=generator.device)
         z = flat.to(generator.device)[index] + std * _gaussian_noise(n, flat.shape[1], generator)
         return z.unflatten(1, shape)
 
-    return Target(name, shape, draw, lambda z: density.log_prob(z.flatten(1).cpu()), flat)
+    def log_prob(z: Tensor) -> Tensor:
+        return density.log_prob(z.flatten(1).cpu())
+
+    half = std / math.sqrt(2)
+    return Target(name, shape, draw, log_prob, partial(draw, std=half), half, flat)
 
 
 def _normal(name: str, features: int, std: float) -> Target:
     density: Distribution = MultivariateNormal(torch.zeros(features), std**2 * torch.eye(features))
-    return Target(
-        name, (features,), lambda n, g: std * _gaussian_noise(n, features, g), lambda z: density.log_prob(z.cpu())
-    )
+
+    def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
+        return std * _gaussian_noise(n, features, generator)
+
+    half = std / math.sqrt(2)
+    return Target(name, (features,), draw, lambda z: density.log_prob(z.cpu()), partial(draw, std=half), half)
 
 
 def ring() -> Target:
@@ -93,10 +135,13 @@ def mixture() -> Target:
 
 
 def banana() -> Target:
-    """x ~ N(0, 1), y = x^2 / 2 - 1/2 + N(0, 0.3^2)."""
+    """x ~ N(0, 1), y = x^2 / 2 - 1/2 + N(0, 0.3^2).
+
+    Images that would make it have posteriors of no width in x; theirs are as wide as in y, and so q_agg a little wider.
+    """
     std = 0.3
 
-    def draw(n: int, generator: torch.Generator) -> Tensor:
+    def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
         x, noise = _gaussian_noise(n, 2, generator).unbind(1)
         return torch.stack([x, x.square() / 2 - 0.5 + std * noise], 1)
 
@@ -104,7 +149,8 @@ def banana() -> Target:
         x, y = z.cpu().unbind(1)
         return Normal(0.0, 1.0).log_prob(x) + Normal(x.square() / 2 - 0.5, std).log_prob(y)
 
-    return Target("banana", (2,), draw, log_prob)
+    half = std / math.sqrt(2)
+    return Target("banana", (2,), draw, log_prob, partial(draw, std=half), half)
 
 
 def narrow() -> Target:
