@@ -12,9 +12,8 @@ which is divided by its root mean square and added up over R. V is the differenc
 nearby y, times a weight. It changes its sign when x and y change places, so that it vanishes in expectation where
 generator and q_agg agree; from a cloud shrunk to a point it leads outward. No member of y may repel itself.
 
-What is normalised at the equilibrium is the noise of a batch; so the rate decays, and the weights are averaged. On
-images the authors measure distances in learned features; latents of a VAE are such features already. There is no
-density.
+What is normalised at the equilibrium is the noise of a batch; so the rate decays to zero. On images the authors measure
+distances in learned features; latents of a VAE are such features already. There is no density.
 """
 
 from __future__ import annotations
@@ -33,13 +32,12 @@ BETAS = (0.9, 0.95)  # of Adam, the authors'
 
 
 class DriftingConfig(PriorConfig):
-    """`batch_size` draws of the generator and as many of q_agg a step; `average` is the decay of the weights' mean."""
+    """`batch_size` draws of the generator and as many of q_agg a step."""
 
     steps: int = Field(6_000, ge=1)
     batch_size: int = Field(256, ge=2)
     width: int = Field(512, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    average: float = Field(0.999, ge=0, lt=1)
     temperatures: tuple[float, ...] = Field((0.02, 0.05, 0.2), min_length=1)
 
 
@@ -61,12 +59,11 @@ class Drifting(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         config, device = self.config, posterior.device
         parameters = list(self.generator.parameters())
-        averages = [parameter.detach().clone() for parameter in parameters]
         optimiser = torch.optim.Adam(parameters, config.learning_rate, BETAS, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
 
         def step() -> Tensor:
-            """One step of the generator and of its average: the mean shift at the last temperature."""
+            """One step of the generator: the length of the shift at the last temperature."""
             x = posterior.train.sample(config.batch_size, generator).flatten(1)
             y, _ = self.generator.push(torch.randn(x.shape, generator=generator, device=device))
             force, shift = drift(y.detach(), x, config.temperatures)
@@ -75,7 +72,6 @@ class Drifting(LatentPrior):
             for parameter, gradient in zip(parameters, gradients):
                 parameter.grad = gradient
             optimiser.step()
-            torch._foreach_lerp_(averages, [parameter.detach() for parameter in parameters], 1 - config.average)
             return shift.square().sum(1).mean().sqrt()
 
         for index in range(1, config.steps + 1):
@@ -86,8 +82,6 @@ class Drifting(LatentPrior):
                 if not math.isfinite(shift):
                     raise Diverged(f"the drift is not finite after {index} steps")
                 progress(index, config.steps, shift=shift)
-        with torch.no_grad():
-            torch._foreach_copy_(parameters, averages)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
