@@ -26,6 +26,8 @@ from torch import Tensor
 
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
 from priors.parts.flows import MLPGenerator
+from priors.parts.graphs import without_python
+from priors.parts.optimisers import fused_adam
 
 LOG_EVERY = 100  # steps
 BETAS = (0.9, 0.95)  # of Adam, the authors'
@@ -59,7 +61,7 @@ class Drifting(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         config, device = self.config, posterior.device
         parameters = list(self.generator.parameters())
-        optimiser = torch.optim.Adam(parameters, config.learning_rate, BETAS, fused=True)
+        optimiser = fused_adam(parameters, config.learning_rate, betas=BETAS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
 
         def step() -> Tensor:
@@ -74,6 +76,7 @@ class Drifting(LatentPrior):
             optimiser.step()
             return shift.square().sum(1).mean().sqrt()
 
+        step = without_python(step, generator)
         for index in range(1, config.steps + 1):
             value = step()
             schedule.step()

@@ -32,6 +32,8 @@ from torch import Tensor
 from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
+from priors.parts.graphs import without_python
+from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
 VALIDATE_EVERY = 200  # steps
@@ -111,7 +113,7 @@ class LARS(LatentPrior):
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config, energy = self.config, self.energy_network
-        optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, fused=True)
+        optimiser = fused_adam(energy.parameters(), config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         held_out = posterior.val.sample(HELD_OUT, generator).flatten(1)
         noise = self.propose(HELD_OUT_PROPOSALS, generator)
@@ -131,6 +133,7 @@ class LARS(LatentPrior):
             optimiser.step()
             return loss.detach()
 
+        step = without_python(step, generator)
         for done in range(1, config.steps + 1):
             loss = step()
             schedule.step()

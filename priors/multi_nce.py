@@ -30,6 +30,8 @@ from priors.ncp import classifier_loss
 from priors.parts import sir
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
+from priors.parts.graphs import without_python
+from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
 VALIDATE_EVERY = 200  # steps
@@ -98,7 +100,8 @@ class MultiNCE(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config, facts = self.config, dict[str, Any]()
         held_out = posterior.val.sample(config.held_out, generator).flatten(1)
-        negatives = held_out_negatives = partial(self._draw, 0)
+        negatives: Draw = partial(self._draw, 0)
+        held_out_negatives = negatives
         for stage in range(config.stages):
             fresh = held_out_negatives(config.held_out, generator)
             best = self._fit_stage(stage, posterior, negatives, (held_out, fresh), generator, progress)
@@ -131,7 +134,7 @@ class MultiNCE(LatentPrior):
     ) -> BestState:
         """Train one classifier; `held_out` are draws of either class."""
         config, energy = self.config, self._energy(stage)
-        optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, fused=True)
+        optimiser = fused_adam(energy.parameters(), config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         best = BestState(energy, config.patience)
         before, total = stage * config.steps, config.stages * config.steps
@@ -144,6 +147,7 @@ class MultiNCE(LatentPrior):
             optimiser.step()
             return loss.detach()
 
+        step = without_python(step, generator)
         for index in range(1, config.steps + 1):
             loss = step()
             schedule.step()

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
 from priors.parts.draws import finite_draws
 from priors.parts.early_stopping import BestState
+from priors.parts.graphs import without_python
+from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
 VALIDATE_EVERY = 250  # steps
@@ -103,7 +105,7 @@ class TwoStage(LatentPrior):
         scale_from = finite_draws(posterior.train, SCALE_FROM, generator)
         self.mean.copy_(scale_from.mean(0))
         self.std.copy_(scale_from.std(0))
-        optimiser = torch.optim.Adam(self.parameters(), config.learning_rate, fused=True)
+        optimiser = fused_adam(self.parameters(), config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
 
         def draw_noise(z: Tensor) -> Tensor:
@@ -120,6 +122,7 @@ class TwoStage(LatentPrior):
         held_out = posterior.val.sample(HELD_OUT, generator).flatten(1)
         held_out_noise = draw_noise(held_out)  # the same each time, so that states are compared on equal terms
         best = BestState(self, config.patience)
+        step = without_python(step, generator)
         for taken in range(1, config.steps + 1):
             loss = step()
             schedule.step()

@@ -27,7 +27,9 @@ from torch import Tensor
 from priors.api import AggregatePosterior, FrozenVAE, LatentPrior, PriorConfig, Progress, hookimpl
 from priors.parts.draws import finite_draws
 from priors.parts.early_stopping import BestState
+from priors.parts.graphs import without_python
 from priors.parts.mixtures import draw, log_density
+from priors.parts.optimisers import fused_adam
 
 VALIDATE_EVERY = 25  # steps
 HELD_OUT = 10_000  # draws in the held-out likelihood
@@ -74,7 +76,7 @@ class Vamp(LatentPrior):
             raise TypeError("vamp needs the frozen encoder, and this aggregate posterior has draws alone")
         held_out = finite_draws(posterior.val, HELD_OUT, generator)
         logits = self.start(posterior, backbone, generator).requires_grad_()
-        optimiser = torch.optim.Adam([logits], config.learning_rate, fused=True)
+        optimiser = fused_adam([logits], config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
 
         def encode() -> tuple[Tensor, Tensor]:
@@ -90,6 +92,7 @@ class Vamp(LatentPrior):
             return loss.detach()
 
         best = BestState(self, config.patience)
+        step = without_python(step, generator)
         for taken in range(1, config.steps + 1):
             loss = step()
             schedule.step()

@@ -28,6 +28,8 @@ from zuko.lazy import LazyComposedTransform
 from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress
 from priors.parts.draws import finite_draws
 from priors.parts.early_stopping import BestState
+from priors.parts.graphs import without_python
+from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
 VALIDATE_EVERY = 250  # steps
@@ -143,9 +145,7 @@ class AutoregressivePrior(LatentPrior):
         config, flow = self.config, self.flow
         flow.whiten(finite_draws(posterior.train, WHITEN_FROM, generator))
         held_out = posterior.val.sample(HELD_OUT, generator).flatten(1)
-        optimiser = torch.optim.Adam(
-            flow.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        optimiser = fused_adam(flow.parameters(), config.learning_rate, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         best = BestState(flow, config.patience)
 
@@ -156,6 +156,7 @@ class AutoregressivePrior(LatentPrior):
             optimiser.step()
             return loss.detach()
 
+        step = without_python(step, generator)
         for done in range(1, config.steps + 1):
             loss = step()
             schedule.step()

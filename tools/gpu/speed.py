@@ -59,8 +59,8 @@ class Bench:
     def __init__(self, bundle: str, device: torch.device) -> None:
         found, _ = find_bundle(None, "", bundle)
         self.device, self.dataset, self.shape = device, found.dataset, found.latent_shape
-        splits = [PosteriorSplit(*found.posterior(name, device)) for name in ("train", "val")]
-        self.posterior = AggregatePosterior(*splits)
+        train, val = (PosteriorSplit(*found.posterior(name, device)) for name in ("train", "val"))
+        self.posterior = AggregatePosterior(train, val)
 
     def build(self, name: str, seed: int = 0, **settings: Any) -> LatentPrior:
         cls = Registry().get("prior", name)
