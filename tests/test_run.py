@@ -48,8 +48,6 @@ DIGITS = SHIPPED / "digits-conv_vae"
 METRICS = Registry().at_hand("metric")
 OF_VECTORS = set(METRICS) - {"mmd_pca64"}  # which is of spatial latents
 OF_PRIORS = OF_VECTORS - {"redraws", "extraction_time"}  # of full protocols, of a reference row
-#: of an evaluation's kinds some of each: scores of images and of latents, a picture, timings
-SOME = ["fd", "kid", "mmd", "samples", "cross_entropy", "neighbours", "sampling_time"]
 TIMED = r"fit_seconds|(prior|decode|images)_(seconds|repeats)_\d+|extraction_(seconds|repeats)"
 
 
@@ -69,7 +67,6 @@ def work(small_bundle, tmp_path_factory):
     """A run that nothing disturbed: `words` without --results, `results`, `cache`."""
     folder = tmp_path_factory.mktemp("undisturbed")
     words = ["run", "--bundle", small_bundle, "--priors", "evalp[steps=200]", "--seeds", 2, "--device", "cpu"]
-    words += ["--metrics", ",".join([*SOME, "extraction_time"])]
     process = start([*words, "--results", folder / "results"], folder / "cache", folder / "log")
     done = finish(process, folder / "log")
     assert done.code == 0, done.output
@@ -218,7 +215,7 @@ def register_metrics():
 def test_a_new_metric_measures_without_a_new_fit(copied, tmp_path):
     (tmp_path / "norm.py").write_text(METRIC)
     before = contents(copied.results / "records"), contents(copied.cache / "fits")
-    done = copied.again("--plugin", tmp_path / "norm.py", "--metrics", "mean_norm")
+    done = copied.again("--plugin", tmp_path / "norm.py")
     assert done.code == 0, done.output
     after = contents(copied.results / "records")
     added = set(after) - set(before[0])
@@ -493,7 +490,7 @@ def broken(small_bundle, tmp_path_factory):
     plugin, results, calls = folder / "broken.py", folder / "results", folder / "broken.calls"
     plugin.write_text(BROKEN)
     words = ["run", "--bundle", small_bundle, "--plugin", plugin, "--seeds", 1, "--device", "cpu", "--results", results]
-    words += ["--priors", ",".join([*OUTCOMES, "tied", "evalp[steps=20]"]), "--metrics", ",".join(SOME)]
+    words += ["--priors", ",".join([*OUTCOMES, "tied", "evalp[steps=20]"])]
     made = {"results": results}
     for name, more in {"first": [], "second": [], "retried": ["--retry"]}.items():
         calls.write_text("")
@@ -529,7 +526,7 @@ def test_the_other_priors_of_the_grid_finish_beside_broken_ones(broken):
     records = [json.loads(content) for content in broken.first.files.values()]
     for label in ("gaussian", "tied", "evalp[steps=20]"):
         kinds = {r["kind"]: r["status"] for r in records if r["row"]["label"] == label}
-        assert kinds == dict.fromkeys(["fit", *SOME], "ok")
+        assert kinds == dict.fromkeys(["fit", *OF_PRIORS], "ok")
     assert f"{len(OUTCOMES)} failed" in broken.first.output
 
 
@@ -548,7 +545,7 @@ def test_failures_are_tried_again_only_when_asked(broken):
 def test_a_retry_that_succeeds_replaces_the_failure(broken):
     records = [json.loads(content) for content in broken.retried.files.values()]
     assert {r["kind"]: r["status"] for r in records if r["row"]["prior"] == "mends"} == dict.fromkeys(
-        ["fit", *SOME], "ok"
+        ["fit", *OF_PRIORS], "ok"
     )
     assert "Failed: mends" in broken.first.board
     assert "Failed: mends" not in broken.retried.board
