@@ -189,7 +189,8 @@ class LatentPrior(nn.Module, ABC):
     `by_default`: a run that names no priors has it.
     `learns`: target of `benchmark check` -> share of the Gaussian's MMD^2 that may be left over; for `standard`,
     where the Gaussian leaves nothing, the MMD^2 itself. An instance may narrow it to what its settings allow.
-    `network_evaluations`: passes through any network that drawing one latent costs.
+    `network_evaluations`: passes through any network that drawing one latent costs; a network is a module that the
+    prior owns, and `check` counts what passes it. Where the number hangs on the draw: on average, or at most.
     `replayable`: drawing reads nothing back from the device and goes the same way each time, so that on a GPU it can be
     recorded as a graph, too.
     `needs_backbone`: its fit is given the frozen VAE beside the draws. `sample` and the densities are not.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from priors.api import AggregatePosterior
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target:
     """`draw(n, generator)` gives (n, *shape) float32, `log_prob` nats; `modes` (k, d) are what must be covered.
 
@@ -123,17 +123,20 @@ def _normal(name: str, features: int, std: float) -> Target:
     return Target(name, (features,), draw, lambda z: density.log_prob(z.cpu()), partial(draw, std=half), half)
 
 
+@cache
 def ring() -> Target:
     """Eight modes of standard deviation 0.25 on a circle of radius 2."""
     angles = torch.arange(8) * (2 * math.pi / 8)
     return _mixture("ring", 2 * torch.stack([angles.cos(), angles.sin()], 1), 0.25)
 
 
+@cache
 def mixture() -> Target:
     """Ten modes of standard deviation 0.5 in 16 dimensions, about 4 from the origin and from one another."""
     return _mixture("mixture", torch.randn(10, 16, generator=torch.Generator().manual_seed(0)), 0.5)
 
 
+@cache
 def banana() -> Target:
     """x ~ N(0, 1), y = x^2 / 2 - 1/2 + N(0, 0.3^2).
 
@@ -153,16 +156,19 @@ def banana() -> Target:
     return Target("banana", (2,), draw, log_prob, partial(draw, std=half), half)
 
 
+@cache
 def narrow() -> Target:
     """N(0, 0.1^2 I) in 8 dimensions."""
     return _normal("narrow", 8, 0.1)
 
 
+@cache
 def standard() -> Target:
     """N(0, I) in 16 dimensions: there is no prior hole, and nothing should change."""
     return _normal("standard", 16, 1.0)
 
 
+@cache
 def block() -> Target:
     """Four modes of standard deviation 0.8 on blocks of 2 x 4 x 4: a bright half, left, right, above or below."""
     rising = torch.tensor([-0.5, -0.5, 0.5, 0.5]).expand(4, 4)
