@@ -10,7 +10,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from priors import two_stage
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit
-from priors.two_stage import HELD_OUT, TwoStage, TwoStageConfig
+from priors.two_stage import TwoStage, TwoStageConfig
 
 pytestmark = pytest.mark.usefixtures("seeded_modules")
 SMALL = TwoStageConfig(width=16, steps=300)
@@ -97,16 +97,18 @@ def test_the_fit_finds_a_bound_that_is_near_the_likelihood_of_a_gaussian():
 def test_the_best_state_is_kept_where_the_bound_of_other_images_falls(monkeypatch):
     monkeypatch.setattr(two_stage, "VALIDATE_EVERY", 20)
     train, other = narrowing(4, std=0.01), PosteriorSplit(normal(500, 4, 3), torch.ones(500, 4))
-    prior = TwoStage((4,), TwoStageConfig(width=64, steps=600, patience=5))
-    seen = {}
-    facts = prior.fit(AggregatePosterior(train, other), seeded(), lambda step, _, **values: seen.update({step: values}))
-    scores = {step: values["held_out_negative_elbo"] for step, values in seen.items()}
+    prior = TwoStage((4,), TwoStageConfig(width=16, steps=600, patience=5, learning_rate=5e-3))
+    scores, gammas = {}, {}
+
+    def watch(step, total, **values):
+        scores[step], gammas[step] = values["held_out_negative_elbo"], prior.log_gamma.item()
+
+    facts = prior.fit(AggregatePosterior(train, other), seeded(), watch)
     best = min(scores, key=scores.get)
     assert best == facts["best_step"] < max(scores) == best + 5 * 20
     assert facts["held_out_elbo"] == -scores[best]
-    z = other.sample(HELD_OUT, seeded(5))
-    assert -prior.elbo(z, normal(HELD_OUT, 4, 6)).mean().item() == pytest.approx(scores[best], rel=0.03)
-    assert scores[max(scores)] > 1.1 * scores[best]
+    assert prior.log_gamma.item() == gammas[best] != gammas[max(scores)]
+    assert facts["gamma"] == pytest.approx(math.exp(gammas[best]))
 
 
 def test_it_has_a_bound_and_no_density():

@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import SHIPPED
-from benchmark.check.targets import TARGETS, AffineVAE
+from benchmark.check.targets import TARGETS, SquashingVAE
 from benchmark.jobs.fitting import state_of
 from benchmark.jobs.workspace import Workspace
 from benchmark.registry import Registry
@@ -95,7 +95,7 @@ def test_the_likelihood_moves_every_pseudo_image_and_no_weight():
 
 def test_the_fit_betters_its_start_and_is_near_the_entropy():
     posterior = gaussian_posterior(torch.tensor([1.0, -2.0]), 0.8)
-    posterior = replace(posterior, backbone=AffineVAE((2,), 0.4))
+    posterior = replace(posterior, backbone=SquashingVAE((2,), 0.4))
     config = VampConfig(components=60, steps=200, batch_size=1_000)
     start = Vamp((2,), config.model_copy(update={"steps": 1, "learning_rate": 1e-9}))
     first = start.fit(posterior, seeded(), silent)["held_out_nll"]
@@ -106,7 +106,7 @@ def test_the_fit_betters_its_start_and_is_near_the_entropy():
 
 def test_widths_are_those_that_the_encoder_can_give():
     """No image has another width: q_agg narrower than every posterior stays out of reach."""
-    posterior = replace(gaussian_posterior(torch.zeros(2), 0.3), backbone=AffineVAE((2,), 1.0))
+    posterior = replace(gaussian_posterior(torch.zeros(2), 0.3), backbone=SquashingVAE((2,), 1.0))
     prior, facts = fitted(posterior, (2,))
     assert torch.equal(prior.scales, torch.ones(20, 2))
     assert facts["held_out_nll"] > 2 * Normal(0.0, 0.3).entropy().item() + 0.5
@@ -124,8 +124,8 @@ def test_it_refuses_an_aggregate_posterior_without_its_encoder_and_latents_that_
 def test_a_block_is_fitted_as_the_vector_that_it_is():
     split = narrowing(2, 3, 4)
     flat = PosteriorSplit(split._mean.flatten(1), split._std.flatten(1))
-    block, _ = fitted(AggregatePosterior(split, split, AffineVAE((2, 3, 4), 0.3)), (2, 3, 4))
-    vector, _ = fitted(AggregatePosterior(flat, flat, AffineVAE((24,), 0.3)), (24,))
+    block, _ = fitted(AggregatePosterior(split, split, SquashingVAE((2, 3, 4), 0.3)), (2, 3, 4))
+    vector, _ = fitted(AggregatePosterior(flat, flat, SquashingVAE((24,), 0.3)), (24,))
     drawn = block.sample(5, seeded(1))
     assert drawn.shape == (5, 2, 3, 4)
     assert torch.equal(drawn.flatten(1), vector.sample(5, seeded(1)))
@@ -135,7 +135,7 @@ def test_a_block_is_fitted_as_the_vector_that_it_is():
 
 
 def test_the_encoder_of_a_target_is_what_its_images_have():
-    backbone = AffineVAE((2, 4, 4), 0.5)
+    backbone = SquashingVAE((2, 4, 4), 0.5)
     z = TARGETS["block"]().draw(50, seeded())
     image = backbone.decode(z)
     assert image.shape == (50, *backbone.image_shape)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from benchmark.check.targets import TARGETS, AffineVAE, Target
+from benchmark.check.targets import TARGETS, SquashingVAE, Target
 from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
 from benchmark.scores.mmd import BANDWIDTHS, median_squared_distance, mmd_between
@@ -315,7 +315,7 @@ def _refuses_nan(prior: LatentPrior, device: torch.device) -> str | None:
     bad = PosteriorSplit(torch.full((1000, 2), math.nan, device=device), torch.ones(1000, 2, device=device))
     try:
         with seeded_globals(device, "check"):
-            posterior = AggregatePosterior(bad, bad, AffineVAE((2,), 1.0) if prior.needs_backbone else None)
+            posterior = AggregatePosterior(bad, bad, SquashingVAE((2,), 1.0) if prior.needs_backbone else None)
             prior.train().fit(posterior, stream(device, "check"), lambda *_, **__: None)
     except Exception as error:
         return str(error)

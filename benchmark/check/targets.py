@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ class Target:
     def posterior(self, device: torch.device, with_backbone: bool = False) -> AggregatePosterior:
         """The target in the place of q_agg: every draw is a fresh one."""
         split = FreshDraws(self, device)
-        return AggregatePosterior(split, split, AffineVAE(self.shape, self.noise) if with_backbone else None)
+        return AggregatePosterior(split, split, SquashingVAE(self.shape, self.noise) if with_backbone else None)
 
     def coverage(self, z: Tensor) -> float | None:
         """Share of the modes that are the nearest of at least a quarter of their due share of z (n, *shape)."""
@@ -69,26 +68,25 @@ class FreshDraws:
 
 
 @dataclass(frozen=True)
-class AffineVAE:
-    """What a frozen backbone is to a prior, where latents were made from no image: an image is a mean, scaled.
+class SquashingVAE:
+    """What a frozen backbone is to a prior, where latents were made from no image: a pixel for each number of a mean.
 
-    Images are rows of pixels, one for each latent: [0, 1] is [-REACH, REACH]. Posteriors are N(mean, noise^2 I).
+    The pixel is the number's sigmoid; an image's posterior is N(mean, noise^2 I).
     """
 
-    REACH: ClassVar[float] = 8.0
     latent_shape: tuple[int, ...]
     noise: float
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         return 1, 1, math.prod(self.latent_shape)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = self.REACH * (2 * x.flatten(1) - 1).unflatten(1, self.latent_shape)
+        mean = x.logit().view(-1, *self.latent_shape)
         return mean, torch.full_like(mean, self.noise)
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return (z.view(-1, *self.image_shape) / self.REACH + 1).clamp(0, 2) / 2
+        return z.sigmoid().view(-1, *self.image_shape)
 
 
 def _gaussian_noise(n: int, features: int, generator: torch.Generator) -> Tensor:
