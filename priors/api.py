@@ -184,8 +184,8 @@ class LatentPrior(nn.Module, ABC):
     `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the
     former.
     `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
-    `group`: a word by which all priors of its kind are asked for: `closed_form`, `flows`, `energy`, `one_pass`, or
-    another.
+    `group`: a word by which all priors of its kind are asked for: `closed_form`, `flows`, `energy`, `many_pass`,
+    `one_pass`, or another.
     `by_default`: a run that names no priors has it.
     `learns`: target of `benchmark check` -> share of the Gaussian's MMD^2 that may be left over; for `standard`,
     where the Gaussian leaves nothing, the MMD^2 itself. An instance may narrow it to what its settings allow.

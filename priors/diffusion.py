@@ -39,7 +39,7 @@ MEAN_LOG_NOISE, STD_LOG_NOISE = -0.5, 1.2
 class DiffusionConfig(RegressionConfig):
     """`heun_steps`: steps of the solver, two passes each."""
 
-    heun_steps: int = sampling_setting(18, ge=1)
+    heun_steps: int = sampling_setting(9, ge=1)
 
 
 class Diffusion(LatentPrior):
