@@ -78,7 +78,7 @@ class MultiNCE(LatentPrior):
         "cifar10": (5_120, {"network": "conv", "pool": 4_000, "held_out": 2_000, "proposals": 30}),
     }
     quick = {"stages": 2, "steps": 300, "batch_size": 128, "pool": 4_000, "held_out": 4_000, "proposals": 30}
-    learns = {"ring": 0.2}  # as of ncp, and the quick budget's proposals are fewer
+    learns = {"ring": 0.1}
     used: Tensor
 
     def __init__(self, latent_shape: tuple[int, ...], config: MultiNCEConfig) -> None:
