@@ -53,6 +53,7 @@ class Drifting(LatentPrior):
     block_recipes = {"mnist": (128, {}), "celeba64": (1_280, {}), "cifar10": (5_120, {})}
     quick = {"steps": 600}
     block_quick = {"steps": 300}
+    learns = {"ring": 0.05, "mixture": 0.2}
 
     def __init__(self, latent_shape: tuple[int, ...], config: DriftingConfig) -> None:
         super().__init__(latent_shape, config)

@@ -79,7 +79,8 @@ class MultiNCE(LatentPrior):
         "celeba64": (1_280, {"network": "conv", "pool": 4_000, "held_out": 2_000, "proposals": 30}),
         "cifar10": (5_120, {"network": "conv", "pool": 4_000, "held_out": 2_000, "proposals": 30}),
     }
-    quick = {"steps": 300, "batch_size": 128, "pool": 4_000, "held_out": 4_000, "proposals": 50}
+    quick = {"stages": 2, "steps": 300, "batch_size": 128, "pool": 4_000, "held_out": 4_000, "proposals": 30}
+    learns = {"ring": 0.1}
     used: Tensor
 
     def __init__(self, latent_shape: tuple[int, ...], config: MultiNCEConfig) -> None:
