@@ -55,6 +55,7 @@ class Diffusion(LatentPrior):
         "celeba64-preview": (64, {"width": 384, "steps": 4_000}),
     }
     quick = {"steps": 1_000, "width": 128}
+    replayable = True
     learns = {"ring": 0.05, "mixture": 0.1, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
 
     def __init__(self, latent_shape: tuple[int, ...], config: DiffusionConfig) -> None:
@@ -88,9 +89,11 @@ class Diffusion(LatentPrior):
             return (network(x, time) - velocity).square().mean()
 
         x, time, velocity = noised(finite_draws(posterior.val, HELD_OUT, generator).float())
-        return regress(
-            self.network, loss, lambda network: (network(x, time) - velocity).square().mean(), self.config, progress
-        )
+
+        def held_out(network: nn.Module) -> Tensor:
+            return (network(x, time) - velocity).square().mean()
+
+        return regress(self.network, loss, held_out, self.config, progress, replay=generator)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:

@@ -54,6 +54,7 @@ class Drifting(LatentPrior):
     quick = {"steps": 600}
     block_quick = {"steps": 300}
     learns = {"ring": 0.05, "mixture": 0.2}
+    replayable = True
 
     def __init__(self, latent_shape: tuple[int, ...], config: DriftingConfig) -> None:
         super().__init__(latent_shape, config)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from priors.api import AggregatePosterior, LatentPrior, Progress, hookimpl, sampling_setting
+from priors.parts.assignment import assign
 from priors.parts.draws import finite_draws
 from priors.parts.probability_flow import heun, log_density
 from priors.parts.regression import HELD_OUT, RegressionConfig, regress
@@ -47,6 +48,7 @@ class FlowMatching(LatentPrior):
         "celeba64-preview": (64, {"width": 384, "steps": 4_000}),
     }
     quick = {"steps": 1_000, "width": 128}
+    replayable = True
     learns = {"ring": 0.05, "mixture": 0.1, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
 
     def __init__(self, latent_shape: tuple[int, ...], config: FlowMatchingConfig) -> None:
@@ -77,9 +79,12 @@ class FlowMatching(LatentPrior):
 
         held_out = finite_draws(posterior.val, HELD_OUT, generator).float()
         x, time, velocity = (torch.cat(each) for each in zip(*map(lines, held_out.split(self.config.batch_size))))
-        return regress(
-            self.network, loss, lambda network: (network(x, time) - velocity).square().mean(), self.config, progress
-        )
+
+        def loss_held_out(network: nn.Module) -> Tensor:
+            return (network(x, time) - velocity).square().mean()
+
+        replay = generator if pair is pair_as_drawn else None  # the assignment is the CPU's
+        return regress(self.network, loss, loss_held_out, self.config, progress, replay)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -114,14 +119,8 @@ def pair_as_drawn(noise: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pair_optimally(noise: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The same rows (n, d) of both, z in the order whose squared distances to the noise add up to the least.
-
-    Exact, O(n^3), by scipy on the CPU: the one place where a step waits for the host.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    _, order = linear_sum_assignment(torch.cdist(noise, z).square().cpu().numpy())
-    return noise, z[torch.as_tensor(order, device=z.device)]
+    """The same rows (n, d) of both, z in the order whose squared distances to the noise add up to the least."""
+    return noise, z[assign(noise, z)]
 
 
 @hookimpl

@@ -69,6 +69,7 @@ class LatentWGAN(LatentPrior):
     quick = {"steps": 4_000}
     block_quick = {"steps": 1_500}
     learns = {"ring": 0.3, "mixture": 0.6}  # in the quick budget's steps; two players circle where they ought to rest
+    replayable = True
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentWGANConfig) -> None:
         super().__init__(latent_shape, config)

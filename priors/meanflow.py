@@ -61,6 +61,7 @@ class MeanFlow(LatentPrior):
     quick = {"steps": 1_000, "width": 128}
     learns = {"ring": 0.2, "mixture": 0.2, "banana": 0.1, "narrow": 0.01, "standard": 0.01, "block": 0.3}
     network_evaluations = 1
+    replayable = True
 
     def __init__(self, latent_shape: tuple[int, ...], config: MeanFlowConfig) -> None:
         super().__init__(latent_shape, config)
@@ -95,7 +96,7 @@ class MeanFlow(LatentPrior):
             z = one_pass(network, noise)
             return 2 * distance(z, held_out) - distance(z, z) - among
 
-        return regress(self.network, loss, apart_from_held_out, config, progress)
+        return regress(self.network, loss, apart_from_held_out, config, progress, replay=generator)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:

@@ -77,6 +77,7 @@ class TwoStage(LatentPrior):
         "celeba64-preview": (64, {}),
     }
     quick = {"steps": 1_200, "width": 128}
+    replayable = True
     learns = {}
     mean: Tensor
     std: Tensor

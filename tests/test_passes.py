@@ -382,7 +382,7 @@ def test_regression_keeps_the_average_that_was_best_on_held_out_draws():
         return (network.weight - 0.5).abs().mean()
 
     config = RegressionConfig(steps=1_500, learning_rate=1e-2, patience=2)
-    facts = regress(network, lambda live: (live.weight - 3).square().mean(), held_out, config, silent)
+    facts = regress(network, lambda live: (live.weight - 3).square().mean(), held_out, config, silent, replay=None)
     best = min(seen, key=lambda weight: abs(weight - 0.5))
     assert network.weight.item() == best
     assert facts["best_step"] == 250 * (1 + seen.index(best))

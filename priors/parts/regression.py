@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from priors.api import PriorConfig, Progress
 from priors.parts.averages import MovingAverage
 from priors.parts.early_stopping import BestState
+from priors.parts.graphs import without_python
 
 VALIDATE_EVERY = 250  # steps
 HELD_OUT = 5_000  # draws in the held-out loss
@@ -41,16 +42,19 @@ def regress(
     held_out: Callable[[nn.Module], Tensor],
     config: RegressionConfig,
     progress: Progress,
+    replay: torch.Generator | None,
 ) -> dict[str, Any]:
     """Leave in `network` the average of the weights that minimise `loss`, at its best `held_out`; facts for the record.
 
-    `loss` draws a batch anew whenever it is called, `held_out` is to use the same draws and noise at each call. Raises
+    `loss` draws a batch anew whenever it is called, `held_out` is to use the same draws and noise at each call.
+    `replay`: the generator that `loss` draws from, None where it waits for the host and so cannot be replayed. Raises
     `Diverged` when the held-out loss is not finite.
     """
     live = copy.deepcopy(network)
     average = MovingAverage(network, live, config.averaged * config.steps)
-    rate = torch.tensor(config.learning_rate, device=next(live.parameters()).device)
-    optimiser = torch.optim.Adam(live.parameters(), rate, fused=True)
+    device = next(live.parameters()).device
+    rate = torch.tensor(config.learning_rate, device=device)
+    optimiser = torch.optim.Adam(live.parameters(), rate, fused=True, capturable=device.type == "cuda")
     best = BestState(network, config.patience)
 
     def step() -> Tensor:
@@ -61,6 +65,8 @@ def regress(
         average.update()
         return value.detach()
 
+    if replay is not None:
+        step = without_python(step, replay)
     for index in range(1, config.steps + 1):
         rate.fill_(config.learning_rate * (1 + math.cos(math.pi * (index - 1) / config.steps)) / 2)
         value = step()
