@@ -72,7 +72,7 @@ class Riemannian(LatentPrior):
         "celeba64-preview": (64, {"ridge": 1.0}),
     }
     quick = {"steps": 20, "starts": 1_000}
-    network_evaluations = 0
+    network_evaluations = 0  # and no promise to learn: its density is that of a geometry, whatever q_agg
     centres: Tensor
     precisions: Tensor
     temperature: Tensor
