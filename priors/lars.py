@@ -87,7 +87,7 @@ class LARS(LatentPrior):
         "celeba64": (1_280, {"network": "conv", "proposals": 256, "normaliser_draws": 100_000}),
         "cifar10": (5_120, {"network": "conv", "proposals": 256, "normaliser_draws": 100_000}),
     }
-    quick = {"steps": 400, "normaliser_draws": 100_000}
+    quick = {"steps": 400, "width": 256, "proposals": 512}
     # a bounded ratio to N(0, I) cannot reach what is narrow or scattered in 16 dimensions
     learns = {"ring": 0.1, "banana": 0.1, "standard": 0.005, "block": 0.7}
     acceptance_rate: Tensor

@@ -187,6 +187,17 @@ def test_passes_are_groups_at_most_one_a_latent():
     assert MAF((4, 8, 8), MAFConfig()).network_evaluations == 128
 
 
+@pytest.mark.parametrize("name, pairs", [("nsf", 9), ("maf", 15), ("maf in groups", 12)])
+def test_noise_of_a_latent_hangs_on_all_groups_before_its_own(name, pairs):
+    """Of 6 latents in 2, 6 and 3 groups: pairs of latents in different groups, each of them one way alone."""
+    prior, slopes = perturbed(name, 6, transforms=1), torch.zeros(6, 6)
+    for row in normal(30, 6, 0):
+        slopes += jacobian(lambda x: prior.flow.to_noise()(x[None])[0], row).abs()
+    hangs = slopes.fill_diagonal_(0) > 0
+    assert hangs.sum() == pairs
+    assert not (hangs & hangs.T).any()
+
+
 @every_flow
 def test_many_rows_are_transformed_as_few_are(name):
     prior = perturbed(name, 5)
