@@ -99,7 +99,8 @@ class MultiNCE(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config, facts = self.config, dict[str, Any]()
         held_out = posterior.val.sample(config.held_out, generator).flatten(1)
-        negatives = held_out_negatives = partial(self._draw, 0)
+        negatives: Draw = partial(self._draw, 0)
+        held_out_negatives = negatives
         for stage in range(config.stages):
             fresh = held_out_negatives(config.held_out, generator)
             best = self._fit_stage(stage, posterior, negatives, (held_out, fresh), generator, progress)
