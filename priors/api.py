@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import pluggy
 import torch
@@ -89,8 +89,33 @@ class Split(Protocol):
         """One z from each of n distinct random images: independent draws, as two-sample statistics need."""
 
 
+@runtime_checkable
+class GaussianSplit(Split, Protocol):
+    """A split that shows the posteriors of its images, each a diagonal Gaussian; a split may have draws alone.
+
+    A prior that needs them says so: `isinstance(posterior.train, GaussianSplit)`.
+    """
+
+    def posteriors(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of q(z|x) for n distinct random images, each (n, *latent_shape)."""
+
+
+class FrozenVAE(Protocol):
+    """The backbone, frozen, for a prior that `needs_backbone`: gradients pass through it to what it is given."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """C, H, W."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, *image_shape) in [0, 1] -> mean and standard deviation of q(z|x), each (n, *latent_shape)."""
+
+    def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (n, *latent_shape) -> images (n, *image_shape) in [0, 1]. `generator` decides any further draw."""
+
+
 @dataclass(frozen=True)
-class PosteriorSplit(Split):
+class PosteriorSplit(GaussianSplit):
     """A split whose posteriors are Gaussians: q(z) = 1/N sum_i N(z; mean_i, std_i^2)."""
 
     _mean: Tensor
@@ -108,15 +133,22 @@ class PosteriorSplit(Split):
         return self._draw(index, generator)
 
     def one_each(self, n: int, generator: torch.Generator) -> Tensor:
-        if n > len(self):
-            raise ValueError(f"{n} distinct images asked for, the split has {len(self)}")
-        index = torch.randperm(len(self), generator=generator, device=self._mean.device)[:n]
-        return self._draw(index, generator)
+        return self._draw(self._distinct(n, generator), generator)
+
+    def posteriors(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        index = self._distinct(n, generator)
+        return self._mean[index], self._std[index]
 
     def mean_entropy(self) -> float:
         """E_x[H(q(z|x))], the differential entropy of one image's posterior on average, in nats."""
         each = self._std.double().log() + 0.5 * math.log(2 * math.pi * math.e)
         return each.flatten(1).sum(1).mean().item()
+
+    def _distinct(self, n: int, generator: torch.Generator) -> Tensor:
+        """Indices (n,) of distinct random images."""
+        if n > len(self):
+            raise ValueError(f"{n} distinct images asked for, the split has {len(self)}")
+        return torch.randperm(len(self), generator=generator, device=self._mean.device)[:n]
 
     def _draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
         mean = self._mean[index]
@@ -125,10 +157,14 @@ class PosteriorSplit(Split):
 
 @dataclass(frozen=True)
 class AggregatePosterior:
-    """What a prior is trained on: draws from q_agg of the training images, and of held-out validation images."""
+    """What a prior is trained on: draws from q_agg of the training images, and of held-out validation images.
+
+    `backbone`: the VAE whose encoder made them, for a prior that declares `needs_backbone`; None for all others.
+    """
 
     train: Split
     val: Split
+    backbone: FrozenVAE | None = None
 
     @property
     def device(self) -> torch.device:
@@ -148,11 +184,16 @@ class LatentPrior(nn.Module, ABC):
     `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the
     former.
     `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
-    `group`: a word by which all priors of its kind are asked for: `closed_form`, `flows`, `energy`, or another.
+    `group`: a word by which all priors of its kind are asked for: `closed_form`, `flows`, `energy`, `many_pass`,
+    `one_pass`, or another.
     `by_default`: a run that names no priors has it.
     `learns`: target of `benchmark check` -> share of the Gaussian's MMD^2 that may be left over; for `standard`,
     where the Gaussian leaves nothing, the MMD^2 itself. An instance may narrow it to what its settings allow.
-    `network_evaluations`: passes through any network that drawing one latent costs.
+    `network_evaluations`: passes through any network that drawing one latent costs; a network is a module that the
+    prior owns, and `check` counts what passes it. Where the number hangs on the draw: on average, or at most.
+    `replayable`: drawing reads nothing back from the device and goes the same way each time, so that on a GPU it can be
+    recorded as a graph, too.
+    `needs_backbone`: its fit is given the frozen VAE beside the draws. `sample` and the densities are not.
     """
 
     name: ClassVar[str]
@@ -167,6 +208,8 @@ class LatentPrior(nn.Module, ABC):
     by_default: ClassVar[bool] = True
     learns: dict[str, float] = {}
     network_evaluations: int = 1
+    replayable: bool = False
+    needs_backbone: ClassVar[bool] = False
     config: PriorConfig
 
     def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig) -> None:

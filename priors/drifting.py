@@ -26,6 +26,8 @@ from torch import Tensor
 
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
 from priors.parts.flows import MLPGenerator
+from priors.parts.graphs import without_python
+from priors.parts.optimisers import fused_adam
 
 LOG_EVERY = 100  # steps
 BETAS = (0.9, 0.95)  # of Adam, the authors'
@@ -52,6 +54,7 @@ class Drifting(LatentPrior):
     quick = {"steps": 600}
     block_quick = {"steps": 300}
     learns = {"ring": 0.05, "mixture": 0.2}
+    replayable = True
 
     def __init__(self, latent_shape: tuple[int, ...], config: DriftingConfig) -> None:
         super().__init__(latent_shape, config)
@@ -60,7 +63,7 @@ class Drifting(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         config, device = self.config, posterior.device
         parameters = list(self.generator.parameters())
-        optimiser = torch.optim.Adam(parameters, config.learning_rate, BETAS, fused=True)
+        optimiser = fused_adam(parameters, config.learning_rate, betas=BETAS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
 
         def step() -> Tensor:
@@ -75,6 +78,7 @@ class Drifting(LatentPrior):
             optimiser.step()
             return shift.square().sum(1).mean().sqrt()
 
+        step = without_python(step, generator)
         for index in range(1, config.steps + 1):
             value = step()
             schedule.step()

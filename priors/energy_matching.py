@@ -31,10 +31,10 @@ import math
 
 import torch
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.parts.assignment import assign
 from priors.parts.smooth_energies import SmoothEnergy
 
 LOG_EVERY = 50  # steps
@@ -160,15 +160,6 @@ def matching_loss(field: SmoothEnergy, z_0: Tensor, z_1: Tensor, generator: torc
     """Mean square in each coordinate of  grad V(z_t) + z_1 - z_0,  at one random t for each pair (n, d)."""
     t = torch.rand(len(z_0), 1, generator=generator, device=z_0.device)
     return (field.slope((1 - t) * z_0 + t * z_1) + z_1 - z_0).square().mean()
-
-
-def assign(z_0: Tensor, z_1: Tensor) -> Tensor:
-    """Which of z_1 (n, d) each of z_0 (n, d) is paired with, for the least sum of squared distances: a permutation."""
-    if not z_1.isfinite().all():
-        raise Diverged("draws of the aggregate posterior are not finite")
-    costs = torch.cdist(z_0, z_1).square()
-    _, columns = linear_sum_assignment(costs.cpu().numpy())
-    return torch.from_numpy(columns).to(z_0.device)
 
 
 @hookimpl

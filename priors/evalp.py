@@ -46,6 +46,7 @@ from priors.api import (
 from priors.parts import sir
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
 from priors.parts.flows import CouplingFlow, Flow, MLPGenerator
+from priors.parts.graphs import without_python
 from priors.parts.image_flows import ImageFlow
 from priors.parts.optimisers import Adam, RMSprop
 from priors.parts.standard_normal import log_standard_normal
@@ -97,7 +98,7 @@ def energy_gradients(energy: Energy, z: Tensor, gp_weight: float) -> tuple[list[
     slope, pull_back = energy.slope_and_pull_back(z.flatten(0, 1), of_last=n)
     norm = torch.linalg.vector_norm(slope, dim=1, keepdim=True)
     excess = norm - 1
-    of_slope = (slope / norm).masked_fill_(norm == 0, 0) * (2 * excess * (slope.new_tensor(gp_weight) / n))
+    of_slope = (slope / norm).masked_fill_(norm == 0, 0) * (2 * excess * (slope.new_full((), gp_weight) / n))
     of_value = torch.cat([z.new_full((n,), 1 / n), z.new_full((n,), -1 / n), z.new_zeros(n)])
     return pull_back(of_value, of_slope), excess
 
@@ -210,6 +211,8 @@ class EVaLP(LatentPrior):
         else:
             self.sampler = CouplingFlow(features, config.couplings, config.sampler_width, config.sampler)
         self.network_evaluations = 1 if config.proposals == 1 else 2 * config.proposals
+        # SIR is long, and nflows' splines ask how many lie where
+        self.replayable = config.proposals == 1 and config.sampler != "spline"
         self.learns = _promise(config)
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
@@ -220,8 +223,8 @@ class EVaLP(LatentPrior):
         energy_optimiser = self._optimiser(energy.parameters(), config.learning_rate)
         sampler_optimiser = self._optimiser(sampler_parameters, config.sampler_learning_rate or config.learning_rate)
         rounds = math.ceil(config.steps / k)
-        upper: list[float] = []
-        for index in range(rounds):
+
+        def play_round() -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
             z_q = posterior.train.sample(k * batch, generator).flatten(1)
             noise = torch.randn(z_q.shape, generator=generator, device=device)
             a = torch.rand(len(z_q), 1, generator=generator, device=device)
@@ -234,6 +237,13 @@ class EVaLP(LatentPrior):
             noise = torch.randn(batch, z_q.shape[1], generator=generator, device=device)
             objective, kl = sampler_loss(energy, sampler, noise, config.kl_weight)
             sampler_optimiser.step(torch.autograd.grad(objective, sampler_parameters))
+            return z_q, z_g, excess, kl
+
+        if config.sampler != "spline":  # nflows' splines gather by masks, whose sizes Python has to know
+            play_round = without_python(play_round, generator)
+        upper: list[float] = []
+        for index in range(rounds):
+            z_q, z_g, excess, kl = play_round()
             if index % LOG_EVERY == 0 or index == rounds - 1:
                 with torch.no_grad():
                     gap = (energy(z_g) - energy(z_q)).mean().item()

@@ -14,6 +14,7 @@ class Gaussian(LatentPrior):
     group = "closed_form"
     learns = {"standard": 0.005}
     network_evaluations = 0
+    replayable = True
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         pass

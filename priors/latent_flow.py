@@ -19,7 +19,9 @@ from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, h
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import Form
 from priors.parts.flows import CouplingFlow, Flow
+from priors.parts.graphs import without_python
 from priors.parts.image_flows import ImageFlow
+from priors.parts.optimisers import fused_adam
 
 VALIDATE_EVERY = 250  # steps
 HELD_OUT = 10_000  # draws in the held-out likelihood
@@ -58,6 +60,8 @@ class LatentFlow(LatentPrior):
     block_quick = {"steps": 400}
     learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
 
+    replayable = True
+
     def __init__(self, latent_shape: tuple[int, ...], config: LatentFlowConfig) -> None:
         super().__init__(latent_shape, config)
         self.flow: Flow
@@ -69,16 +73,20 @@ class LatentFlow(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config, flow = self.config, self.flow
         flow.initialise(posterior.train.sample(INITIALISE_FROM, generator).flatten(1))
-        optimiser = torch.optim.Adam(
-            flow.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        optimiser = fused_adam(flow.parameters(), config.learning_rate, weight_decay=config.weight_decay)
         held_out = posterior.val.sample(HELD_OUT, generator).flatten(1)
         best = BestState(flow, config.patience)
-        for step in range(1, config.steps + 1):
+
+        def take_step() -> Tensor:
             loss = -flow.log_prob(posterior.train.sample(config.batch_size, generator).flatten(1)).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            return loss
+
+        take_step = without_python(take_step, generator)
+        for step in range(1, config.steps + 1):
+            loss = take_step()
             if step % VALIDATE_EVERY == 0 or step == config.steps:
                 with torch.no_grad():
                     nll = -flow.log_prob(held_out).mean().item()

@@ -24,6 +24,7 @@ from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, P
 from priors.evalp import energy_gradients, sampler_loss
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
 from priors.parts.flows import MLPGenerator
+from priors.parts.graphs import without_python
 from priors.parts.optimisers import Adam
 
 LOG_EVERY = 100  # generator steps
@@ -68,6 +69,7 @@ class LatentWGAN(LatentPrior):
     quick = {"steps": 4_000}
     block_quick = {"steps": 1_500}
     learns = {"ring": 0.3, "mixture": 0.6}  # in the quick budget's steps; two players circle where they ought to rest
+    replayable = True
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentWGANConfig) -> None:
         super().__init__(latent_shape, config)
@@ -104,6 +106,7 @@ class LatentWGAN(LatentPrior):
             optimiser.step(torch.autograd.grad(loss, parameters))
             return gap, excess.square().mean()
 
+        step = without_python(step, generator)
         for index in range(1, rounds + 1):
             values = step()
             if index % LOG_EVERY == 0 or index == rounds:

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
+from priors.parts.graphs import without_python
 from priors.parts.langevin import short_run
+from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
 LOG_EVERY = 50  # steps
@@ -70,6 +72,8 @@ class MCMCEBM(LatentPrior):
     # a chain of step 0.4 cannot hold `narrow`; the quick budget's fit is far from converged on the others
     learns = {"ring": 0.3, "mixture": 0.6, "banana": 0.6, "standard": 0.005}
 
+    replayable = True
+
     def __init__(self, latent_shape: tuple[int, ...], config: MCMCEBMConfig) -> None:
         super().__init__(latent_shape, config)
         self.features = math.prod(latent_shape)
@@ -82,14 +86,20 @@ class MCMCEBM(LatentPrior):
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         config, energy = self.config, self.energy_network
-        optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, betas=(0.5, 0.999), fused=True)
-        for step in range(1, config.steps + 1):
+        optimiser = fused_adam(energy.parameters(), config.learning_rate, betas=(0.5, 0.999))
+
+        def take_step() -> tuple[Tensor, Tensor]:
             z_q = posterior.train.sample(config.batch_size, generator).flatten(1)
             z_p = self._chain(config.batch_size, generator)
             contrast = energy(z_q).mean() - energy(z_p).mean()
             optimiser.zero_grad()
             contrast.backward()
             optimiser.step()
+            return contrast, z_p
+
+        take_step = without_python(take_step, generator)
+        for step in range(1, config.steps + 1):
+            contrast, z_p = take_step()
             if step % LOG_EVERY == 0 or step == config.steps:
                 value, spread = contrast.item(), z_p.norm(dim=1).mean().item()
                 if not (abs(value) < RUNAWAY and math.isfinite(spread)):

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
 from priors.parts.draws import finite_draws
 from priors.parts.early_stopping import BestState
+from priors.parts.graphs import without_python
 from priors.parts.mixtures import draw, log_density
+from priors.parts.optimisers import fused_adam
 
 VALIDATE_EVERY = 250  # steps
 HELD_OUT = 10_000  # draws in the held-out likelihood
@@ -84,15 +86,21 @@ class PosteriorMixture(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config = self.config
         self.initialise(posterior, generator)
-        optimiser = torch.optim.Adam(self.parameters(), config.learning_rate, fused=True)
+        optimiser = fused_adam(self.parameters(), config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         held_out = finite_draws(posterior.val, HELD_OUT, generator)
         best = BestState(self, config.patience)
-        for step in range(1, config.steps + 1):
+
+        def take_step() -> Tensor:
             loss = -self.log_prob(posterior.train.sample(config.batch_size, generator)).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            return loss
+
+        take_step = without_python(take_step, generator)
+        for step in range(1, config.steps + 1):
+            loss = take_step()
             schedule.step()
             if step % VALIDATE_EVERY == 0 or step == config.steps:
                 with torch.no_grad():

@@ -30,6 +30,8 @@ from priors.ncp import classifier_loss
 from priors.parts import sir
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
+from priors.parts.graphs import without_python
+from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
 VALIDATE_EVERY = 200  # steps
@@ -133,7 +135,7 @@ class MultiNCE(LatentPrior):
     ) -> BestState:
         """Train one classifier; `held_out` are draws of either class."""
         config, energy = self.config, self._energy(stage)
-        optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, fused=True)
+        optimiser = fused_adam(energy.parameters(), config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         best = BestState(energy, config.patience)
         before, total = stage * config.steps, config.stages * config.steps
@@ -146,6 +148,7 @@ class MultiNCE(LatentPrior):
             optimiser.step()
             return loss.detach()
 
+        step = without_python(step, generator)
         for index in range(1, config.steps + 1):
             loss = step()
             schedule.step()

@@ -25,7 +25,9 @@ from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, h
 from priors.parts import sir
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
+from priors.parts.graphs import without_python
 from priors.parts.langevin import short_run
+from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
 VALIDATE_EVERY = 200  # steps
@@ -91,18 +93,24 @@ class NCP(LatentPrior):
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config, energy, device = self.config, self.energy_network, posterior.device
-        optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, fused=True)
+        optimiser = fused_adam(energy.parameters(), config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         held_out = posterior.val.sample(HELD_OUT, generator).flatten(1)
         noise = torch.randn(held_out.shape, generator=generator, device=device)
         best = BestState(energy, config.patience)
-        for step in range(1, config.steps + 1):
+
+        def take_step() -> Tensor:
             z_q = posterior.train.sample(config.batch_size, generator).flatten(1)
             z_0 = torch.randn(z_q.shape, generator=generator, device=device)
             loss = classifier_loss(energy, z_q, z_0)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            return loss
+
+        take_step = without_python(take_step, generator)
+        for step in range(1, config.steps + 1):
+            loss = take_step()
             schedule.step()
             if step % VALIDATE_EVERY == 0 or step == config.steps:
                 with torch.no_grad():

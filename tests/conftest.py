@@ -4,9 +4,10 @@ Where a test belongs: in the file named after the module whose behaviour it prov
 and of `scores`), or after the package where it proves what all of its members share (`test_metrics.py`).
 """
 
+import functools
 import os
+import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -47,10 +48,17 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("LATENT_PRIOR_DATA", raising=False)
 
 
+@functools.cache
+def has_gpu():
+    """Asked in a process of its own: in this one there is none."""
+    asked = "import torch; raise SystemExit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", asked], env=AS_IT_WAS).returncode == 0
+
+
 @pytest.fixture
 def with_gpu(own_cache):
     """The environment of a command that is to see the GPU; the test is skipped where there is none."""
-    if AS_IT_WAS.get("CUDA_VISIBLE_DEVICES") == "" or not Path("/proc/driver/nvidia/version").exists():
+    if AS_IT_WAS.get("CUDA_VISIBLE_DEVICES") == "" or not has_gpu():
         pytest.skip("no CUDA device here")
     return AS_IT_WAS | {"LATENT_PRIOR_CACHE": os.environ["LATENT_PRIOR_CACHE"]}
 

@@ -294,12 +294,12 @@ def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):
 
 def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bundle, tmp_path):
     words = ["pretrain", "--dataset", small_bundle.parent / "small.npz", "--device", "cpu"]
-    words += [word for setting in ("width=2", "nz=4", "batch_size=32", "epochs=80") for word in ("--set", setting)]
+    words += [word for setting in ("width=2", "nz=4", "batch_size=32", "epochs=40") for word in ("--set", setting)]
     undisturbed = start([*words, "--out", tmp_path / "one"], tmp_path / "cache1", tmp_path / "log1")
     assert finish(undisturbed, tmp_path / "log1").code == 0
 
     cache = tmp_path / "cache2"
-    for epochs in (10, 40):
+    for epochs in (5, 15):
         process = start([*words, "--out", tmp_path / "two"], cache, tmp_path / "log2")
         while process.is_alive() and _epochs(cache) < epochs:
             time.sleep(0.02)
@@ -307,7 +307,7 @@ def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bu
         process.join()
         assert process.exitcode == -9
         assert not (tmp_path / "two").exists()
-        assert epochs <= _epochs(cache) < 80
+        assert epochs <= _epochs(cache) < 40
     process = start([*words, "--out", tmp_path / "two"], cache, tmp_path / "log2")
     assert finish(process, tmp_path / "log2").code == 0
     for part in ("weights.safetensors", "posterior.safetensors"):
@@ -315,7 +315,7 @@ def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bu
     logs = [open_bundle(tmp_path / name).card["training"] for name in ("one", "two")]
     for name in ("train_loss", "val_loss", "best_epoch"):
         assert logs[0][name] == logs[1][name]
-    assert len(logs[1]["val_loss"]) == 80
+    assert len(logs[1]["val_loss"]) == 40
 
 
 def _epochs(cache):
@@ -334,14 +334,10 @@ def test_another_training_has_other_weights(change, tmp_path, cli):
 
 @pytest.mark.parametrize("extractor", ["inception", "inception-768"])
 def test_without_inception_weights_it_says_what_to_fetch_and_scores_with_digit_cnn(
-    extractor,
-    tmp_path,
-    cli,
-    no_inception,
-    brief_timings,
+    extractor, small_bundle, tmp_path, cli, no_inception
 ):
-    words = ["--priors", "gaussian", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
-    done = cli("run", "--extractor", extractor, *words)
+    words = ["--bundle", small_bundle, "--priors", "gaussian", "--seeds", 1, "--metrics", "fd", "--device", "cpu"]
+    done = cli("run", "--extractor", extractor, *words, "--results", tmp_path / "r")
     assert done.code == 0, done.err
     lines = [line for line in done.err.splitlines() if "cannot be used" in line]
     assert len(lines) == 1

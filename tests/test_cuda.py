@@ -1,7 +1,9 @@
 """Where there is a GPU: the commands run on it, keep float32 there, and agree with the CPU about one fit's scores."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +46,27 @@ def test_float32_alone_leaves_no_tf32_and_the_record_says_so():
 @pytest.mark.parametrize("prior", Registry().at_hand("prior"))
 def test_every_prior_keeps_its_contract_on_a_gpu(prior, command):
     command("check", prior, "--device", "cuda")
+
+
+def test_the_same_latents_score_alike_on_gpu_and_cpu(with_gpu):
+    script = Path(__file__).with_name("score_latents.py")
+    scores = []
+    for device in ("cuda", "cpu"):
+        words = [sys.executable, script, "digits-conv_vae", "digits", "digit-cnn", device]
+        done = subprocess.run(words, env=with_gpu | {"PYTHONPATH": "."}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        scores.append(float(done.stdout))
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+
+
+def test_a_fit_by_graph_is_the_eager_fit_bit_for_bit(with_gpu, tmp_path):
+    script = Path(__file__).parents[1] / "tools" / "gpu" / "speed.py"
+    words = ["--bundle", "digits-conv_vae", "--steps", 20, "--draws", "gaussian", "--batches", 1]
+    words = [sys.executable, script, *map(str, words), "--json", tmp_path / "speed.json"]
+    done = subprocess.run(words, env=with_gpu | {"PYTHONPATH": "."}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for row in json.loads((tmp_path / "speed.json").read_text())["fits"]:
+        assert row.get("difference at 10") == 0, row
 
 
 def test_reference_rows_score_alike_on_gpu_and_cpu_and_priors_run_on_both(command, tmp_path):

@@ -10,7 +10,8 @@ from posteriors import gaussian_posterior
 from torch import nn
 
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit
-from priors.energy_matching import EnergyMatching, EnergyMatchingConfig, assign, matching_loss
+from priors.energy_matching import EnergyMatching, EnergyMatchingConfig, matching_loss
+from priors.parts.assignment import assign
 from priors.parts.smooth_energies import SmoothEnergy
 
 pytestmark = pytest.mark.usefixtures("seeded_modules")

@@ -151,8 +151,8 @@ def numbers(results, *left_out):
 
 
 def test_two_workers_give_the_numbers_of_one_bit_for_bit(small_bundle, tmp_path):
-    words = ["run", "--bundle", small_bundle, "--priors", "gaussian,evalp[steps=200],ncp[steps=50]", "--seeds", 2]
-    words += ["--metrics", "scores,extraction_time"]
+    words = ["run", "--bundle", small_bundle, "--priors", "gaussian,evalp[steps=100],ncp[steps=50,proposals=5]"]
+    words += ["--seeds", 2, "--metrics", "scores,extraction_time"]
     for workers in (1, 2):
         more = ["--device", "cpu", "--workers", workers, "--results", tmp_path / str(workers)]
         done = finish(start([*words, *more], tmp_path / f"cache{workers}", tmp_path / "log"), tmp_path / "log")
@@ -499,16 +499,16 @@ def register_priors():
 def test_a_job_that_hangs_is_ended_and_recorded_and_the_others_go_on(small_bundle, tmp_path):
     (tmp_path / "hangs.py").write_text(HANGS)
     words = ["run", "--bundle", small_bundle, "--priors", "hangs,gaussian", "--plugin", tmp_path / "hangs.py"]
-    words += ["--seeds", 1, "--device", "cpu", "--metrics", "fd", "--job-timeout", 8, "--results", tmp_path / "r"]
+    words += ["--seeds", 1, "--device", "cpu", "--metrics", "fd", "--job-timeout", 6, "--results", tmp_path / "r"]
     done = finish(start(words, tmp_path / "cache", tmp_path / "log"), tmp_path / "log")
     assert done.code == 1
-    assert "hangs seed 0: FAILED fit timed out: no end after 8s" in done.output
+    assert "hangs seed 0: FAILED fit timed out: no end after 6s" in done.output
     record, _ = the_record(tmp_path / "r", "fit", prior="hangs")
-    assert (record["status"], record["reason"]) == ("timed out", "no end after 8s")
+    assert (record["status"], record["reason"]) == ("timed out", "no end after 6s")
     assert the_record(tmp_path / "r", "fd", prior="gaussian")[0]["status"] == "ok"
     assert "hangs seed 0: fit timed out" in (tmp_path / "r" / "leaderboard.md").read_text()
     again = finish(start(words, tmp_path / "cache", tmp_path / "log"), tmp_path / "log")
-    assert "hangs seed 0: FAILED fit timed out earlier: no end after 8s" in again.output
+    assert "hangs seed 0: FAILED fit timed out earlier: no end after 6s" in again.output
 
 
 DIES = """

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,24 +43,29 @@ def files(root=ROOT):
     return sorted(path.relative_to(root) for package in PACKAGES for path in (root / package).rglob("*.py"))
 
 
+@cache
+def names_in(source):
+    """What a source imports, as it is written: names of modules, and of what is taken from them."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+            names += [alias.name.partition(".")[0] for alias in node.names]  # `import a.b` binds the whole of a
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "it imports relatively"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
 def imported(path, root=ROOT):
     """The files here, and the modules elsewhere, that a file imports anywhere in it, under TYPE_CHECKING too."""
     here, elsewhere = set(), set()
-    for node in ast.walk(ast.parse((root / path).read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-            names += [name.partition(".")[0] for name in names]  # `import benchmark.errors` binds the whole package
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+    for name in names_in((root / path).read_text()):
+        found = file_of(name, root)
+        if found is None:
+            elsewhere.add(name)
         else:
-            continue
-        for name in names:
-            found = file_of(name, root)
-            if found is None:
-                elsewhere.add(name)
-            else:
-                here.add(found)
+            here.add(found)
     return here, elsewhere
 
 

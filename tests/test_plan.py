@@ -148,8 +148,9 @@ def test_all_is_every_prior_at_hand_a_group_its_members_and_the_default_a_handfu
     registry = Registry()
     priors = registry.all("prior")
     assert {row.name for row in made("all") if row.prior} == set(priors)
-    assert {cls.group for cls in priors.values()} == {"closed_form", "flows", "energy", "one_pass"}
-    for group in ("closed_form", "flows", "energy", "one_pass"):
+    groups = {"closed_form", "flows", "energy", "many_pass", "one_pass"}
+    assert {cls.group for cls in priors.values()} == groups
+    for group in groups:
         members = {name for name, cls in priors.items() if cls.group == group}
         assert {row.name for row in made(group) if row.prior} == members | {"gaussian"}
     assert {row.name for row in made("flows,gmm") if row.prior} == {"gaussian", "latent_flow", "gmm"}

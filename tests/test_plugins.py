@@ -96,10 +96,22 @@ def test_an_installed_plugin_is_found_by_name(small_bundle, tmp_path, cli, insta
     assert "full_gaussian  (plugin: somebodys_prior" in cli("list").out
 
 
-def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed, brief_timings):
+def test_entry_points_sleep_while_built_ins_are_enough(tmp_path, cli, installed):
     awake = tmp_path / "imported"
     installed("sleeper", f"{EXAMPLE.read_text()}\nimport pathlib\npathlib.Path({str(awake)!r}).touch()\n")
-    run = ["run", "--dataset", "digits", "--seeds", 1, "--device", "cpu", "--results", tmp_path / "r"]
+    run = [
+        "run",
+        "--dataset",
+        "digits",
+        "--seeds",
+        1,
+        "--metrics",
+        "fd",
+        "--device",
+        "cpu",
+        "--results",
+        tmp_path / "r",
+    ]
     assert cli(*run, "--priors", "evalp[steps=20]").code == 0
     assert not awake.exists()
     done = cli(*run, "--priors", "full_gaussain")

@@ -195,13 +195,13 @@ def test_pretrain_on_colour_scores_reconstructions_where_it_can_and_says_where_i
 
 
 def test_a_group_that_carries_nothing_is_named_and_the_hole_is_on_the_card(squares, tmp_path):
-    card, told = squares("pressed", epochs=12, warmup=0, kl_weight_top=1000)
+    card, told = squares("pressed", epochs=6, warmup=0, kl_weight_top=1000)
     terms = card["training"]["val_terms"][card["training"]["best_epoch"] - 1]
     assert terms["kl_0"] < 0.1
     assert "kl_0" in card["training"]["collapsed"]
     assert "kl_0" in told
     assert "carry nothing" in told
-    free, told = squares("free", epochs=12, warmup=0, kl_weight_top=0.01)
+    free, told = squares("free", epochs=6, warmup=0, kl_weight_top=0.01)
     assert "kl_0" not in free["training"]["collapsed"]
     assert "kl_0" not in told
     mean, std = open_bundle(tmp_path / "free").posterior("test", CPU)

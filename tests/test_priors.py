@@ -14,7 +14,7 @@ LEARNED = ["evalp", "latent_flow", "mcmc_ebm", "ncp"]
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "celeba64", "cifar10"])
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", [*LEARNED, "lars"])
 def test_a_block_gets_convolutions_and_a_vector_does_not(name, dataset):
     cls = Registry().get("prior", name)
     for shape, form in (((8, 4, 4), "conv"), ((128,), "mlp")):
@@ -28,7 +28,7 @@ def test_a_block_gets_convolutions_and_a_vector_does_not(name, dataset):
     assert prior.sample(3, seeded()).shape == (3, 8, 4, 4)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", [*LEARNED, "lars"])
 def test_quick_budget_on_a_block_is_no_dearer_than_the_recipe(name):
     cls = Registry().get("prior", name)
     full, quick = (resolve_config(cls, {}, "mnist", (8, 4, 4), budget)[0] for budget in ("full", "quick"))

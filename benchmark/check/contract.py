@@ -8,26 +8,29 @@ came out. Everything runs at the quick budget.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmark.check.targets import TARGETS, Target
+from benchmark.check.targets import TARGETS, SquashingVAE, Target
 from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
-from benchmark.scores.mmd import mmd_between
+from benchmark.scores.mmd import BANDWIDTHS, median_squared_distance, mmd_between
 from benchmark.streams import seeded_globals, stream
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
 from priors.parts.flows import Flow
 from priors.parts.standard_normal import log_standard_normal
 
 DRAWS = 2_000
-QUADRATURE = 400  # points a side
+DENSITY_OF_POINTS = 25  # of a grid, per unit of length
+NEGLIGIBLE = 30.0  # nats below a density's maximum
+PASSES_OF = 500  # latents whose network passes are counted
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def check(
     def fit(target: Target) -> LatentPrior:
         made = build(target.shape)
         with seeded_globals(device, "check fit"):
-            made.train().fit(target.posterior(device), stream(device, "check fit"), lambda *_, **__: None)
+            posterior = target.posterior(device, prior.needs_backbone)
+            made.train().fit(posterior, stream(device, "check fit"), lambda *_, **__: None)
         return made.eval()
 
     resolve_config(prior, settings, "synthetic", (2,), "quick")  # settings that were typed wrongly are no finding
@@ -67,6 +71,9 @@ def check(
         return
     for name, examine in CONTRACT.items():
         yield _finding(name, partial(examine, fitted, device))
+    density = cache(partial(_density, fitted, device))
+    yield _finding("log_prob integrates to 1", lambda: _normalised(density()))
+    yield _finding("log_prob describes the samples", lambda: _describes_samples(fitted, density(), device))
     yield _finding("every parameter is trained", lambda: _all_trained(build((2,)), fitted))
     yield _finding("a second fit gives the same bits", lambda: _same_state(fitted, fit(TARGETS["ring"]())))
     yield _finding("a block of latents (2, 4, 4)", lambda: _block(build((2, 4, 4)), device))
@@ -125,32 +132,45 @@ def _saves(prior: LatentPrior, device: torch.device) -> str:
     return f"{len(state)} tensors; the copy draws the same bits"
 
 
-def _grid(device: torch.device, reach: float = 8.0) -> tuple[Tensor, float]:
-    axis = torch.linspace(-reach, reach, QUADRATURE, device=device)
-    return torch.cartesian_prod(axis, axis), (2 * reach / (QUADRATURE - 1)) ** 2
+def _grid(device: torch.device, reach: float) -> tuple[Tensor, float]:
+    """Points (n, 2) of the square about the origin, and the area of each."""
+    a_side = round(DENSITY_OF_POINTS * 2 * reach)
+    axis = torch.linspace(-reach, reach, a_side, device=device)
+    return torch.cartesian_prod(axis, axis), (2 * reach / (a_side - 1)) ** 2
+
+
+@dataclass(frozen=True)
+class _Density:
+    """A prior's density on a grid: log p (n,) in double precision, and the area of a point."""
+
+    log: Tensor
+    area: float
 
 
 @torch.no_grad()
-def _normalised(prior: LatentPrior, device: torch.device) -> str | None:
-    points, area = _grid(device)
-    density = prior.log_prob(points)
+def _density(prior: LatentPrior, device: torch.device) -> _Density | None:
+    points, area = _grid(device, 8.0)
+    log = prior.log_prob(points)
+    return None if log is None else _Density(log.double(), area)
+
+
+def _normalised(density: _Density | None) -> str | None:
     if density is None:
         return None
-    mass = (density.double().exp().sum() * area).item()
+    mass = (density.log.exp().sum() * density.area).item()
     if abs(mass - 1) > 0.02:
         raise Broken(f"integrates to {mass:.4f} on a grid")
     return f"integrates to {mass:.4f}"
 
 
 @torch.no_grad()
-def _describes_samples(prior: LatentPrior, device: torch.device) -> str | None:
+def _describes_samples(prior: LatentPrior, density: _Density | None, device: torch.device) -> str | None:
     """E[log p(z)] over samples against the integral of p log p: equal if the samples have that density."""
-    points, area = _grid(device)
-    drawn, on_grid = prior.log_prob(_draw(prior, 20_000, device)), prior.log_prob(points)
-    if drawn is None or on_grid is None:
+    if density is None:
         return None
-    density = on_grid.double()
-    expected = (density.exp() * density.clamp_min(-1e3)).sum().item() * area
+    drawn = prior.log_prob(_draw(prior, 20_000, device))
+    assert drawn is not None
+    expected = (density.log.exp() * density.log.clamp_min(-1e3)).sum().item() * density.area
     error = drawn.std().item() / math.sqrt(len(drawn))
     if abs(drawn.mean().item() - expected) > 5 * error + 0.02:
         raise Broken(f"mean log-density of samples {drawn.mean():.3f}, of the density itself {expected:.3f}")
@@ -180,6 +200,70 @@ def _flows_invert(prior: LatentPrior, device: torch.device) -> str | None:
     return f"inverse within {worst_inverse:.1g}, log-det within {worst_det:.1g} of autograd's"
 
 
+def _counts_its_passes(prior: LatentPrior, device: torch.device) -> str | None:
+    """What hooks see while latents are drawn, against `network_evaluations`.
+
+    Where the count hangs on the draw, as in rejection sampling, it is to be stated on average, or at most.
+    """
+
+    def count(seed: int) -> dict[str, float]:
+        return count_passes(prior, PASSES_OF, lambda: _draw(prior, PASSES_OF, device, seed))
+
+    passes, stated = count(0), prior.network_evaluations
+    counted = sum(passes.values())
+    if not passes and stated and list(prior.parameters(recurse=False)):
+        return None  # its parameters may be those of a network, whose layers are no modules: nobody can count
+    if abs(counted - stated) < 0.5:  # layers that are called once a batch make no pass more
+        return f"{stated} a latent, as counted"
+    if counted <= 1.1 * stated and count(1) != passes:
+        return f"{stated} a latent; {counted:.3g} counted, which hang on the draw"
+    by_network = " + ".join(f"{each:.4g} of {name or 'its own layers'}" for name, each in passes.items())
+    raise Broken(
+        f"network_evaluations is {stated}, but a latent was counted to cost {by_network or 'none'}: "
+        "state what is counted, or put all layers that are one network into one module"
+    )
+
+
+def count_passes(prior: nn.Module, n: int, draw: Callable[[], object]) -> dict[str, float]:
+    """How often each network of a prior is passed for each of the n latents that `draw` draws; by name, where any is.
+
+    A network is a module that the prior owns, or each member where that is a list of networks; layers that it owns
+    itself are one network together. Its passes are the rows that came to its busiest layer with parameters, over n:
+    chains and flows call layers without the network's `forward`, and resampling takes M rows for each latent.
+    """
+    rows: Counter[str] = Counter()
+
+    def hear(name: str, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        tensors = (value for value in (*given, *named.values()) if isinstance(value, Tensor))
+        first = next(tensors, None)
+        rows[name] += len(first) if first is not None and first.dim() > 1 else 1
+
+    layers = {name: layer for name, layer in prior.named_modules() if name and list(layer.parameters(recurse=False))}
+    handles = [layer.register_forward_pre_hook(partial(hear, name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        draw()
+    finally:
+        for handle in handles:
+            handle.remove()
+    passes: dict[str, float] = {}
+    for name, count in rows.items():
+        network = _network_of(prior, name)
+        passes[network] = max(passes.get(network, 0.0), count / n)
+    return passes
+
+
+def _network_of(prior: nn.Module, layer: str) -> str:
+    """The name of the network that a layer belongs to: "" for the prior itself."""
+    *above, last = layer.split(".")
+    module, path = prior, []
+    for name in above:
+        module = module.get_submodule(name)
+        path.append(name)
+        if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            return ".".join(path)
+    return "" if not list(module.get_submodule(last).children()) else layer
+
+
 @torch.no_grad()
 def _energy_is_a_number_each(prior: LatentPrior, device: torch.device) -> str | None:
     energy = prior.energy(_draw(prior, 100, device))
@@ -194,10 +278,9 @@ CONTRACT: dict[str, Callable[[LatentPrior, torch.device], str | None]] = {
     "shape and dtype of samples": _shapes,
     "the generator alone decides the draw": _generator_decides,
     "saved and loaded": _saves,
-    "log_prob integrates to 1": _normalised,
-    "log_prob describes the samples": _describes_samples,
     "flows invert, log-det is autograd's": _flows_invert,
     "energy": _energy_is_a_number_each,
+    "network evaluations": _counts_its_passes,
 }
 
 
@@ -232,7 +315,8 @@ def _refuses_nan(prior: LatentPrior, device: torch.device) -> str | None:
     bad = PosteriorSplit(torch.full((1000, 2), math.nan, device=device), torch.ones(1000, 2, device=device))
     try:
         with seeded_globals(device, "check"):
-            prior.train().fit(AggregatePosterior(bad, bad), stream(device, "check"), lambda *_, **__: None)
+            posterior = AggregatePosterior(bad, bad, SquashingVAE((2,), 1.0) if prior.needs_backbone else None)
+            prior.train().fit(posterior, stream(device, "check"), lambda *_, **__: None)
     except Exception as error:
         return str(error)
     state = [
@@ -244,21 +328,65 @@ def _refuses_nan(prior: LatentPrior, device: torch.device) -> str | None:
 
 
 @torch.no_grad()
-def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Finding:
-    """How near a fitted prior came to a target, with the Gaussian's figures beside it."""
+def divergence(
+    log_q: Callable[[Tensor], Tensor], log_p: Callable[[Tensor], Tensor | None], device: torch.device
+) -> float:
+    """KL(q || p) in nats of two log-densities in two dimensions: the integral of q (log q - log p) over a grid.
+
+    p is asked for only where q is not negligible. The grid is finer than what q and log p may vary over: 0.04.
+    """
+    points, area = _grid(device, 16.0)
+    of_q = log_q(points).double()
+    kept = of_q > of_q.max() - NEGLIGIBLE
+    of_q, of_p = of_q[kept], log_p(points[kept.to(device)])
+    assert of_p is not None
+    return ((of_q.exp() * (of_q - of_p.to(of_q))).sum() * area).item()
+
+
+@torch.no_grad()
+def _divergence_from(target: Target, log_p: Callable[[Tensor], Tensor | None], real: Tensor) -> float:
+    """KL(target || p) in nats: an integral in two dimensions, else the mean over draws of the target."""
+    if target.shape == (2,):
+        return divergence(target.log_prob, log_p, real.device)
+    density = log_p(real)
+    assert density is not None
+    return (target.log_prob(real).mean() - density.mean().cpu()).item()
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What is the same of a target for every prior: draws of it, kernels, and how far N(0, I) is from it."""
+
+    real: Tensor
+    bandwidths: list[float]
+    gaussian: Tensor
+    mmd: float
+    kl: float
+
+
+@cache
+def _yardstick(target: Target, device: torch.device) -> Yardstick:
     real = target.draw(DRAWS, stream(device, "check real"))
     gaussian = torch.randn(DRAWS, *target.shape, generator=stream(device, "check sample", 0), device=device)
-    z = _draw(fitted, DRAWS, device)
-    own, unfitted = (mmd_between(of.flatten(1), real.flatten(1)) for of in (z, gaussian))
-    facts = [f"MMD² {own:.4f} (Gaussian {unfitted:.4f})"]
-    density = fitted.log_prob(real)
-    if density is not None:
-        truth, normal = target.log_prob(real).mean().item(), log_standard_normal(real).mean().item()
-        facts.append(f"KL {truth - density.mean().item():.3f} nats (Gaussian {truth - normal:.3f})")
+    median = median_squared_distance(real.flatten(1))
+    bandwidths = [factor * median for factor in BANDWIDTHS]
+    mmd = mmd_between(gaussian.flatten(1), real.flatten(1), bandwidths=bandwidths)
+    return Yardstick(real, bandwidths, gaussian, mmd, _divergence_from(target, log_standard_normal, real))
+
+
+@torch.no_grad()
+def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Finding:
+    """How near a fitted prior came to a target, with the Gaussian's figures beside it."""
+    known, z = _yardstick(target, device), _draw(fitted, DRAWS, device)
+    own = mmd_between(z.flatten(1), known.real.flatten(1), bandwidths=known.bandwidths)
+    facts = [f"MMD² {own:.4f} (Gaussian {known.mmd:.4f})"]
+    if fitted.log_prob(known.real[:1]) is not None:
+        kl = _divergence_from(target, fitted.log_prob, known.real)
+        facts.append(f"KL {kl:.3f} nats (Gaussian {known.kl:.3f})")
     if target.modes is not None:
-        facts.append(f"modes covered {target.coverage(z):.0%} (Gaussian {target.coverage(gaussian):.0%})")
+        facts.append(f"modes covered {target.coverage(z):.0%} (Gaussian {target.coverage(known.gaussian):.0%})")
     if target.name not in fitted.learns:
         return Finding(f"learns {target.name}", None, "; ".join([*facts, "not required"]))
     allowed = fitted.learns[target.name]
-    bound = allowed if target.name == "standard" else allowed * unfitted
+    bound = allowed if target.name == "standard" else allowed * known.mmd
     return Finding(f"learns {target.name}", own <= bound, "; ".join([*facts, f"required: MMD² at most {bound:.4f}"]))

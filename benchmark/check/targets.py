@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -16,20 +17,26 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from priors.api import AggregatePosterior
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target:
-    """`draw(n, generator)` gives (n, *shape) float32, `log_prob` nats; `modes` (k, d) are what must be covered."""
+    """`draw(n, generator)` gives (n, *shape) float32, `log_prob` nats; `modes` (k, d) are what must be covered.
+
+    Draws end with Gaussian noise; with standard deviation `noise` in place of its own, `means` gives what passes for
+    the posterior means of images, q(z|x) = N(mean, noise^2 I).
+    """
 
     name: str
     shape: tuple[int, ...]
     draw: Callable[[int, torch.Generator], Tensor]
     log_prob: Callable[[Tensor], Tensor]
+    means: Callable[[int, torch.Generator], Tensor]
+    noise: float
     modes: Tensor | None = None
 
-    def posterior(self, device: torch.device) -> AggregatePosterior:
+    def posterior(self, device: torch.device, with_backbone: bool = False) -> AggregatePosterior:
         """The target in the place of q_agg: every draw is a fresh one."""
         split = FreshDraws(self, device)
-        return AggregatePosterior(split, split)
+        return AggregatePosterior(split, split, SquashingVAE(self.shape, self.noise) if with_backbone else None)
 
     def coverage(self, z: Tensor) -> float | None:
         """Share of the modes that are the nearest of at least a quarter of their due share of z (n, *shape)."""
@@ -52,8 +59,34 @@ class FreshDraws:
 
     one_each = sample
 
+    def posteriors(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        mean = self.target.means(n, generator)
+        return mean, torch.full_like(mean, self.target.noise)
+
     def __len__(self) -> int:
         return 1_000_000
+
+
+@dataclass(frozen=True)
+class SquashingVAE:
+    """What a frozen backbone is to a prior, where latents were made from no image: a pixel for each number of a mean.
+
+    The pixel is the number's sigmoid; an image's posterior is N(mean, noise^2 I).
+    """
+
+    latent_shape: tuple[int, ...]
+    noise: float
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return 1, 1, math.prod(self.latent_shape)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.logit().view(-1, *self.latent_shape)
+        return mean, torch.full_like(mean, self.noise)
+
+    def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return z.sigmoid().view(-1, *self.image_shape)
 
 
 def _gaussian_noise(n: int, features: int, generator: torch.Generator) -> Tensor:
@@ -66,37 +99,50 @@ def _mixture(name: str, means: Tensor, std: float) -> Target:
     components = Independent(Normal(flat, torch.full_like(flat, std)), 1)
     density = MixtureSameFamily(Categorical(torch.ones(len(flat))), components)
 
-    def draw(n: int, generator: torch.Generator) -> Tensor:
+    def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
         index = torch.randint(len(means), (n,), generator=generator, device=generator.device)
         z = flat.to(generator.device)[index] + std * _gaussian_noise(n, flat.shape[1], generator)
         return z.unflatten(1, shape)
 
-    return Target(name, shape, draw, lambda z: density.log_prob(z.flatten(1).cpu()), flat)
+    def log_prob(z: Tensor) -> Tensor:
+        return density.log_prob(z.flatten(1).cpu())
+
+    half = std / math.sqrt(2)
+    return Target(name, shape, draw, log_prob, partial(draw, std=half), half, flat)
 
 
 def _normal(name: str, features: int, std: float) -> Target:
     density: Distribution = MultivariateNormal(torch.zeros(features), std**2 * torch.eye(features))
-    return Target(
-        name, (features,), lambda n, g: std * _gaussian_noise(n, features, g), lambda z: density.log_prob(z.cpu())
-    )
+
+    def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
+        return std * _gaussian_noise(n, features, generator)
+
+    half = std / math.sqrt(2)
+    return Target(name, (features,), draw, lambda z: density.log_prob(z.cpu()), partial(draw, std=half), half)
 
 
+@cache
 def ring() -> Target:
     """Eight modes of standard deviation 0.25 on a circle of radius 2."""
     angles = torch.arange(8) * (2 * math.pi / 8)
     return _mixture("ring", 2 * torch.stack([angles.cos(), angles.sin()], 1), 0.25)
 
 
+@cache
 def mixture() -> Target:
     """Ten modes of standard deviation 0.5 in 16 dimensions, about 4 from the origin and from one another."""
     return _mixture("mixture", torch.randn(10, 16, generator=torch.Generator().manual_seed(0)), 0.5)
 
 
+@cache
 def banana() -> Target:
-    """x ~ N(0, 1), y = x^2 / 2 - 1/2 + N(0, 0.3^2)."""
+    """x ~ N(0, 1), y = x^2 / 2 - 1/2 + N(0, 0.3^2).
+
+    Images that would make it have posteriors of no width in x; theirs are as wide as in y, and so q_agg a little wider.
+    """
     std = 0.3
 
-    def draw(n: int, generator: torch.Generator) -> Tensor:
+    def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
         x, noise = _gaussian_noise(n, 2, generator).unbind(1)
         return torch.stack([x, x.square() / 2 - 0.5 + std * noise], 1)
 
@@ -104,19 +150,23 @@ def banana() -> Target:
         x, y = z.cpu().unbind(1)
         return Normal(0.0, 1.0).log_prob(x) + Normal(x.square() / 2 - 0.5, std).log_prob(y)
 
-    return Target("banana", (2,), draw, log_prob)
+    half = std / math.sqrt(2)
+    return Target("banana", (2,), draw, log_prob, partial(draw, std=half), half)
 
 
+@cache
 def narrow() -> Target:
     """N(0, 0.1^2 I) in 8 dimensions."""
     return _normal("narrow", 8, 0.1)
 
 
+@cache
 def standard() -> Target:
     """N(0, I) in 16 dimensions: there is no prior hole, and nothing should change."""
     return _normal("standard", 16, 1.0)
 
 
+@cache
 def block() -> Target:
     """Four modes of standard deviation 0.8 on blocks of 2 x 4 x 4: a bright half, left, right, above or below."""
     rising = torch.tensor([-0.5, -0.5, 0.5, 0.5]).expand(4, 4)

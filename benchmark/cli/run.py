@@ -33,8 +33,8 @@ def run(
     priors: Annotated[
         str | None,
         typer.Option(
-            help="Priors with settings, 'evalp[gp_weight=1,10],ncp'; "
-            "groups (closed_form, flows, energy, one_pass); all."
+            help="Priors with settings, 'evalp[gp_weight=1,10]'; groups: closed_form, flows, energy, one_pass, "
+            "many_pass; all."
         ),
     ] = None,
     dataset: DatasetOption = "digits",

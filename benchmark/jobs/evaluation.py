@@ -86,7 +86,8 @@ class Evaluation(api.Evaluation):
         repeats, seconds = self.protocol.timing_repeats, self.protocol.timing_seconds
         if isinstance(self.source, ForeignSource):
             return self.source.measure_draws(n, generator, repeats, seconds)
-        return measure_runs(partial(self.source.sample, n, generator), self.device, repeats, seconds)
+        replay = generator if getattr(self.source, "replayable", False) else None
+        return measure_runs(partial(self.source.sample, n, generator), self.device, repeats, seconds, replay)
 
     @torch.no_grad()
     def measure_decoding(self, n: int) -> Runs:

@@ -44,7 +44,8 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
         if foreign is not None:
             made, state = fit_apart(foreign, of, work.bundle, show)
         else:
-            made, state = fit_prior(work.registry.get("prior", job.row.name), of, work.posterior, show)
+            cls = work.registry.get("prior", job.row.name)
+            made, state = fit_prior(cls, of, work.posterior(cls), show)
     if made["status"] == "fault":
         raise Failed(f"fit: {made['reason']}; not recorded, so the next run tries again")
     if made["status"] != "ok":

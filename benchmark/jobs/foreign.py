@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
+from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle
 from benchmark.jobs.failures import Reported, describe_error, is_machine_fault
 from benchmark.jobs.fitting import Specimen, fit_prior
@@ -216,11 +217,19 @@ def _fit_there(foreign: Foreign, of: Specimen, bundle: Bundle) -> Answer:
 
     try:
         _prepare(of.device)
-        splits = (PosteriorSplit(*bundle.posterior(split, of.device)) for split in ("train", "val"))
-        return fit_prior(foreign.find(), of, AggregatePosterior(*splits), show)
+        cls = foreign.find()
+        train, val = (PosteriorSplit(*bundle.posterior(split, of.device)) for split in ("train", "val"))
+        backbone = _backbone(foreign, bundle, of.device) if cls.needs_backbone else None
+        return fit_prior(cls, of, AggregatePosterior(train, val, backbone), show)
     except BaseException as error:
         status = "fault" if is_machine_fault(error) else "failed"
         return {"status": status, "reason": describe_error(error), "log": []}, {}
+
+
+def _backbone(foreign: Foreign, bundle: Bundle, device: torch.device) -> Backbone:
+    """A bundle's backbone: a built-in one, or of the plugin that the prior is of."""
+    registry = Registry(plugins=[foreign.plugin])
+    return bundle.backbone(registry.get("backbone", bundle.backbone_name), device)
 
 
 def _load_there(foreign: Foreign, of: Specimen, state: Path) -> Answer:

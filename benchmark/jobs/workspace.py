@@ -24,7 +24,7 @@ from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.store.provenance import device_name
 from benchmark.store.sealed import Damaged, content_hash
-from priors.api import AggregatePosterior, PosteriorSplit
+from priors.api import AggregatePosterior, LatentPrior, PosteriorSplit
 
 
 @dataclass(eq=False)
@@ -65,9 +65,10 @@ class Workspace:
             self._splits[name] = PosteriorSplit(*self.bundle.posterior(name, self.device))
         return self._splits[name]
 
-    @functools.cached_property
-    def posterior(self) -> AggregatePosterior:
-        return AggregatePosterior(self.split("train"), self.split("val"))
+    def posterior(self, cls: type[LatentPrior]) -> AggregatePosterior:
+        """What a prior of this class is fitted to."""
+        backbone = self.backbone if cls.needs_backbone else None
+        return AggregatePosterior(self.split("train"), self.split("val"), backbone)
 
     @functools.cached_property
     def train_reference(self) -> Reference | None:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from benchmark.metrics.api import LATENT_SETTINGS, Column, Evaluation, Metric, hookimpl, projected
 from benchmark.scores.ranks import superiority
+from priors.parts.graphs import without_python
 
 FOLDS, HIDDEN, EPOCHS, BATCH = 5, 64, 32, 128
 LEARNING_RATE, WEIGHT_DECAY, DROPOUT, CUT = 4e-3, 0.05, 0.2, 10.0
@@ -64,10 +65,15 @@ def _trained(real: Tensor, generated: Tensor, generator: torch.Generator) -> Lay
     size = min(BATCH, len(real))
     labels = torch.tensor([1.0, 0.0], device=real.device).repeat_interleave(size)
     mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-    for step, (rate, beta) in enumerate(_one_cycle(EPOCHS * math.ceil(len(real) / size)), 1):
+
+    def find_gradient() -> Tensor:
         batch = torch.cat([_drawn(part, size, generator) for part in (real, generated)])
         loss = F.binary_cross_entropy_with_logits(_logits(layers, batch, generator), labels)
-        gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, parameters)])
+        return torch.cat([each.flatten() for each in torch.autograd.grad(loss, parameters)])
+
+    find_gradient = without_python(find_gradient, generator)
+    for step, (rate, beta) in enumerate(_one_cycle(EPOCHS * math.ceil(len(real) / size)), 1):
+        gradient = find_gradient()
         with torch.no_grad():
             weights.mul_(1 - rate * WEIGHT_DECAY)
             mean.lerp_(gradient, 1 - beta)

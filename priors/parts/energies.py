@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,11 @@ BLOCK = 1_024
 
 #: of_value (n,), of_slope (rows, d) -> the gradient of  of_value . f(z) + of_slope . df/dz  in each parameter
 PullBack = Callable[[Tensor, Tensor], list[Tensor]]
+
+
+def _weight_of(layer: nn.Module) -> Tensor:
+    """A parameter, or what `torch.func.functional_call` has put in its place."""
+    return cast(Tensor, layer.weight)
 
 
 class Energy(nn.Module):
@@ -86,7 +91,7 @@ class Energy(nn.Module):
         return self.last.weight.expand(rows, -1)
 
     def _pull_back(self, layer: nn.Module, gradient: Tensor) -> Tensor:
-        return gradient @ layer.get_parameter("weight")
+        return gradient @ _weight_of(layer)
 
 
 class MLPEnergy(Energy):
@@ -116,7 +121,7 @@ class MLPEnergy(Energy):
 
         `of_sum` is the gradient in a layer's weighted sum, before its LeakyReLU.
         """
-        weights = [layer.get_parameter("weight") for layer in self.hidden]
+        weights = [_weight_of(layer) for layer in self.hidden]
         inputs = [z, *self._outputs(z)]
         slope, slopes = self.last.weight.expand(of_last, -1), deque[Tensor]()
         for weight, outputs in zip(reversed(weights), reversed(inputs)):
@@ -170,4 +175,4 @@ class ConvEnergy(Energy):
         return of_each[:, :, None, None].expand(rows, -1, *features.shape[2:])
 
     def _pull_back(self, layer: nn.Module, gradient: Tensor) -> Tensor:
-        return F.conv_transpose2d(gradient, layer.get_parameter("weight"), padding=1)
+        return F.conv_transpose2d(gradient, _weight_of(layer), padding=1)

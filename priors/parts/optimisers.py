@@ -7,6 +7,7 @@ bookkeeping: groups, hooks, a counter for each tensor. Here one call updates all
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,3 +61,15 @@ class RMSprop:
         root = torch._foreach_sqrt(self._square)
         torch._foreach_add_(root, self.EPSILON)
         torch._foreach_addcdiv_(self._parameters, gradients, root, value=-self._learning_rate)
+
+
+def fused_adam(parameters: Iterable[Tensor], learning_rate: float, **options: Any) -> torch.optim.Adam:
+    """`torch.optim.Adam(fused=True)`, whose step can be part of a CUDA graph.
+
+    Its rate, which schedules change, is a tensor on the GPU then: a number would stay what it was when recorded.
+    """
+    parameters = list(parameters)
+    if parameters[0].device.type != "cuda":
+        return torch.optim.Adam(parameters, learning_rate, fused=True, **options)
+    rate = torch.tensor(learning_rate, device=parameters[0].device)
+    return torch.optim.Adam(parameters, rate, fused=True, capturable=True, **options)
