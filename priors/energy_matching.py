@@ -67,7 +67,7 @@ class EnergyMatching(LatentPrior):
     block_recipes = {"mnist": (128, {}), "celeba64": (1_280, {}), "cifar10": (5_120, {})}
     quick = {"steps": 800, "contrast_steps": 60, "chain": 20}
     block_quick = {"steps": 300, "contrast_steps": 30}
-    learns = {"mixture": 0.5}
+    learns = {"ring": 0.2, "mixture": 0.3}
 
     def __init__(self, latent_shape: tuple[int, ...], config: EnergyMatchingConfig) -> None:
         super().__init__(latent_shape, config)

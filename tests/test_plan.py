@@ -157,7 +157,9 @@ def test_all_is_every_prior_at_hand_a_group_its_members_and_the_default_a_handfu
     handful = {row.name for row in made(None) if row.prior}
     assert handful == {name for name, cls in priors.items() if cls.by_default}
     assert {"gaussian", "evalp", "ncp", "gmm"} <= handful < set(priors)
-    with pytest.raises(UsageError, match="'energy' is a group: it takes no settings; its priors are evalp"):
+    with pytest.raises(
+        UsageError, match="'energy' is a group: it takes no settings; its priors are energy_matching, evalp"
+    ):
         made("energy[steps=3]")
 
 
