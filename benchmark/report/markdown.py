@@ -126,8 +126,8 @@ def _without_training_images(table: Table) -> list[str]:
     p, measured = table.protocol, {source for row in table.rows.values() for source, _ in row.values}
     if p.reference_split or "latent_memorisation" not in measured or measured & {"memorisation", "fld"}:
         return []
-    words = f"--dataset {shlex.quote(table.dataset)} --backbone {table.backbone} --extractor {p.extractor.get('name')}"
-    made = f"`python -m benchmark reference {words} --split train`"
+    of = f"--dataset {shlex.quote(table.dataset)} --bundle {table.bundle} --extractor {p.extractor.get('name')}"
+    made = f"`python -m benchmark reference {of} --split train`"
     return [f"Memorisation among images needs a reference of training images; where there is none, {made} makes it."]
 
 
