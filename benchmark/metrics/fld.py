@@ -4,11 +4,11 @@ The draws' density among features is a mixture of isotropic Gaussians, one centr
 
     p(x) = 1/m sum_j N(x; g_j, exp(s_j) I)        gap = 100 (NLL(held-out) - NLL(train)) / d
 
-in hundredths of a nat a feature, of up to 2,000 images of each of the three. Where draws know training images no better
-than new ones the gap is 0; above it, they resemble training images; below, held-out ones, as `reconstruction` does,
-which decodes these. A copy among the draws makes its Gaussian narrow and the image that it copies likely, so one tells
-of memorisation where distances to the nearest neighbour, ranked, do not. Of a prior that replays N training images in
-equal shares, m / N of those that are kept have a copy: `aggregate_posterior` shows what this comes to.
+in hundredths of a nat a feature, of up to 10,000 generated images and 2,000 of each of the others. Where draws know
+training images no better than new ones the gap is 0; above it, they resemble training images; below, held-out ones, as
+`reconstruction` does, which decodes these. A draw that lies close to an image is a narrow Gaussian, under which that
+image is likely. Of a prior that replays N training images in equal shares, m / N of those that are kept have a copy:
+`aggregate_posterior` shows what this comes to.
 
 The log-variances s are fitted by 50 steps of Adam, as in the authors' code (marcojira/fld): each starts at the squared
 distance to its nearest item, and a broad Gaussian at the items' mean, whose distances count 0.81-fold and whose weight
@@ -40,50 +40,65 @@ LEAST = 1e-3
 LOWEST, HIGHEST = -40.0, 20.0
 #: what squared distances to the broad Gaussian count
 NEARER = 0.9**2
+#: generated images at most, as in the authors' code
+CENTRES = 10_000
+#: items, or centres, at a time
+BLOCK = 250
 
 
-def fit_log_variances(distances: Tensor, to_mean: Tensor, d: int) -> Tensor:
-    """The log-variances (m,) under which n items are likely, by Adam.
+def standardised_distances(items: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances of items (n, d) to centres (m, d) and, in a last column, to the broad Gaussian: float32.
 
-    `distances` (n, m): squared, of items to centres; `to_mean` (n,): to the items' mean; `d`: dimensions.
+    Of features standardised by the items. They are taken in float64: a copy is as far off as it is.
+    """
+    mean, std = items.mean(0), items.std(0)
+    scale = torch.where(std > 0, std, 1)  # what no image has tells of none
+    items = (items - mean) / scale
+    distances = items.new_empty(len(items), len(centres) + 1, dtype=torch.float32)
+    for columns, block in zip(distances[:, :-1].split(BLOCK, 1), centres.split(BLOCK)):
+        columns.copy_(squared_distances(items, (block - mean) / scale))
+    distances[:, -1] = NEARER * items.square().sum(1)
+    return distances
+
+
+def fit_log_variances(distances: Tensor, d: int) -> Tensor:
+    """The log-variances (m,) under which items are likely, from `standardised_distances` (n, m + 1) of d features.
 
     With r the responsibilities, the gradient of the mean NLL / d in s_j is sum_i r_ij (1 - exp(-s_j) D_ij / d) / 2n.
     """
-    n, m = distances.shape
-    squared = torch.cat([distances, NEARER * to_mean[:, None]], 1).float()
-    start = ((distances.min(0).values + LEAST) / d).log()
-    s = torch.cat([start, start.new_zeros(1)])
+    n, m = len(distances), distances.shape[1] - 1
+    s = ((distances.min(0).values.double() + LEAST) / d).log()
+    s[m] = 0
     log_weight = torch.full_like(s, -math.log(m))
-    log_weight[-1] = 0
+    log_weight[m] = 0
     s.grad = torch.empty_like(s)
     adam = torch.optim.Adam([s], LEARNING_RATE)
-    logits = torch.empty_like(squared)
     for _ in range(STEPS):
         precision = torch.exp(-s)
-        torch.mul(squared, (-precision / 2).float(), out=logits).add_((log_weight - d / 2 * s).float())
-        shares = torch.softmax(logits, 1)
-        weighted = torch.mul(shares, squared, out=logits).sum(0).double()
-        s.grad.copy_((shares.sum(0) - precision * weighted / d) / (2 * n))
+        slope, constant = (-precision / 2).float(), (log_weight - d / 2 * s).float()
+        shared, weighted = torch.zeros_like(s), torch.zeros_like(s)
+        for block in distances.split(BLOCK):
+            shares = torch.softmax((block * slope).add_(constant), 1)
+            shared += shares.sum(0)
+            weighted += shares.mul_(block).sum(0)
+        s.grad.copy_((shared - precision * weighted / d) / (2 * n))
         adam.step()
         s.clamp_(LOWEST, HIGHEST)
-    return s[:-1]
+    return s[:m]
 
 
 def negative_log_likelihood(distances: Tensor, s: Tensor, d: int) -> Tensor:
-    """-log p / d (n,) of items in nats a dimension, from their squared distances (n, m) to the centres."""
-    exponents = -(distances * torch.exp(-s) + d * s) / 2
-    return (math.log(len(s)) - exponents.logsumexp(1)) / d + math.log(2 * math.pi) / 2
+    """-log p / d (n,) of items in nats a feature, from their squared distances (n, m) to the centres."""
+    precision = torch.exp(-s)
+    log_sums = torch.cat([((block * precision + d * s) / -2).logsumexp(1) for block in distances.split(BLOCK)])
+    return (math.log(len(s)) - log_sums) / d + math.log(2 * math.pi) / 2
 
 
 def generalisation_gap(generated: Tensor, train: Tensor, held_out: Tensor) -> tuple[float, float]:
     """The gap of features (m, d), (n, d), (k, d), and its standard error over training and held-out items."""
-    items = torch.cat([train, held_out]).double()
-    mean, std = items.mean(0), items.std(0)
-    scale = torch.where(std > 0, std, 1)  # what no image has tells of none
-    items, centres = (items - mean) / scale, (generated.double() - mean) / scale
-    distances, d = squared_distances(items, centres), items.shape[1]
-    s = fit_log_variances(distances, items.square().sum(1), d)
-    of_train, of_held_out = negative_log_likelihood(distances, s, d).split([len(train), len(held_out)])
+    distances, d = standardised_distances(torch.cat([train, held_out]).double(), generated), generated.shape[1]
+    s = fit_log_variances(distances, d)
+    of_train, of_held_out = negative_log_likelihood(distances[:, :-1], s, d).split([len(train), len(held_out)])
     error = (of_train.var() / len(train) + of_held_out.var() / len(held_out)).sqrt()
     return 100 * (of_held_out.mean() - of_train.mean()).item(), 100 * error.item()
 
@@ -107,9 +122,10 @@ class LikelihoodGap(Metric):
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         assert evaluation.train_reference is not None, "applies asks for it"
-        generated, held_out = evaluation.feature_pair
-        train = evaluation.train_reference.subsample(evaluation.device)
-        gap, error = generalisation_gap(generated, train, held_out)
+        train, held_out = (
+            reference.subsample(evaluation.device) for reference in (evaluation.train_reference, evaluation.reference)
+        )
+        gap, error = generalisation_gap(evaluation.features[:CENTRES], train, held_out)
         return {"fld_gap": gap, "fld_gap_error": error}
 
 
