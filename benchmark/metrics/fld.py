@@ -15,8 +15,8 @@ distance to its nearest item, and a broad Gaussian at the items' mean, whose dis
 is 1, keeps far items from deciding them; it has no part in the NLL. In two things this is not FLD: features are
 standardised by, and s is fitted to, training and held-out items alike. FLD takes held-out ones for the first and
 training ones for the second, and the gap of new draws is then not 0, but what a fit of m numbers makes of its own data
-(3 to 4 on MNIST). Here exchanging the two sets changes the sign and nothing else, and so new draws' gap has mean 0, whatever
-the density. The sign is the other one than in their code.
+(3 to 4 on MNIST). Here exchanging the two sets changes the sign and nothing else, and so new draws' gap has mean 0,
+whatever the density. The sign is the other one than in their code.
 
 Not comparable between extractors, nor with FLD on DINOv2. `fld_gap_error` is the standard error over training and
 held-out items, with the draws as they are; ± in a table is over seeds, which share these items. So do the rows of a
