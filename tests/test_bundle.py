@@ -13,6 +13,9 @@ import backbones
 from backbones.conv_vae import ConvVAE
 from backbones.training import posterior
 from benchmark.bundles.bundle import PARTS, SCHEMA, open_bundle, round_weights, write_bundle
+from benchmark.bundles.find import SHIPPED
+from benchmark.bundles.reference import SUBSAMPLE, find_reference
+from benchmark.registry import Registry
 from benchmark.store.sealed import Damaged, read_sealed, write_sealed
 
 
@@ -156,6 +159,19 @@ def test_shipped_bundles_are_whole_and_small():
             assert mean.shape == std.shape == (count, *backbone.latent_shape)
             assert mean.isfinite().all()
             assert (std > 0).all()
+
+
+def test_every_shipped_bundle_has_features_of_its_training_and_held_out_images():
+    """By its own extractor, beside it or beside another bundle of the same images: memorisation is told of all."""
+    registry = Registry()
+    for path in sorted(path for path in SHIPPED.iterdir() if path.is_dir()):
+        bundle = open_bundle(path)
+        extractor = registry.get("extractor", bundle.card["dataset"]["extractor"])()
+        for split in ("train", "val", "test"):
+            reference = find_reference(bundle, extractor, split)
+            assert reference is not None, f"{path.name}, {split}"
+            kept = min(SUBSAMPLE, bundle.card["dataset"]["counts"][split])
+            assert len(reference.subsample(CPU)) == kept
 
 
 # Weights of half the size

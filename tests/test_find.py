@@ -57,6 +57,16 @@ def test_a_bundle_of_celeba64_never_stands_in_for_the_preview(cached):
         find_bundle(CelebA64Preview(), "conv_vae", None)
 
 
+def test_a_bundle_is_found_by_the_id_that_tables_show(cached, tmp_path):
+    cached(CelebA64())
+    id = open_bundle(tmp_path / "cache" / "bundles" / cached(CelebA64Preview())).id
+    for name in (id, id[:16], id[:8]):
+        assert find_bundle(None, "conv_vae", name)[0].id == id
+    for name in (id[:7], "", id[:15] + "x"):
+        with pytest.raises(UsageError, match="bundle"):
+            find_bundle(None, "conv_vae", name)
+
+
 def test_settings_that_are_typed_select_bundles_made_with_them_alone(cached):
     cached(CelebA64Preview())
     narrow, wide = with_settings(CelebA64, crop=140), with_settings(CelebA64, crop=148)

@@ -16,6 +16,7 @@ from benchmark.jobs.evaluation import Evaluation
 from benchmark.metrics.c2st import ClassifierTest, classifier_auc
 from benchmark.metrics.cross_entropy import CrossEntropy
 from benchmark.metrics.fd_infinity import FrechetAtInfinity, nested_statistics
+from benchmark.metrics.fld import LikelihoodGap
 from benchmark.metrics.frechet import Frechet
 from benchmark.metrics.kid import KID
 from benchmark.metrics.memorisation import LatentMemorisation, Memorisation
@@ -25,7 +26,7 @@ from benchmark.metrics.sliced_wasserstein import SlicedWasserstein, directions, 
 from benchmark.scores.frechet import feature_statistics
 from benchmark.streams import stream
 
-IMAGE_METRICS = (Frechet, KID, ImageNeighbours, FrechetAtInfinity, Memorisation)
+IMAGE_METRICS = (Frechet, KID, ImageNeighbours, FrechetAtInfinity, Memorisation, LikelihoodGap)
 
 
 def test_features_are_extracted_once_and_serve_all(small_bundle, given, monkeypatch):
@@ -38,7 +39,8 @@ def test_features_are_extracted_once_and_serve_all(small_bundle, given, monkeypa
     for metric in IMAGE_METRICS:
         values |= metric().measure(made)
     assert len(extracted) == 1
-    assert set(values) == {"fd", "kid", "precision", "recall", "density", "coverage", "fd_infinity", "memorisation"}
+    names = {"fd", "kid", "precision", "recall", "density", "coverage", "fd_infinity", "memorisation"}
+    assert set(values) == names | {"fld_gap", "fld_gap_error"}
 
 
 def test_scores_do_not_depend_on_the_batches_of_extraction(given):
@@ -59,7 +61,7 @@ def test_metrics_of_many_features_are_measured_within_a_gigabyte(given):
     """n = 10,000, d = 2,048: what each allocates beyond the features it is given, by torch's own account."""
     made = given(normal(10_000, 2_048, 0), normal(2_000, 2_048, 1))
     made.train_reference = SimpleNamespace(subsample=lambda device: normal(2_000, 2_048, 2))
-    for metric in (KID, ImageNeighbours, Memorisation):
+    for metric in (KID, ImageNeighbours, Memorisation, LikelihoodGap):
         assert peak_bytes(lambda: metric().measure(made)) < 500e6
     statistics = nested_statistics(made.features, [2_500, 10_000])
     assert peak_bytes(lambda: next(statistics)) < 500e6

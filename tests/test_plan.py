@@ -312,7 +312,7 @@ def measurement_id(metric, given=None, machine=None):
 
 
 METRICS = set(Registry().all("metric"))
-OF_IMAGES = {"fd", "fd_infinity", "kid", "neighbours", "memorisation", "redraws"}
+OF_IMAGES = {"fd", "fd_infinity", "kid", "neighbours", "memorisation", "fld", "redraws"}
 OF_MMD = {"mmd", "mmd_pca64"}
 TIMINGS = {"sampling_time", "extraction_time"}
 OF_LATENTS = METRICS - (OF_IMAGES - {"redraws"}) - {"samples"} - TIMINGS

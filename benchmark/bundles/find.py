@@ -13,6 +13,9 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.store.places import cache_root
 from benchmark.store.sealed import Damaged
 
+#: so many digits of an id are as good as the whole; tables have 16
+ID_FROM = 8
+
 SHIPPED = Path(backbones.__file__).parent / "pretrained"
 
 
@@ -36,7 +39,7 @@ def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
 
 
 def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tuple[Bundle, list[str]]:
-    """The bundle of that name or folder, else the first of the data set and backbone; and the others that match.
+    """The bundle of that name, folder or id, else the first of the data set and backbone; and the others that match.
 
     Bundles of the data set's usual settings come first. Where a data set has no bundle its preview's serves.
     Raises `UsageError`.
@@ -50,6 +53,9 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
     if name is not None:
         if name in bundles:
             return bundles[name], []
+        for bundle in bundles.values():
+            if len(name) >= ID_FROM and bundle.id.startswith(name):
+                return bundle, []
         raise UsageError(damaged[name]) if name in damaged else unknown_name("bundle", name, bundles)
     if dataset is None:
         raise UsageError("neither a bundle nor a data set is named")

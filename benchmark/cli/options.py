@@ -23,7 +23,9 @@ DatasetOption = Annotated[
     str, typer.Option("--dataset", help="A data set by name, or a path (.npz or folder of images).")
 ]
 BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone, by name.")]
-BundleOption = Annotated[str | None, typer.Option("--bundle", help="Bundle, by name or folder, where several match.")]
+BundleOption = Annotated[
+    str | None, typer.Option("--bundle", help="Bundle, by name, id or folder, where several match.")
+]
 DeviceOption = Annotated[DeviceName, typer.Option("--device", help="auto takes CUDA where there is one.")]
 ExtractorOption = Annotated[
     str | None, typer.Option("--extractor", help="Feature extractor (default: the data set's).")

@@ -90,7 +90,7 @@ class LatentMemorisation(Metric):
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column]:
-        return [Column("latent_memorisation", "memorisation (½)", "latents")]
+        return [Column("latent_memorisation", "latent memorisation (½)", "main")]
 
     def measure(self, evaluation: Evaluation) -> dict[str, float]:
         _, drawn, real = next(evaluation.latent_pairs("memorisation"))

@@ -19,9 +19,9 @@ from benchmark.report.tables import FIT_SECONDS, Key, Table, TableRow
 #: the groups of columns that have a place, and the metrics of each in order; any other metric's columns come after
 #: these, and any other group after the groups
 ORDER = {
-    "main": ("fd", "mmd", "sampling_time"),
-    "images": ("fd_infinity", "kid", "neighbours", "memorisation"),
-    "latents": ("c2st", "sliced_wasserstein", "latent_neighbours", "cross_entropy", "latent_memorisation"),
+    "main": ("fd", "latent_memorisation", "fld", "mmd", "sampling_time"),
+    "images": ("fd_infinity", "kid", "neighbours", "memorisation", "fld"),
+    "latents": ("c2st", "sliced_wasserstein", "latent_neighbours", "cross_entropy"),
     "projected": ("mmd_pca64", "c2st", "sliced_wasserstein", "latent_neighbours"),
     "spread": ("fd", "mmd"),
     "time": ("sampling_time",),
@@ -38,7 +38,7 @@ class Shown:
 
 
 def columns_of(table: Table) -> dict[str, list[Shown]]:
-    """Group -> its columns, all in the order in which they are shown."""
+    """Group -> its columns that some row has a value of, all in the order in which they are shown."""
     declared = [(name, column) for name, columns in _declared(table) for column in columns]
     others = sorted({column.group for _, column in declared} - set(ORDER))
     shown: dict[str, list[Shown]] = {}
@@ -46,7 +46,8 @@ def columns_of(table: Table) -> dict[str, list[Shown]]:
         of_group = [(name, column) for name, column in declared if column.group == group]
         places = {name: place for place, name in enumerate(ORDER.get(group, ()))}
         of_group.sort(key=lambda each: places.get(each[0], len(places)))
-        shown[group] = [made for name, column in of_group for made in _shown(name, column, table)]
+        made = [each for name, column in of_group for each in _shown(name, column, table)]
+        shown[group] = [each for each in made if any(row.values.get(each.key) for row in table.rows.values())]
     shown["main"] += [
         Shown("fit, s", FIT_SECONDS, lambda row: format_number(row, FIT_SECONDS)),
         Shown("seeds", FIT_SECONDS, lambda row: str(row.seeds)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from typing import Any
 
@@ -85,6 +86,7 @@ def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
     if table.fd:
         remarks.append(f"All of this holds for this one backbone (bundle `{table.bundle}`) and its decoder.")
         remarks += [_order(table, other, by) for other in all_tables if (by := _other_judge(table, other))]
+    remarks += _without_training_images(table)
     remarks += [f"Note: {sentence}" for sentence in find_signatures(table)]
     remarks += [f"Failed: {failure}" for failure in table.failures]
     return remarks + ([f"Left out: {', '.join(table.left_out)}."] if table.left_out else [])
@@ -117,6 +119,16 @@ def _order(table: Table, other: Table, judge: str) -> str:
         f"{judge} orders them {', '.join(shared)}{few}: "
         f"Kendall's τ between the two orders of {len(shared)} priors is {tau:.2f}."
     )
+
+
+def _without_training_images(table: Table) -> list[str]:
+    """The command that makes a reference of training images, where memorisation is measured of latents alone."""
+    p, measured = table.protocol, {source for row in table.rows.values() for source, _ in row.values}
+    if p.reference_split or "latent_memorisation" not in measured or measured & {"memorisation", "fld"}:
+        return []
+    of = f"--dataset {shlex.quote(table.dataset)} --bundle {table.bundle} --extractor {p.extractor.get('name')}"
+    made = f"`python -m benchmark reference {of} --split train`"
+    return [f"Memorisation among images needs a reference of training images; where there is none, {made} makes it."]
 
 
 def _above_best(table: Table, found: dict[str, Difference]) -> list[str]:
@@ -206,7 +218,7 @@ def _grid(rows: list[TableRow], columns: list[Shown], best: set[str]) -> str:
 
 def _beside(caption: str, rows: list[TableRow], columns: list[Shown]) -> list[str]:
     """A further table, reference rows in italics, of the rows and columns that have a value; nothing where none has."""
-    columns = [c for c in columns if any(row.values.get(c.key) for row in rows) and any(map(c.cell, rows))]
+    columns = [column for column in columns if any(map(column.cell, rows))]
     if not columns:
         return []
     body = [
