@@ -1,23 +1,26 @@
 """Mean flows: the average velocity between two times, so that one pass goes all the way (arXiv 2505.13447).
 
-With x_t = (1 - t) z + t e and the flow's velocity v(x, t), z ~ q_agg, e ~ N(0, I), the average over [r, t]
+With x_t = cos(t) z + sin(t) e, z ~ q_agg, e ~ N(0, I), t from 0 to a quarter turn, and the flow's velocity v(x, t), the
+average over [r, t]
 
     u(x_t, r, t) = 1 / (t - r) integral_r^t v(x_s, s) ds      obeys      u = v - (t - r) du/dt
 
 along the path, and x_r = x_t - (t - r) u holds exactly. The network is regressed on the right hand side,
 
-    minimise  E |u(x_t, r, t) - stop(e - z - (t - r) du/dt)|^2 / stop(|.|^2 + 0.01)^power,
+    minimise  E |u(x_t, r, t) - stop(w - (t - r) du/dt)|^2 / stop(|.|^2 + 0.01)^power,      w = cos(t) e - sin(t) z,
 
-du/dt by one derivative in forward mode along (e - z, 0, 1). In a share of each batch r = t: there it is flow matching
-and needs no derivative. Latents are whitened. Adam, cosine decay, a moving average of the weights.
+du/dt by one derivative in forward mode along (w, 0, 1). In a share of each batch r = t: there it is flow matching and
+needs no derivative. Latents are whitened. Adam, cosine decay, a moving average of the weights.
 
-t and r are two uniform times in order. For images the paper draws them from a logit-normal and takes power = 1: there
-hardly a pair is near t = 1 and r = 0, the only one that `sample` asks about, and a weight that hangs on the draw's own
-error no longer has the mean as its minimum. With either the latents came out too near their centre.
+The paper's paths are straight, and on them u is large even where q_agg is N(0, I): a short fit, which knows short spans
+before long ones, then takes all noise towards 0. On quarter circles N(0, I) stands still, and only what differs is to
+be learned. Here t and r are two uniform times in order; the paper draws them from a logit-normal, with hardly a pair
+near the one that `sample` asks about, and has power = 1, a weight that hangs on the draw's own error, so that the
+minimum is no mean any more. On straight paths either left the latents of a mixture too near their centre.
 
-`sample` is z = e - u(e, 0, 1): one pass, no density. The loss says little of it, as the network is in its own target,
-and a map of all noise to one point makes it small. So the state that is kept has the least energy distance (Szekely and
-Rizzo 2013) between draws and held-out latents.
+`sample` is z = e - pi / 2 u(e, 0, pi / 2): one pass, no density. The loss says little of it, as the network is in its
+own target, and a map of all noise to one point makes it small. So the state that is kept has the least energy distance
+(Szekely and Rizzo 2013) between draws and held-out latents.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from priors.parts.residual import ResidualMLP
 from priors.parts.whitening import WHITEN_FROM, Whitening
 
 SOFTENING = 0.01  # of the adaptive weight
+QUARTER = math.pi / 2  # the time at which there is noise alone
 
 
 class MeanFlowConfig(RegressionConfig):
@@ -78,10 +82,11 @@ class MeanFlow(LatentPrior):
         def loss(network: nn.Module) -> Tensor:
             z = self.whitening(posterior.train.sample(config.batch_size, generator).flatten(1))
             noise = torch.randn(z.shape, generator=generator, device=device)
-            times = torch.rand(len(z), 2, generator=generator, device=device)
+            times = QUARTER * torch.rand(len(z), 2, generator=generator, device=device)
             time = times.amax(1, keepdim=True)
             span = (time - times.amin(1, keepdim=True)) * later
-            x, velocity = (1 - time) * z + time * noise, noise - z
+            cos, sin = time.cos(), time.sin()
+            x, velocity = cos * z + sin * noise, cos * noise - sin * z
             average = network(x, time, span)
             target = velocity.clone()
             target[:apart] -= span[:apart] * slope(network, x[:apart], time[:apart], span[:apart], velocity[:apart])
@@ -105,9 +110,9 @@ class MeanFlow(LatentPrior):
 
 
 def one_pass(network: nn.Module, noise: Tensor) -> Tensor:
-    """Noise at time 1 (n, d) -> whitened latents at time 0."""
-    whole = noise.new_ones(1, 1)
-    return noise - network(noise, whole, whole)
+    """Noise (n, d), a quarter turn from the latents -> whitened latents (n, d)."""
+    whole = noise.new_full((1, 1), QUARTER)
+    return noise - QUARTER * network(noise, whole, whole)
 
 
 @torch.no_grad()

@@ -229,11 +229,11 @@ def test_the_density_integrates_to_one_and_is_that_of_draws_of_many_steps(name):
 
 
 def average_velocity(x, time, span, covariance):
-    """Of N(0, C): along each eigenvector the flow scales by sqrt(V(r) / V(t)), V(t) = (1 - t)^2 c + t^2."""
+    """Of N(0, C): along each eigenvector the flow scales by sqrt(V(r) / V(t)), V(t) = cos(t)^2 c + sin(t)^2."""
     values, vectors = torch.linalg.eigh(covariance)
 
     def spread(t):
-        return ((1 - t).square() * values + t.square()).sqrt()
+        return (t.cos().square() * values + t.sin().square()).sqrt()
 
     along = x @ vectors
     return along * (1 - spread(time - span) / spread(time)) / span @ vectors.T
@@ -248,8 +248,9 @@ def test_the_closed_form_is_the_average_of_the_velocity_along_the_path():
     x, start, end = normal(50, 2, 1).double(), 0.9, 0.2
 
     def velocity(x, t):
-        covariance = (1 - t) ** 2 * COVARIANCE + t**2 * torch.eye(2)
-        return x @ torch.linalg.inv(covariance) @ (t * torch.eye(2) - (1 - t) * COVARIANCE)
+        cos, sin = math.cos(t), math.sin(t)
+        covariance = cos**2 * COVARIANCE + sin**2 * torch.eye(2)
+        return cos * sin * x @ torch.linalg.inv(covariance) @ (torch.eye(2) - COVARIANCE)
 
     assert truth.event_shape == (2,)
     moved = heun(velocity, x, [start + (end - start) * i / 1000 for i in range(1001)])
@@ -283,14 +284,14 @@ def test_the_fitted_average_velocity_is_near_that_of_a_gaussian():
     prior = make("meanflow", (2,), steps=800, width=64, blocks=2, batch_size=256, learning_rate=3e-3)
     prior.fit(AggregatePosterior(Correlated(), Correlated()), seeded(), silent)
     noise, z = normal(2_000, 2, 6), Correlated().sample(2_000, seeded(5))
-    for t, r in ((1.0, 0.0), (0.7, 0.0), (1.0, 0.4), (0.8, 0.5)):
-        x, time, span = (1 - t) * z + t * noise, torch.full((1, 1), t), torch.full((1, 1), t - r)
+    for t, r in ((math.pi / 2, 0.0), (1.0, 0.0), (math.pi / 2, 0.6), (1.0, 0.5)):
+        x, time, span = math.cos(t) * z + math.sin(t) * noise, torch.full((1, 1), t), torch.full((1, 1), t - r)
         exact = average_velocity(x.double(), time.double(), span.double(), COVARIANCE)
         with torch.no_grad():
             error = (prior.network(x, time, span) - exact).square().mean() / exact.square().mean()
         assert error.item() < 0.15, (t, r)
     drawn = prior.sample(20_000, seeded(7))
-    assert torch.allclose(drawn.T.cov().double(), COVARIANCE, atol=0.3)
+    assert torch.allclose(drawn.T.cov().double(), COVARIANCE, atol=0.15)
 
 
 # ---- what they share ----------------------------------------------------------------------------------------------
@@ -331,15 +332,15 @@ def test_a_block_is_fitted_as_the_vector_that_it_is(name):
     assert torch.equal(copy.sample(5, seeded(1)), drawn)
 
 
-@pytest.mark.parametrize("name, tolerance", [("flow_matching", 0.25), ("diffusion", 0.25), ("meanflow", 0.35)])
-def test_mean_and_spread_of_latents_far_from_the_origin_are_met(name, tolerance):
+@pytest.mark.parametrize("name", PASSES)
+def test_mean_and_spread_of_latents_far_from_the_origin_are_met(name):
     """Whitening: a network that starts at zero draws N(mean, std^2) of each coordinate, whatever they are."""
     split = PosteriorSplit(50 + normal(4_000, 3, 0) * torch.tensor([1e-3, 1.0, 30.0]), torch.full((4_000, 3), 1e-4))
     prior = make(name, (3,), steps=60)
     prior.fit(AggregatePosterior(split, split), seeded(), silent)
     z, real = prior.sample(4_000, seeded(1)), split.sample(4_000, seeded(2))
     assert torch.allclose(z.mean(0), real.mean(0), atol=0.15 * 30, rtol=1e-2)
-    assert torch.allclose(z.std(0) / real.std(0), torch.ones(3), atol=tolerance)
+    assert torch.allclose(z.std(0) / real.std(0), torch.ones(3), atol=0.25)
 
 
 def test_whitened_and_back():
