@@ -99,9 +99,11 @@ def _mixture(name: str, means: Tensor, std: float) -> Target:
     components = Independent(Normal(flat, torch.full_like(flat, std)), 1)
     density = MixtureSameFamily(Categorical(torch.ones(len(flat))), components)
 
+    placed = cache(flat.to)  # on a GPU a step that is recorded may copy nothing from the host
+
     def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
         index = torch.randint(len(means), (n,), generator=generator, device=generator.device)
-        z = flat.to(generator.device)[index] + std * _gaussian_noise(n, flat.shape[1], generator)
+        z = placed(generator.device)[index] + std * _gaussian_noise(n, flat.shape[1], generator)
         return z.unflatten(1, shape)
 
     def log_prob(z: Tensor) -> Tensor:

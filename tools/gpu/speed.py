@@ -243,9 +243,9 @@ def time_batched(bench: Bench, steps: int) -> list[dict[str, Any]]:
 
 def time_draws(bench: Bench, names: list[str], batches: tuple[int, ...]) -> list[dict[str, Any]]:
     rows = []
-    generator = stream(bench.device, "timing")
     torch.set_grad_enabled(False)
     for name in names:
+        generator = stream(bench.device, "timing")  # one of a recording that failed can draw nothing more
         try:
             prior = bench.build(name).eval().requires_grad_(False)
             for n in batches:
