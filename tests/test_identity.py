@@ -526,10 +526,11 @@ def planted(tree):
 
 def test_an_edit_of_a_shared_part_names_every_prior_that_imports_it(tree):
     assert planted(tree) == []
-    tree.edit("priors/parts/flows.py", "return", "return 2 *")
+    tree.edit("priors/parts/image_flows.py", "return", "return 2 *")
     sentences = undecided(decide({}, []), tree.root)
-    assert sentences[:-2] == [f"prior {name}: priors/parts/flows.py changed" for name in ("evalp", "latent_flow")]
-    assert sentences[-1].endswith("python tests/closures.py --same-numbers evalp latent_flow")
+    names = ("evalp", "latent_flow", "latent_wgan")  # the last one by what it takes of evalp
+    assert sentences[:-2] == [f"prior {name}: priors/parts/image_flows.py changed" for name in names]
+    assert sentences[-1].endswith("python tests/closures.py --same-numbers " + " ".join(names))
     assert "raise its `version`" in sentences[-2]
 
 
@@ -554,18 +555,21 @@ def test_what_decides_no_number_raises_no_alarm(tree):
 
 def test_same_numbers_decides_for_those_that_are_named(tree):
     kept = decide({}, [])
-    tree.edit("priors/parts/flows.py", "return", "return 2 *")
+    tree.edit("priors/parts/image_flows.py", "return", "return 2 *")
     decided = decide(kept, ["evalp"], tree.root)
-    assert [sentence.partition(":")[0] for sentence in undecided(decided, tree.root)[:-2]] == ["prior latent_flow"]
+    assert [sentence.partition(":")[0] for sentence in undecided(decided, tree.root)[:-2]] == [
+        "prior latent_flow",
+        "prior latent_wgan",
+    ]
     assert undecided(decide(kept, ["all"], tree.root), tree.root) == []
 
 
 def test_a_raised_version_decides_and_is_to_be_written_down(tree, monkeypatch):
     kept = decide({}, [])
-    tree.edit("priors/ncp.py", "return", "return 2 *")
-    raised = [replace(each, version=each.version + 1) if each.name == "ncp" else each for each in built_ins()]
+    tree.edit("priors/mcmc_ebm.py", "return", "return 2 *")
+    raised = [replace(each, version=each.version + 1) if each.name == "mcmc_ebm" else each for each in built_ins()]
     monkeypatch.setattr("closures.built_ins", lambda: raised)
-    assert undecided(kept, tree.root)[0].startswith("prior ncp, version 1 -> 2: priors/ncp.py")
+    assert undecided(kept, tree.root)[0].startswith("prior mcmc_ebm, version 1 -> 2: priors/mcmc_ebm.py")
     assert undecided(decide(kept, [], tree.root), tree.root) == []
 
 

@@ -27,7 +27,8 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
         row for label in (CEILING, ZERO_LINE, RECONSTRUCTION, FULL_RECONSTRUCTION) if (row := table.rows.get(label))
     ]
     backbone = f"{table.backbone} seed {table.backbone_seed}"
-    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}", ""]
+    device = "" if table.device == "cpu" else f", {table.device}"
+    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
     columns, differences = columns_of(table), above_best(table.fd)
     best = not_worse_than_best(table.fd, differences)
