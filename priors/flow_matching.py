@@ -38,7 +38,6 @@ class FlowMatchingConfig(RegressionConfig):
 class FlowMatching(LatentPrior):
     name = "flow_matching"
     group = "many_pass"
-    by_default = False
     Config = FlowMatchingConfig
     config: FlowMatchingConfig
     recipes = {

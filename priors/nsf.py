@@ -42,6 +42,7 @@ class NSF(AutoregressivePrior):
         "cifar10": (5_120, {"steps": 1_000, "batch_size": 64}),
     }
     quick = {"steps": 400}
+    replayable = True
     learns = {"ring": 0.05, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.3}
 
     def make_flow(self, features: int) -> AutoregressiveFlow:
