@@ -169,6 +169,10 @@ class Registry:
             return [cls.name for cls in known if cls.by_default]
         return [cls.name for cls in known if word in (ALL, cls.group)]
 
+    def groups(self) -> list[str]:
+        """The words that stand for several priors."""
+        return [ALL, *sorted({self.get("prior", name).group for name in self.at_hand("prior")} - {""})]
+
     def origin(self, cls: Any) -> str:
         """`built-in`, the plugin's file, or the entry point it came from."""
         return self._origins[cls]

@@ -13,11 +13,13 @@ from benchmark.errors import UsageError, unknown_name
 
 Model = TypeVar("Model", bound=BaseModel)
 
+NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"  # in a tuple
+
 
 def parse_value(text: str) -> Any:
-    """`1`, `0.5`, `true` and `null` as JSON has them; `32x64` is a tuple of sizes; anything else is a string."""
-    if re.fullmatch(r"\d+(x\d+)+", text):
-        return tuple(map(int, text.split("x")))
+    """`1`, `0.5`, `true` and `null` as JSON has them; `32x64`, `0.5x0.9` are tuples; anything else is a string."""
+    if re.fullmatch(rf"{NUMBER}(x{NUMBER})+", text):
+        return tuple(int(part) if part.isdigit() else float(part) for part in text.split("x"))
     try:
         return json.loads(text)
     except ValueError:
@@ -47,6 +49,8 @@ def parse_named(text: str, option: str) -> list[tuple[str, list[dict[str, Any]]]
     asked = []
     for part in parts:
         name, bracket, inside = part.strip().partition("[")
+        if not name:
+            raise UsageError(f"{option} {text}: expected a name, got '{part}'")
         values: dict[str, list[Any]] = {}
         setting = None
         for word in inside.rstrip("]").split(",") if bracket else []:
@@ -65,10 +69,11 @@ def parse_named(text: str, option: str) -> list[tuple[str, list[dict[str, Any]]]
 
 def validate(config: type[Model], settings: dict[str, Any], of: str) -> Model:
     """`config(**settings)` of settings as they are typed; raises `UsageError` as `construct` does."""
-    sizes = {name for name, field in config.model_fields.items() if get_origin(field.annotation) is tuple}
-    # one size is typed, and shown, as a number
+    tuples = {name for name, field in config.model_fields.items() if get_origin(field.annotation) is tuple}
+    # one member is typed, and shown, as a number
+    alone = (int, float)
     return construct(
-        config, {k: (value,) if k in sizes and type(value) is int else value for k, value in settings.items()}, of
+        config, {k: (value,) if k in tuples and type(value) in alone else value for k, value in settings.items()}, of
     )
 
 

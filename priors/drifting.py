@@ -19,6 +19,7 @@ distances in learned features; latents of a VAE are such features already. There
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -40,7 +41,7 @@ class DriftingConfig(PriorConfig):
     batch_size: int = Field(256, ge=2)
     width: int = Field(512, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    temperatures: tuple[float, ...] = Field((0.02, 0.05, 0.2), min_length=1)
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.02, 0.05, 0.2), min_length=1)
 
 
 class Drifting(LatentPrior):

@@ -46,8 +46,8 @@ CHAINS = 500  # in the diagnostics
 class RiemannianConfig(PriorConfig):
     """`ridge` is lambda of the paper. `starts`: posterior means that chains start from, medoids being among them.
 
-    A sample is the end of a chain of `steps` transitions, each of `leapfrogs` steps of `step_size`; the authors'
-    step size of 0.01 at half the momentum is 0.005.
+    With fewer images than that, the means of all are repeated. A sample is the end of a chain of `steps` transitions,
+    each of `leapfrogs` steps of `step_size`; the authors' step size of 0.01 at half the momentum is 0.005.
     """
 
     medoids: int = Field(100, ge=2)
@@ -92,12 +92,15 @@ class Riemannian(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         if not isinstance(posterior.train, GaussianSplit):
             raise TypeError("riemannian needs the posteriors of images, and this aggregate posterior has draws alone")
-        mean, std = (each.flatten(1) for each in posterior.train.posteriors(self.config.starts, generator))
+        images = min(self.config.starts, len(posterior.train))
+        if images < self.config.medoids:
+            raise ValueError(f"riemannian takes {self.config.medoids} medoids among images, and there are {images}")
+        mean, std = (each.flatten(1) for each in posterior.train.posteriors(images, generator))
         if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
             raise Diverged("posteriors of images are not finite, or have no width")
         chosen = find_medoids(mean, self.config.medoids)
         between = torch.cdist(mean[chosen], mean[chosen]).fill_diagonal_(torch.inf)
-        self.means.copy_(mean)
+        self.means.copy_(mean[torch.arange(self.config.starts, device=mean.device) % images])
         self.centres.copy_(mean[chosen])
         self.precisions.copy_(std[chosen].square().reciprocal())
         self.temperature.copy_(between.amin(1).max())

@@ -31,6 +31,7 @@ from priors.parts.early_stopping import BestState
 from priors.parts.graphs import without_python
 from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
+from priors.parts.whitening import SMALLEST
 
 VALIDATE_EVERY = 250  # steps
 HELD_OUT = 10_000  # draws in the held-out ELBO
@@ -106,7 +107,7 @@ class TwoStage(LatentPrior):
         config, device = self.config, posterior.device
         scale_from = finite_draws(posterior.train, SCALE_FROM, generator)
         self.mean.copy_(scale_from.mean(0))
-        self.std.copy_(scale_from.std(0))
+        self.std.copy_(scale_from.std(0).clamp_min(SMALLEST))
         optimiser = fused_adam(self.parameters(), config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from draws import CPU, normal, seeded, silent
+from pydantic import ValidationError
 
 from benchmark.check.targets import TARGETS
 from benchmark.scores.mmd import mmd_between
@@ -109,3 +110,9 @@ def test_latents_that_are_not_finite_end_the_fit():
         Drifting((2,), DriftingConfig(steps=5, width=8, batch_size=16)).fit(
             AggregatePosterior(bad, bad), seeded(), silent
         )
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    with pytest.raises(ValidationError, match="greater than 0"):
+        DriftingConfig(temperatures=(0.05, temperature))

@@ -164,6 +164,19 @@ def test_all_is_every_prior_at_hand_a_group_its_members_and_the_default_a_handfu
         made("energy[steps=3]")
 
 
+@pytest.mark.parametrize("word", ["closed-form", "flow", "ALL"])
+def test_a_group_that_is_spelled_otherwise_is_told_the_groups(word):
+    groups = "groups: all, closed_form, energy, flows, many_pass, one_pass"
+    with pytest.raises(UsageError, match=f"unknown prior '{word}'.*{groups}"):
+        made(word)
+
+
+@pytest.mark.parametrize("words", [" ", "gmm, ", "gmm, [steps=3]"])
+def test_a_blank_stands_for_no_priors(words):
+    with pytest.raises(UsageError, match="expected a name"):
+        made(words)
+
+
 def config(priors, budget):
     return EVaLP.Config(**made(priors, budget)[-1].config)
 
@@ -419,9 +432,16 @@ def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
     assert "reference_split" not in against_test.part(reads)  # so that records from before it was a field are found
 
 
-@pytest.mark.parametrize("value", [None, True, False, 1, 0.5, 1e-8, "mlp", (2, 3)])
+@pytest.mark.parametrize("value", [None, True, False, 1, 0.5, 1e-8, "mlp", (2, 3), (0.02, 1e-08, 2.0)])
 def test_a_value_can_be_typed_again(value):
     assert parse_value(format_value(value)) == value
+
+
+@pytest.mark.parametrize("temperatures, values", [("0.1", [0.1]), ("0.02x0.3", [0.02, 0.3])])
+def test_numbers_that_are_no_sizes_can_be_typed_too(temperatures, values):
+    label = f"drifting[temperatures={temperatures}]"
+    assert labels(label)[-1] == label
+    assert made(label)[-1].config["temperatures"] == values
 
 
 @pytest.mark.parametrize("widths", ["64", "64x32"])

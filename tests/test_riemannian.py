@@ -204,10 +204,25 @@ def test_it_refuses_draws_alone_and_posteriors_of_no_width():
     for std in (0.0, math.nan):
         with pytest.raises(Diverged, match="width"):
             made(PosteriorSplit(normal(80, 4, 1), torch.full((80, 4), std)))
-    with pytest.raises(ValueError, match="60 distinct"):
-        made(some_split(n=50))
     with pytest.raises(ValueError, match="among its starts"):
         Riemannian((4,), RiemannianConfig(medoids=30, starts=20))
+
+
+@pytest.mark.parametrize("images", [7, 25])
+def test_fewer_images_than_starts_are_started_from_more_than_once(images):
+    """The same model as with as many starts as images: same medoids, each start an image's mean, none left out."""
+    split = some_split(images)
+    (prior, facts), (fewer, same) = made(split, starts=60), made(split, starts=images)
+    assert torch.equal(prior.centres, fewer.centres)
+    assert facts == same
+    found, counts = prior.means.unique(dim=0, return_counts=True)
+    assert torch.equal(found, fewer.means.unique(dim=0))
+    assert counts.max() - counts.min() <= 1
+
+
+def test_fewer_images_than_medoids_are_told():
+    with pytest.raises(ValueError, match="7 medoids among images, and there are 6"):
+        made(some_split(6))
 
 
 def test_a_block_is_sampled_as_the_vector_that_it_is():

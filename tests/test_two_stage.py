@@ -136,3 +136,12 @@ def test_a_block_is_fitted_as_the_vector_that_it_is():
         drawn.append(prior.sample(5, seeded(1)))
     assert drawn[0].shape == (5, 2, 3, 4)
     assert torch.equal(drawn[0].flatten(1), drawn[1])
+
+
+def test_a_latent_that_never_changes_is_drawn_as_it_is():
+    mean, std = normal(200, 2, 1), torch.full((200, 2), 0.1)
+    mean[:, 0], std[:, 0] = 3, 0
+    split = PosteriorSplit(mean, std)
+    prior = TwoStage((2,), TwoStageConfig(width=16, steps=20))
+    prior.fit(AggregatePosterior(split, split), seeded(), silent)
+    assert (prior.sample(50, seeded())[:, 0] - 3).abs().max() < 1e-4

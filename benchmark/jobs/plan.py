@@ -160,7 +160,17 @@ def _without_groups(
         members = [] if word in registry.at_hand("prior") else registry.find_priors(word)
         if members and settings:
             raise UsageError(f"'{word}' is a group: it takes no settings; its priors are {', '.join(members)}")
+        if not members and word not in REFERENCES:
+            _require_prior(registry, word)
         yield from [(name, {}) for name in members] or [(word, settings)]
+
+
+def _require_prior(registry: Registry, word: str) -> None:
+    """Raises `UsageError`, which names the groups too, where there is no such prior."""
+    try:
+        registry.get("prior", word)
+    except UsageError as error:
+        raise UsageError(f"{error}; groups: {', '.join(registry.groups())}") from error
 
 
 def make_jobs(made: list[Row], bundle: Bundle, seeds: Sequence[int], budget: str, device_type: str) -> list[Job]:
