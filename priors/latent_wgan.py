@@ -68,7 +68,8 @@ class LatentWGAN(LatentPrior):
     }
     quick = {"steps": 4_000}
     block_quick = {"steps": 1_500}
-    learns = {"ring": 0.3, "mixture": 0.6}  # in the quick budget's steps; two players circle where they ought to rest
+    # of `ring` the quick budget leaves 4 to 108 % of the Gaussian's MMD^2 in three seeds: two players circle
+    learns = {"mixture": 0.6}
     replayable = True
 
     def __init__(self, latent_shape: tuple[int, ...], config: LatentWGANConfig) -> None:

@@ -371,6 +371,9 @@ def parity(results):
     return [[dict(zip(table[0], row, strict=True)) for row in table[2:]] for table in cells]
 
 
+MEASURED = {"gaussian", "ncp", "evalp", "latent_flow"}  # in what follows
+
+
 def on_mnist(results, **more):
     """Five seeds, ncp the best, evalp no better than the Gaussian, of which its MMD is not told apart."""
     shared = dict(dataset="mnist", protocol=results.new_protocol(preset="rae")) | more
@@ -394,7 +397,7 @@ def test_no_published_figure_is_left_out_of_the_parity_page(results):
         assert figure.source in row["source (read in)"]
         if figure.prior is None:
             assert row["here"] == "no such prior here"
-        elif figure.dataset == "mnist":
+        elif figure.dataset == "mnist" and figure.prior in MEASURED:
             assert row["here"].startswith("FD digit-cnn 11.0 ± ")
             assert "500 images against 500 of test" in row["what differs"]
         else:
@@ -402,13 +405,13 @@ def test_no_published_figure_is_left_out_of_the_parity_page(results):
     assert len(claims) == sum(len(claim.datasets) for claim in CLAIMS)
 
 
-def test_a_method_without_a_prior_here_is_named_once_however_many_tables_its_data_set_has(results):
+def test_a_method_that_was_not_measured_is_named_once_however_many_tables_its_data_set_has(results):
     on_mnist(results)
     on_mnist(results, protocol=results.new_protocol(preset="rae", extractor=INCEPTION, score="FID"))
     figures, _ = parity(results)
     named = [row["method"] for row in figures if row["data set"] == "mnist"]
-    absent = [figure.method for figure in FIGURES if figure.dataset == "mnist" and figure.prior is None]
-    present = [figure.method for figure in FIGURES if figure.dataset == "mnist" and figure.prior]
+    absent = [figure.method for figure in FIGURES if figure.dataset == "mnist" and figure.prior not in MEASURED]
+    present = [figure.method for figure in FIGURES if figure.dataset == "mnist" and figure.prior in MEASURED]
     assert absent
     assert present
     assert sorted(named) == sorted(absent + 2 * present)

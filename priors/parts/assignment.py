@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from priors.api import Diverged
@@ -15,6 +14,8 @@ def assign(noise: Tensor, z: Tensor) -> Tensor:
     A permutation (n,). Exact, O(n^3), by scipy on the CPU: a step that asks for it waits for the host. Raises
     `Diverged` where z is not finite.
     """
+    from scipy.optimize import linear_sum_assignment  # here, so that a list of priors can be had without it
+
     if not z.isfinite().all():
         raise Diverged("draws of the aggregate posterior are not finite")
     _, columns = linear_sum_assignment(torch.cdist(noise, z).square().cpu().numpy())
