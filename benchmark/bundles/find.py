@@ -53,9 +53,11 @@ def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tup
     if name is not None:
         if name in bundles:
             return bundles[name], []
-        for bundle in bundles.values():
-            if len(name) >= ID_FROM and bundle.id.startswith(name):
-                return bundle, []
+        begun = {bundle.id: bundle for bundle in bundles.values() if bundle.id.startswith(name)}
+        if len(name) >= ID_FROM and begun:
+            if len(begun) > 1:
+                raise UsageError(f"the ids of several bundles begin with {name}: {', '.join(sorted(begun))}")
+            return next(iter(begun.values())), []
         raise UsageError(damaged[name]) if name in damaged else unknown_name("bundle", name, bundles)
     if dataset is None:
         raise UsageError("neither a bundle nor a data set is named")
