@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from typing import Any, TypeVar, get_origin
+from types import UnionType
+from typing import Any, TypeVar, Union, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -85,6 +86,10 @@ def construct(model: type[Model], fields: dict[str, Any], of: str) -> Model:
     try:
         return model(**fields)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "settings"
-        raise UsageError(f"{of}: {where}={problem['input']!r}: {problem['msg']}") from error
+        problem, *others = error.errors()
+        where, wanted = ".".join(map(str, problem["loc"])) or "settings", [problem["msg"]]
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        if others and field and get_origin(model.model_fields[field].annotation) in (Union, UnionType):
+            where = field  # of a union each member has an error of its own, under a name of its own
+            wanted += [other["msg"] for other in others if other["loc"][:1] == (field,)]
+        raise UsageError(f"{of}: {where}={problem['input']!r}: {', or: '.join(wanted)}") from error

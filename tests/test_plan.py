@@ -97,6 +97,7 @@ def test_what_the_grammar_does_not_know_is_refused_in_one_line(text):
         ("evalp[gp_weight=Infinity]", ["prior evalp", "gp_weight"]),
         ("aggregate_posterior", ["'aggregate_posterior' is a reference row", "always shown"]),
         ("evalp,reconstruction", ["'reconstruction' is a reference row"]),
+        ("gmm[components=autp]", ["components='autp'", "integer", "or: Input should be 'auto'"]),
     ],
 )
 def test_a_wrong_name_or_value_is_answered_with_what_is_right(text, parts):
