@@ -23,57 +23,35 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from priors.api import AggregatePosterior, LatentPrior, Progress, hookimpl, sampling_setting
+from priors.api import AggregatePosterior, LatentPrior, Progress, hookimpl
 from priors.parts.draws import finite_draws
-from priors.parts.probability_flow import heun, log_density
-from priors.parts.regression import HELD_OUT, RegressionConfig, regress
-from priors.parts.residual import ResidualMLP
-from priors.parts.whitening import WHITEN_FROM, Whitening
+from priors.parts.regression import HELD_OUT
+from priors.parts.velocity_priors import Examples, VelocityConfig, VelocityPrior
+from priors.parts.whitening import WHITEN_FROM
 
 LEAST_NOISE, MOST_NOISE = 0.02, 20.0  # sigma, in standard deviations of q_agg; the network is asked about no other
 MEAN_LOG_NOISE, STD_LOG_NOISE = -0.5, 1.2
 
 
-class DiffusionConfig(RegressionConfig):
-    """`heun_steps`: steps of the solver, two passes each."""
-
-    heun_steps: int = sampling_setting(9, ge=1)
-
-
-class Diffusion(LatentPrior):
+class Diffusion(VelocityPrior):
     name = "diffusion"
-    group = "many_pass"
     by_default = False
-    Config = DiffusionConfig
-    config: DiffusionConfig
-    recipes = {
-        "mnist": (16, {}),
-        "cifar10": (128, {"width": 512, "steps": 4_000}),
-        "celeba64": (64, {"width": 384}),
-        "celeba64-preview": (64, {"width": 384, "steps": 4_000}),
-    }
-    quick = {"steps": 1_000, "width": 128}
-    replayable = True
-    learns = {"ring": 0.05, "mixture": 0.1, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
+    Config = VelocityConfig
 
-    def __init__(self, latent_shape: tuple[int, ...], config: DiffusionConfig) -> None:
-        super().__init__(latent_shape, config)
-        d = math.prod(latent_shape)
-        self.network_evaluations = 2 * config.heun_steps
-        self.whitening = Whitening(d)
-        self.network = ResidualMLP(d, config.width, config.blocks)
+    def times(self, steps: int) -> list[float]:
+        return angles(steps)
 
-    def velocity(self, x: Tensor, angle: float) -> Tensor:
-        """dx/da (n, d) of whitened latents x (n, d): latents at angle 0, noise near a quarter turn."""
-        log_noise = math.log(max(math.tan(angle), LEAST_NOISE))
+    def velocity(self, x: Tensor, time: float) -> Tensor:
+        """dx/da (n, d) of whitened latents x (n, d): latents at angle (time) 0, noise near a quarter turn."""
+        log_noise = math.log(max(math.tan(time), LEAST_NOISE))
         return self.network(x, x.new_full((1, 1), log_noise / 4))
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         self.whitening.measure(finite_draws(posterior.train, WHITEN_FROM, generator))
 
-        def noised(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def noised(z: Tensor) -> Examples:
             """x_a of latents z (n, *shape) at a random angle (n, d), the time (n, 1), and the velocity there (n, d)."""
             white = self.whitening(z.flatten(1))
             noise = torch.randn(white.shape, generator=generator, device=white.device)
@@ -84,31 +62,8 @@ class Diffusion(LatentPrior):
             cos, sin = angle.cos(), angle.sin()
             return cos * white + sin * noise, log_noise / 4, cos * noise - sin * white
 
-        def loss(network: nn.Module) -> Tensor:
-            x, time, velocity = noised(posterior.train.sample(self.config.batch_size, generator))
-            return (network(x, time) - velocity).square().mean()
-
-        x, time, velocity = noised(finite_draws(posterior.val, HELD_OUT, generator).float())
-
-        def held_out(network: nn.Module) -> Tensor:
-            return (network(x, time) - velocity).square().mean()
-
-        return regress(self.network, loss, held_out, self.config, progress, replay=generator)
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(n, len(self.whitening.mean), generator=generator, device=generator.device)
-        white = heun(self.velocity, noise, angles(self.config.heun_steps))
-        return self.whitening.inverse(white).unflatten(1, self.latent_shape)
-
-    @torch.no_grad()
-    def ode_log_prob(self, z: Tensor, steps: int = 100) -> Tensor:
-        """log p (n,) in nats at z (n, *latent_shape) of the equation, solved back with `steps` steps.
-
-        What `sample` draws comes near it as its own steps become many; 2 x steps x d passes a latent.
-        """
-        white = self.whitening(z.flatten(1))
-        return log_density(self.velocity, white, angles(steps)) + self.whitening.log_det()
+        held_out = noised(finite_draws(posterior.val, HELD_OUT, generator).float())
+        return self.regress(noised, held_out, posterior.train, generator, progress, replay=generator)
 
 
 def angles(n: int) -> list[float]:
