@@ -26,6 +26,20 @@ def draw_pictures(results):
     board.draw()
 
 
+def tables_of(text):
+    """A page's tables, each a list of rows of cells, header first."""
+    groups = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in g.splitlines()] for g in groups]
+
+
+def all_pages(results):
+    """The pages of all tables as one text, each a section."""
+    boards = [path for path in sorted((results / "boards").glob("*.md")) if path.name != "across.md"]
+    pages = [path.read_text().replace("\n# ", "\n## ", 1) for path in boards]
+    tuning = results / "tuning.md"
+    return "\n".join([*pages, *([tuning.read_text()] if tuning.exists() else [])])
+
+
 class Results:
     """A results folder, and the records that a run would have left in it."""
 
@@ -93,17 +107,30 @@ class Results:
         return found.iloc[0]
 
     @property
-    def text(self):
+    def screen(self):
+        """The first screen."""
         Board(self.folder).write()
         return (self.folder / "leaderboard.md").read_text()
+
+    @property
+    def text(self):
+        """The pages of all tables, each a section."""
+        Board(self.folder).write()
+        return all_pages(self.folder)
+
+    @property
+    def across(self):
+        """The page of ranks over data sets; empty without one."""
+        Board(self.folder).write()
+        page = self.folder / "boards" / "across.md"
+        return page.read_text() if page.exists() else ""
 
     def sections(self):
         return self.text.split("\n## ")[1:]
 
     def tables(self):
         """The markdown's tables, each a list of rows of cells, header first."""
-        groups = re.findall(r"(?:^\|.*\n)+", self.text, re.MULTILINE)
-        return [[[cell.strip() for cell in line.strip("|").split("|")] for line in g.splitlines()] for g in groups]
+        return tables_of(self.text)
 
     def further(self, caption):
         """The header and the cells, by label, of the table below a line that starts so; None without one."""

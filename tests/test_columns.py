@@ -51,13 +51,14 @@ def test_a_plugin_metric_of_25_lines_stands_in_the_leaderboard_with_its_heading(
     words = ["--bundle", small_bundle, "--priors", "gaussian", "--seeds", 2, "--metrics", "norm_gap"]
     done = cli("run", *words, "--device", "cpu", "--plugin", EXAMPLE, "--results", tmp_path / "results")
     assert done.code == 0, done.err
-    text = (tmp_path / "results" / "leaderboard.md").read_text()
+    page = tmp_path / "results" / "boards" / "small-conv_vae-quick.md"
+    text = page.read_text()
     table = text.partition("Latents against held-out q_agg")[2].splitlines()[2:6]
     assert [cell.strip() for cell in table[0].split("|")] == ["", "prior", "norm gap ↓", ""]
     assert [line.split("|")[1].strip() for line in table[2:]] == ["*aggregate_posterior*", "*gaussian*"]
     assert all(re.search(r"\d ± \d", line) for line in table[2:])
     cli("leaderboard", "--results", tmp_path / "results")  # where no plugin is at hand
-    assert (tmp_path / "results" / "leaderboard.md").read_text() == text
+    assert page.read_text() == text
 
 
 def test_a_metric_without_a_declaration_has_a_table_of_its_own_with_the_names_of_its_numbers(results):

@@ -8,7 +8,7 @@ import sys
 
 import matplotlib
 import pytest
-from boards import Results, draw_pictures
+from boards import CEILING, GAUSSIAN, Results, draw_pictures, tables_of
 from PIL import Image
 from scipy import stats
 
@@ -67,7 +67,7 @@ def test_conclusions_name_the_backbone_and_the_order_on_another_seed_of_it(resul
     for seed, order in enumerate(orders):
         for rank, label in enumerate(order):
             results.scores(label, around(3.0 + rank, rank), bundle="bd"[seed] * 16, backbone_seed=seed)
-    first, second, _ = results.sections()
+    first, second = results.sections()
     assert f"holds for this one backbone (bundle `{'b' * 16}`)" in first
     assert f"Backbone seed 1 (bundle `{'d' * 16}`) orders them evalp, ncp, mcmc_ebm, latent_flow: " in first
     assert "between the two orders of 4 priors is 0.67." in first, "5 of 6 pairs agree: (5 - 1) / 6"
@@ -87,24 +87,27 @@ def test_only_another_seed_of_the_same_setting_stands_beside(other, results):
 def bundles(results, orders, **more):
     """A ranking table a bundle, with priors in these orders."""
     for number, order in enumerate(orders):
+        of = {"bundle": f"{number:016}", "dataset": f"set{number}", **more}
+        results.references([20 + each for each in GAUSSIAN], [each - 2 for each in CEILING], **of)
         for rank, label in enumerate(order):
-            results.scores(label, around(3.0 + rank, rank), bundle=f"{number:016}", dataset=f"set{number}", **more)
+            results.scores(label, around(3.0 + rank, rank), **of)
 
 
 def test_average_ranks_over_bundles_by_hand(results):
     bundles(results, ["abc", "abc", "bacd"])  # d is not in all of them
-    last = results.sections()[-1]
-    assert last.startswith("Across bundles")
-    assert "Protocol quick, version 2, cpu, 3 bundles: set0 conv_vae seed 0" in last
-    assert results.tables()[-1][2:] == [["a", "1.33"], ["b", "1.67"], ["c", "3.00"]]
+    page = results.across
+    assert "On these 3 data sets (set0, set1, set2), not beyond them" in page
+    ranks, chances = tables_of(page)
+    assert [row[:2] for row in ranks[2:]] == [["a", "1.33"], ["b", "1.67"], ["c", "3.00"]]
+    assert chances[2:] == [["a", "", "0.67", "1.00"], ["b", "0.33", "", "1.00"], ["c", "0.00", "0.00", ""]]
     p = stats.friedmanchisquare([1, 1, 2], [2, 2, 1], [3, 3, 3]).pvalue
-    assert f"Friedman's test of all priors ranking alike: p = {p:.3g}, were" in last
+    assert f"Friedman's test of all ranking alike: p = {p:.3g}." in page
 
 
 def test_two_bundles_have_ranks_and_no_test(results):
     bundles(results, ["abc", "acb"])
-    assert "Across bundles" in results.text
-    assert "Friedman" not in results.text
+    assert "too few data sets or priors for a test" in results.across
+    assert "Friedman" not in results.across
 
 
 def test_one_bundle_val_tables_and_tables_that_do_not_rank_are_not_averaged(results):
@@ -115,7 +118,8 @@ def test_one_bundle_val_tables_and_tables_that_do_not_rank_are_not_averaged(resu
         results.scores(label, around(9.0)[:4], bundle="f" * 16)
         results.scores(label, around(9.0), bundle="d" * 16, protocol=results.new_protocol(preset="rae", budget="full"))
         results.scores(label, around(9.0), bundle="c" * 16, device="cuda")
-    assert "Across bundles" not in results.text
+    assert results.across == ""
+    assert "mean rank" not in results.screen
 
 
 INCEPTION = {"name": "inception", "version": 1, "weights": "1" * 64}
@@ -125,15 +129,15 @@ def test_a_bundle_with_two_extractors_counts_once_by_the_one_that_scored_it_firs
     bundles(results, ["ab", "ab"])
     bundles(results, ["ba"], protocol=results.new_protocol(extractor=INCEPTION, score="FID"))
     bundles(results, ["ab", "ab"])  # nor does it matter which was looked at last
-    assert results.tables()[-1][2:] == [["a", "1.00"], ["b", "2.00"]]
-    assert "2 bundles: set0 conv_vae seed 0 (FD digit-cnn), set1 conv_vae seed 0 (FD digit-cnn)" in results.text
+    assert [row[:2] for row in tables_of(results.across)[0][2:]] == [["a", "1.00"], ["b", "2.00"]]
+    assert "set0-conv_vae-quick-inception.md): FID, a second score of the same rows" in results.screen
 
 
 def test_of_an_extractor_s_versions_the_newest_counts(results):
     bundles(results, ["ab", "ab"])
     newer = {"name": "digit-cnn", "version": 2, "weights": "2" * 64}
     bundles(results, ["ba"], protocol=results.new_protocol(extractor=newer))
-    assert results.tables()[-1][2:] == [["a", "1.50"], ["b", "1.50"]]
+    assert [row[:2] for row in tables_of(results.across)[0][2:]] == [["a", "1.50"], ["b", "1.50"]]
 
 
 def test_a_second_extractor_has_a_table_of_its_own_after_the_first_s_and_each_says_how_the_other_orders(results):
@@ -144,7 +148,7 @@ def test_a_second_extractor_has_a_table_of_its_own_after_the_first_s_and_each_sa
     ):
         for rank, label in enumerate(order):
             results.scores(label, around(3.0 + rank, rank), protocol=protocol)
-    first, second = results.sections()
+    second, first = results.sections()
     assert first.startswith("digits, conv_vae seed 0, test split, quick protocol, FD digit-cnn\n")
     assert second.startswith("digits, conv_vae seed 0, test split, quick protocol, FID\n")
     assert "FID orders them evalp, ncp, mcmc_ebm: Kendall's τ between the two orders of 3 priors is 0.33." in first
@@ -167,7 +171,7 @@ def board(results, references=True):
         timed(results, label, seconds)
     results.scores("untimed", around(3.0))
     ((table,), *_) = make_tables(results.folder)
-    return table, results.folder / "pareto" / f"{table.name}.png"
+    return table, results.folder / "pareto" / f"{table.page}.png"
 
 
 def test_points_are_gap_closed_and_milliseconds_as_the_table_has_them(results):
@@ -207,7 +211,7 @@ def test_the_picture_is_a_png_linked_and_the_same_bytes_each_time(references, re
     assert Image.open(path).format == "PNG"
     assert Image.open(path).size == (960, 600)
     assert set(Image.open(path).info) == {"dpi", DRAWN_FROM}, "no version, no date"
-    assert f"(pareto/{path.name})" in results.text
+    assert f"(../pareto/{path.name})" in results.text
     path.unlink()
     draw_pictures(results.folder)
     assert path.read_bytes() == first
@@ -332,13 +336,13 @@ def test_extraction_is_a_fact_of_the_table(results):
 
 def test_records_that_no_protocol_covers_are_counted_and_named(results):
     results.references()
-    assert "Left out" not in results.text
+    assert "Left out" not in results.screen
     for seed in range(3):
         results.add("evalp", "fd", {"fd": 1.0}, seed, protocol=results.new_protocol(generated=7), reads=IMAGE_SETTINGS)
     forgotten = results.folder / "protocols" / ("b" * 16) / f"{results.new_protocol(generated=7).hash[:16]}.json"
     forgotten.unlink()
     says = f"Left out: 3 records of digits conv_vae (bundle `{'b' * 16}`), measured under settings that no protocol"
-    assert f"{says} here has: fd 3" in results.text
+    assert f"{says} here has: fd 3" in results.screen.replace("\\`", "`")
 
 
 def test_a_protocol_of_another_version_is_left_out_in_one_line(results):
@@ -348,7 +352,7 @@ def test_a_protocol_of_another_version_is_left_out_in_one_line(results):
     write_sealed(path, content)
     assert (
         f"Left out: {path}: preset: field required (of another version of the suite? then it can be deleted)\n"
-        in results.text
+        in results.screen
     )
 
 

@@ -10,13 +10,16 @@ from scipy import stats
 from benchmark.report.statistics import (
     Difference,
     above_best,
+    bootstrap_mean_ranks,
     friedman,
     gap_closed,
     holm,
     mean_interval,
     mean_intervals,
     mean_ranks,
-    not_worse_than_best,
+    near_best,
+    probability_of_improvement,
+    ranked,
     share_seeds,
 )
 
@@ -92,8 +95,8 @@ def test_gap_closed_covers_the_true_ratio(seeds, true):
 
 
 def marked(groups):
-    """The rows that a table would mark."""
-    return not_worse_than_best(groups, above_best(groups))
+    """The rows that are not told apart from the best, and it."""
+    return set(ranked(groups)) - {label for label, above in above_best(groups).items() if above.p <= 0.05}
 
 
 SPREAD = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
@@ -341,3 +344,64 @@ def test_rows_of_one_number_are_equal_however_its_mean_is_rounded(value):
     found = above_best(groups)
     assert len(found) == len(groups) - 1
     assert {astuple(each) for each in found.values()} == {(0.0, 0.0, 0.0, 1.0)}
+
+
+# ---- near the best --------------------------------------------------------------------------------------------------
+
+
+def near(groups, gap):
+    return near_best(groups, above_best(groups), gap)
+
+
+def test_a_row_is_near_the_best_where_its_whole_interval_lies_within_five_hundredths_of_the_gap():
+    groups = paired_groups(a=0.01)
+    above = above_best(groups)["a"]
+    assert above.high > above.mean > 0
+    assert near(groups, above.high / 0.05 + 1e-9) == {"best", "a"}
+    assert near(groups, above.high / 0.05 - 1e-9) == {"best"}
+    assert near(groups, None) == {"best"}
+
+
+def test_a_row_that_scatters_is_not_near_the_best_whatever_its_mean():
+    calm, noisy = 1 + 0.001 * SPREAD, 1.002 + 0.3 * SPREAD[::-1]
+    groups = seeded(calm, calm[[1, 0, 4, 2, 3]] + 1e-4, noisy)
+    assert marked(groups) >= {"a", "c"}, "its mean is not told apart"
+    assert near(groups, 1.0) == {"a", "b"}
+
+
+def test_rows_beyond_the_margin_are_called_near_in_one_of_twenty_tables_at_most():
+    random = np.random.default_rng(5)
+    tables, wrong = 1_000, 0
+    for values in random.normal(size=(tables, 2, 5)):
+        groups = {"best": dict(enumerate(values[0] - 40)), "far": dict(enumerate(values[1] - 40 + 5.0))}
+        wrong += "far" in near(groups, 100.0) and "best" in near(groups, 100.0)
+    assert wrong <= stats.binom.isf(1e-3, tables, 0.05)
+
+
+# ---- over several tables --------------------------------------------------------------------------------------------
+
+
+def test_mean_ranks_have_the_highest_first_and_no_interval_where_nothing_scatters():
+    scores = [[[3.0] * 5, [2.0] * 5, [1.0] * 5], [[3.0] * 5, [1.0] * 5, [2.0] * 5]]
+    assert bootstrap_mean_ranks(scores) == [(1.0, 1.0, 1.0), (2.5, 2.5, 2.5), (2.5, 2.5, 2.5)]
+    assert bootstrap_mean_ranks([[[1.0] * 5, [1.0] * 5]]) == [(1.5, 1.5, 1.5)] * 2
+
+
+def test_the_interval_of_a_mean_rank_is_that_of_resampled_seeds():
+    """Two rows that win half of their seeds each: drawn five times with replacement, either may be ahead."""
+    first = [0.0, 0.0, 1.0, 1.0, 1.01]
+    second = [1.0, 1.0, 0.0, 0.0, 1.0]
+    (one, *ends), (other, *_) = bootstrap_mean_ranks([[first, second]])
+    assert (one, other) == (1.0, 2.0)
+    assert ends == [1.0, 2.0]
+    # seeds are drawn alike for rows of one table: a row that is ahead with every seed is ahead in every resample
+    wide = [0.0, 10.0, 20.0, 30.0, 40.0]
+    (ahead, low, high), _ = bootstrap_mean_ranks([[[value + 1 for value in wide], wide]])
+    assert (ahead, low, high) == (1.0, 1.0, 1.0)
+
+
+def test_the_probability_of_improvement_is_that_of_mann_and_whitney():
+    one, other = [1.0, 2.0, 3.0], [2.0, 2.5]
+    u = stats.mannwhitneyu(one, other).statistic
+    assert probability_of_improvement(one, other) == pytest.approx(u / 6)
+    assert probability_of_improvement(one, one) == 0.5

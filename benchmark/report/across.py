@@ -1,80 +1,96 @@
-"""Average ranks of priors over bundles."""
+"""Priors over several data sets: mean ranks with bootstrap intervals, and the probability that one beats another."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import functools
+import statistics
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
-from benchmark.report.statistics import friedman, mean_ranks
-from benchmark.report.tables import FD, Table
+from benchmark.report.grid import as_grid
+from benchmark.report.standing import Column, is_recipe
+from benchmark.report.statistics import (
+    RESAMPLES,
+    Interval,
+    bootstrap_mean_ranks,
+    friedman,
+    mean_ranks,
+    probability_of_improvement,
+)
+from benchmark.text import in_markdown
 
 
 @dataclass(frozen=True)
-class Group:
-    """Ranking test-split tables, one a bundle, of one protocol and device, and the priors that all of them rank."""
+class Across:
+    """Columns, one a data set, and the priors that all of them rank, each as its recipe has it."""
 
-    preset: str
-    version: int
-    device: str
-    tables: list[Table]
+    columns: list[Column]
 
-    @property
+    @functools.cached_property
     def labels(self) -> list[str]:
-        return sorted(set.intersection(*(set(table.ranked) for table in self.tables)))
-
-    @property
-    def ranks(self) -> dict[str, float]:
-        """Label -> mean rank of its mean FD among these priors, the best first."""
-        ranks = dict(zip(self.labels, mean_ranks(self.scores)))
-        return dict(sorted(ranks.items(), key=lambda item: item[1]))
-
-    @property
-    def scores(self) -> list[list[float]]:
-        """Mean FD: a list a table, a number a label."""
-        return [[table.rows[label].mean(FD) for label in self.labels] for table in self.tables]
-
-
-def across_bundles(made: list[Table]) -> list[Group]:
-    """Groups of two bundles or more that share two priors or more.
-
-    No bundle counts twice: of its tables the newest by the extractor that scored it first stands for it, so that a
-    second extractor, looked at beside the first, changes no rank here.
-    """
-    found: dict[tuple[str, int, str], dict[str, Table]] = defaultdict(dict)
-    for table in sorted(made, key=lambda table: (table.first_scored, table.name)):
-        if table.ranked and table.protocol.split == "test":
-            group = found[table.protocol.preset, table.protocol.version, table.device]
-            standing = group.setdefault(table.bundle, table)
-            if table.protocol.extractor["name"] == standing.protocol.extractor["name"]:
-                group[table.bundle] = table
-    groups = [
-        Group(*key, sorted(by_bundle.values(), key=lambda table: table.place))
-        for key, by_bundle in sorted(found.items())
-    ]
-    return [group for group in groups if len(group.tables) > 1 and len(group.labels) > 1]
-
-
-def across_markdown(groups: list[Group]) -> list[str]:
-    """The last section of leaderboard.md; nothing where no bundles can be compared."""
-    if not groups:
-        return []
-    explained = "Mean rank of a prior's FD within each bundle's table, 1 is best; each bundle counts once."
-    lines = ["## Across bundles", "", explained, ""]
-    for group in groups:
-        named = ", ".join(f"{t.dataset} {t.backbone} seed {t.backbone_seed} ({t.protocol.score})" for t in group.tables)
-        lines += [
-            f"Protocol {group.preset}, version {group.version}, {group.device}, {len(group.tables)} bundles: {named}.",
-            "",
+        """The best mean rank first; none where there are fewer than two data sets or priors to rank."""
+        ranking = [
+            {label for label in column.labels if is_recipe(label) and column.ranks(label)} for column in self.columns
         ]
-        body = [[label, f"{rank:.2f}"] for label, rank in group.ranks.items()]
-        grid = tabulate(body, ["prior", "mean rank ↓"], "pipe", disable_numparse=True, colalign=("left", "right"))
-        lines += [grid, ""]
-        p = friedman(group.scores)
-        if p is None:
-            lines += ["Too few bundles or priors for a test: an average of these tables, no more.", ""]
-        else:
-            lines.append(f"Friedman's test of all priors ranking alike: p = {p:.3g}, were bundles independent;")
-            lines += ["those of one data set are less so.", ""]
-    return ["\n".join(lines)]
+        labels = sorted(set.intersection(*ranking)) if len(ranking) > 1 else []
+        if len(labels) < 2:
+            return []
+        return [label for _, label in sorted(zip(mean_ranks(self._scores(labels)), labels, strict=True))]
+
+    @functools.cached_property
+    def ranks(self) -> dict[str, Interval]:
+        """Label -> mean rank of the share of the gap that it closes, 1 is best, with a 95 % interval over seeds."""
+        if not self.labels:
+            return {}
+        shares = [[column.shares(label) for label in self.labels] for column in self.columns]
+        return dict(zip(self.labels, bootstrap_mean_ranks(shares), strict=True))
+
+    @property
+    def p(self) -> float | None:
+        """Friedman's test that all rank alike."""
+        return friedman(self._scores(self.labels))
+
+    def _scores(self, labels: list[str]) -> list[list[float]]:
+        """What is left of the gap: a list a data set, a number a label."""
+        return [[-statistics.fmean(column.shares(label)) for label in labels] for column in self.columns]
+
+    def improvement(self, one: str, other: str) -> float:
+        """Mean over data sets of the probability that a seed of one closes more than a seed of the other."""
+        return statistics.fmean(
+            probability_of_improvement(column.shares(one), column.shares(other)) for column in self.columns
+        )
+
+
+def find_across(columns: list[Column]) -> Across:
+    """Of the columns those that rank; of several of one data set, whose scores hang together, that with most rows."""
+    by_dataset: dict[str, Column] = {}
+    for column in sorted(columns, key=lambda column: (-len(column.first.ranked), column.head)):
+        if column.first.ranked:
+            by_dataset.setdefault(column.first.dataset, column)
+    return Across([column for column in columns if column in by_dataset.values()])
+
+
+def across_markdown(across: Across) -> str:
+    """The page `boards/across.md`; empty where nothing can be compared."""
+    if not across.labels:
+        return ""
+    heads = [column.head for column in across.columns]
+    ranks = [[label, f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]"] for label, (mean, low, high) in across.ranks.items()]
+    chances = [
+        [one, *("" if one == other else f"{across.improvement(one, other):.2f}" for other in across.labels)]
+        for one in across.labels
+    ]
+    p = across.p
+    tested = (
+        "too few data sets or priors for a test" if p is None else f"Friedman's test of all ranking alike: p = {p:.3g}"
+    )
+    explained = (
+        f"On these {len(heads)} data sets ({', '.join(map(in_markdown, heads))}), not beyond them: a prior's rank by "
+        "the share of the gap in FD that it closes, averaged over data sets, with a 95 % interval of "
+        f"{RESAMPLES:,} bootstraps over the seeds of the fits. Priors that all of them rank; {tested}."
+    )
+    chance = (
+        "The probability that a seed of the row closes more of the gap than a seed of the column, averaged over data "
+        "sets (0.5: a toss; five seeds know it to 0.2 or so):"
+    )
+    grids = as_grid(["prior", "mean rank ↓", "95 % interval"], ranks), as_grid(["prior", *across.labels], chances)
+    return "\n".join(["# Across data sets", "", explained, "", grids[0], "", chance, "", grids[1], ""])

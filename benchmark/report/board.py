@@ -1,4 +1,8 @@
-"""Writes what a results folder shows: leaderboard.md, leaderboard.csv, parity.md and the pictures that they name."""
+"""Writes what a results folder shows.
+
+leaderboard.md, the first screen; a page a table in boards/, tuning.md of the validation split, boards/across.md and
+parity.md; leaderboard.csv with all numbers; and the pictures that pages show.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from benchmark.report.across import across_bundles, across_markdown
+from benchmark.report.across import across_markdown, find_across
+from benchmark.report.first_screen import ACROSS, TUNING, first_screen, page_of
 from benchmark.report.grids import draw_grid
-from benchmark.report.markdown import table_markdown
+from benchmark.report.markdown import summary_markdown, table_markdown
 from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
+from benchmark.report.standing import find_standing
 from benchmark.report.tables import FD, Table, make_tables
 from benchmark.store.places import lock_path
 from benchmark.store.records import RecordStore
@@ -40,9 +46,13 @@ COLUMNS = [
     "high",
     "seeds",
 ]
-TITLE = "# Leaderboard\n\nMade from the records in `records/` by `python -m benchmark leaderboard`.\n"
+#: how a page of a table begins
+_BACK = "[Leaderboard](../leaderboard.md)\n\n"
+_TUNING = """# Settings chosen on the validation split
 
-
+One seed a row, most often: reasons to choose, no verdicts. What was chosen is scored on test, in [the
+leaderboard](leaderboard.md).
+"""
 #: of the time between two rewritings, at most this share goes into one
 SHARE = 0.05
 
@@ -65,23 +75,17 @@ class Board:
             self.write()
 
     def write(self) -> list[str]:
-        """Rewrite leaderboard.md, leaderboard.csv and parity.md from the records.
-
-        Returns what is damaged, a sentence each.
-        """
+        """Rewrite the pages and leaderboard.csv from the records. Returns what is damaged, a sentence each."""
         start = time.monotonic()
         results = self._results
         folder = content_hash(str(results.resolve()))[:16]
         # of two processes the later one sees the records of both
         with FileLock(lock_path(f"results-{folder}")), _uncollected():
             self.tables, damaged, in_none = make_tables(results, self._store)
-            sections = [table_markdown(table, self.tables) for table in self.tables]
-            sections += across_markdown(across_bundles(self.tables))
-            text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
-            _write(results / "leaderboard.md", text)
-            parity = parity_markdown(self.tables)
-            if parity is not None:
-                _write(results / "parity.md", parity)
+            pages = _pages(self.tables, [*damaged, *in_none])
+            for page, text in pages.items():
+                _write(results / page, text)
+            _sweep(results / "boards", {Path(page).name for page in pages})
             lines = (line for table in self.tables for line in _tidy(table))
             _write(results / "leaderboard.csv", _csv(lines))
         end = time.monotonic()
@@ -113,6 +117,28 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _pages(tables: list[Table], left_out: list[str]) -> dict[str, str]:
+    """Place in the results folder -> text."""
+    standing = find_standing(tables)
+    across = find_across(standing.columns)
+    pages = {"leaderboard.md": first_screen(standing, across, tables, left_out)}
+    pages |= {page_of(of): _BACK + table_markdown(of, tables, "#", "..") for of in tables if page_of(of) != TUNING}
+    if across.labels:
+        pages[ACROSS] = _BACK + across_markdown(across)
+    if chosen := [table_markdown(of, tables, "##", ".") for of in tables if page_of(of) == TUNING]:
+        pages[TUNING] = "\n".join([_TUNING, *chosen])
+    if (parity := parity_markdown(tables)) is not None:
+        pages["parity.md"] = parity
+    return pages
+
+
+def _sweep(boards: Path, kept: set[str]) -> None:
+    """Remove pages of ours whose table is no more, or has another name."""
+    for path in boards.glob("*.md"):
+        if path.name not in kept and path.read_text(errors="replace").startswith(_BACK):
+            path.unlink(missing_ok=True)
+
+
 def _write(path: Path, text: str) -> None:
     """Write a page, unless it is there as it is to be."""
     content = _encodable(text).encode()
@@ -127,7 +153,7 @@ def _encodable(text: str) -> str:
 
 def _text(made: list[Table], bundle: str, protocol: str) -> str:
     shown = [table for table in made if (table.bundle, table.protocol.hash) == (bundle, protocol)]
-    return _encodable("\n".join(table_markdown(table, made) for table in shown))
+    return _encodable("\n".join(summary_markdown(table, made) for table in shown))
 
 
 def _csv(lines: Iterable[list[Any]]) -> str:

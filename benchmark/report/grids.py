@@ -19,7 +19,7 @@ VERSION = 1  # of the drawing: a picture of another is drawn again
 
 def grid_file(table: Table) -> str:
     """Where the grid lies in a results folder."""
-    return f"samples/{table.name}.png"
+    return f"samples/{table.page}.png"
 
 
 def draw_grid(table: Table, results: Path) -> None:

@@ -15,38 +15,59 @@ from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, f
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import make_points, pareto_file
 from benchmark.report.selection import machine_of
-from benchmark.report.signatures import find_signatures
-from benchmark.report.statistics import RANKED_FROM, Difference, above_best, not_worse_than_best, share_seeds
-from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
+from benchmark.report.signatures import AUC, IMQ, REPLAY, find_signatures
+from benchmark.report.statistics import MARGIN, RANKED_FROM, share_seeds
+from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, RECONSTRUCTION, UNTOLD, ZERO_LINE, Table, TableRow
+
+#: of the columns of a table what a run prints
+SUMMARY = {FD, REPLAY, IMQ, AUC, FIT_SECONDS}
 
 
-def table_markdown(table: Table, all_tables: list[Table]) -> str:
-    """A section of leaderboard.md. Other seeds of the backbone and other scores are looked for in `all_tables`."""
-    p, priors = table.protocol, table.priors
-    references = [
-        row for label in (CEILING, ZERO_LINE, RECONSTRUCTION, FULL_RECONSTRUCTION) if (row := table.rows.get(label))
-    ]
-    backbone = f"{table.backbone} seed {table.backbone_seed}"
-    device = "" if table.device == "cpu" else f", {table.device}"
-    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}", ""]
-    lines += [f"- {fact}" for fact in _facts(table)] + [""]
-    columns, differences = columns_of(table), above_best(table.fd)
-    best = not_worse_than_best(table.fd, differences)
-    lines += [_grid(priors, columns["main"], best), ""] if priors else []
+def table_markdown(table: Table, all_tables: list[Table], heading: str, root: str) -> str:
+    """All of one table: quality first, then what else was measured, and folded how it was made.
+
+    Other seeds of the backbone and other scores are looked for in `all_tables`. `heading` is its mark, `root` the
+    results folder from where the page lies.
+    """
+    priors, references = table.priors, _references(table)
+    lines = [f"{heading} {_title(table)}", ""]
+    columns = columns_of(table)
+    lines += [_grid(priors, columns["main"], table.marks), ""] if priors else []
     lines += [
         "Reference rows, apart from the ranking (see docs/reading-a-table.md):",
         "",
-        _grid(references, columns["main"], set()),
+        _grid(references, columns["main"], {}),
         "",
     ]
-    lines += _above_best(table, differences)
+    lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
+    lines += _above_best(table)
     for caption, shown in _further(table, columns):
         lines += _beside(caption, [*priors, *references], shown)
-    lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
-    lines += [f"![samples of {table.name}]({grid_file(table)})", ""]
+    lines += [f"![samples of {table.page}]({root}/{grid_file(table)})", ""]
     if make_points(table):
-        lines += [f"![quality against sampling time of {table.name}]({pareto_file(table)})", ""]
-    return "\n".join(lines)
+        lines += [f"![quality against sampling time of {table.page}]({root}/{pareto_file(table)})", ""]
+    lines += ["<details><summary>Protocol, machines, commands</summary>", ""]
+    return "\n".join([*lines, *(f"- {fact}" for fact in _facts(table)), "", "</details>", ""])
+
+
+def summary_markdown(table: Table, all_tables: list[Table]) -> str:
+    """What a run prints of its table: how good, how sure, at what cost, and what to beware of."""
+    columns = columns_of(table)
+    by_key = {(shown.key, shown.head): shown for group in ("main", "latents") for shown in columns[group]}
+    shown = [each for (key, head), each in by_key.items() if key in SUMMARY and head != "p"]
+    lines = [f"## {_title(table)}", "", _grid([*table.priors, *_references(table)], shown, table.marks), ""]
+    return "\n".join([*lines, *(f"- {remark}" for remark in _remarks(table, all_tables)), ""])
+
+
+def _title(table: Table) -> str:
+    p, device = table.protocol, "" if table.device == "cpu" else f", {table.device}"
+    backbone = f"{table.backbone} seed {table.backbone_seed}"
+    return f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}"
+
+
+def _references(table: Table) -> list[TableRow]:
+    labels = (CEILING, ZERO_LINE, RECONSTRUCTION, FULL_RECONSTRUCTION)
+    return [row for label in labels if (row := table.rows.get(label))]
 
 
 def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, list[Shown]]]:
@@ -79,7 +100,8 @@ def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
     few = [label for label in table.fd if label not in table.ranked]
     if table.ranked:
         remarks.append(
-            f"**Bold**: not significantly worse than the best ({_test(table)}, Holm's correction over all pairs, 5 %)."
+            f"**Bold**: the best, and what is shown to lie within {100 * MARGIN:g} % of the gap above it; {UNTOLD}: "
+            f"not told apart from the best ({_test(table)}, Holm's correction over all pairs, 5 %)."
         )
         remarks += [f"Fewer than {RANKED_FROM} seeds, so last and not ranked: {', '.join(few)}."] if few else []
     elif few:
@@ -132,12 +154,12 @@ def _without_training_images(table: Table) -> list[str]:
     return [f"Memorisation among images needs a reference of training images; where there is none, {made} makes it."]
 
 
-def _above_best(table: Table, found: dict[str, Difference]) -> list[str]:
+def _above_best(table: Table) -> list[str]:
     """A table of how far rows lie above the best, with the one test that decides what is bold; nothing unranked."""
-    if not found:
+    if not table.above_best:
         return []
     body = []
-    for label, above in found.items():
+    for label, above in table.above_best.items():
         digits = count_decimals(above.mean)
         ends = f"{above.mean:.{digits}f}", f"[{above.low:.{digits}f}, {above.high:.{digits}f}]"
         body.append([label, *ends, "< 0.001" if above.p < 0.001 else f"{above.p:.3g}"])
@@ -209,12 +231,18 @@ def _code(code: dict[str, Any]) -> str:
     return (code["commit"] or f"version {code['version']}")[:10] + (" (modified)" if code["dirty"] else "")
 
 
-def _grid(rows: list[TableRow], columns: list[Shown], best: set[str]) -> str:
-    body = [
-        [f"**{row.label}**" if row.label in best else row.label, *(column.cell(row) for column in columns)]
-        for row in rows
-    ]
+def _grid(rows: list[TableRow], columns: list[Shown], marks: dict[str, str]) -> str:
+    body = [[_marked(row, marks), *(column.cell(row) for column in columns)] for row in rows]
     return _pipes(["prior", *(column.head for column in columns)], body)
+
+
+def _marked(row: TableRow, marks: dict[str, str]) -> str:
+    mark = marks.get(row.label)
+    return f"**{row.label}**" if mark == NEAR else f"{row.label} {mark}" if mark else _named(row)
+
+
+def _named(row: TableRow) -> str:
+    return f"*{row.label}*" if row.is_reference else row.label
 
 
 def _beside(caption: str, rows: list[TableRow], columns: list[Shown]) -> list[str]:
@@ -223,7 +251,7 @@ def _beside(caption: str, rows: list[TableRow], columns: list[Shown]) -> list[st
     if not columns:
         return []
     body = [
-        [f"*{row.label}*" if row.is_reference else row.label, *(column.cell(row) for column in columns)]
+        [_named(row), *(column.cell(row) for column in columns)]
         for row in rows
         if any(row.values.get(column.key) for column in columns)
     ]

@@ -37,7 +37,7 @@ class Point:
 
 def pareto_file(table: Table) -> str:
     """Where the picture lies in a results folder."""
-    return f"pareto/{table.name}.png"
+    return f"pareto/{table.page}.png"
 
 
 def make_points(table: Table) -> list[Point]:

@@ -5,17 +5,21 @@ One function a signature. A value that was not measured gives no sentence; a thr
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from benchmark.metrics.api import FIT, FULL_RECONSTRUCTION
 from benchmark.report.statistics import mean_interval, paired_difference
-from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table
+from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table, TableRow
 from benchmark.store.sealed import content_hash
 
 IMQ_P: Key = ("mmd", "mmd_imq_p")
 AUC: Key = ("c2st", "c2st_auc")
 SAMPLE_SIZE: Key = ("sampling_time", "effective_sample_size")
+IMQ: Key = ("mmd", "mmd_imq")
 REPLAY: Key = ("latent_memorisation", "latent_memorisation")
+FLD_GAP: Key = ("fld", "fld_gap")
+FLD_GAP_ERROR: Key = ("fld", "fld_gap_error")
 #: of what -> its coverage and its recall
 COVERAGE: dict[str, tuple[Key, Key]] = {
     "latents": (("latent_neighbours", "latent_coverage"), ("latent_neighbours", "latent_recall")),
@@ -32,6 +36,12 @@ EFFECTIVE = 5
 REPAIRABLE = 0.25
 #: MMD² of N(0, I) with a median p above this tells nothing from held-out q_agg
 UNTOLD = 0.05
+#: a row that closes this share of the gap in FD has good images
+GOOD_IMAGES = 0.75
+#: and bad latents, where they are as far from q_agg as this share of what N(0, I)'s are, by classifier or MMD²
+WRONG_LATENTS = 0.5
+#: standard errors by which FLD's gap must lie above 0, seeds and its own sampling together
+FLD_ERRORS = 2
 #: where replay (draws of q_agg) is told from new items less often than this, it cannot be told in others either
 REPLAY_TOLD = 0.6
 
@@ -47,9 +57,24 @@ def find_signatures(table: Table) -> list[str]:
         runaway,
         blow_up,
         saturation,
+        wrong_latents,
         memorisation,
+        memorised_images,
     )
     return [sentence for signature in found for sentence in signature(table)]
+
+
+def flags_of(table: Table) -> dict[str, list[str]]:
+    """Label -> in two or three words each, what makes its FD say less than it seems to."""
+    flags: dict[str, list[str]] = {}
+    for flag, rows in (
+        ("wrong latents", _wrong_latents(table)),
+        ("latents memorised", _memorised(table)),
+        ("images memorised", _memorised_images(table)),
+    ):
+        for label in rows:
+            flags.setdefault(label, []).append(flag)
+    return flags
 
 
 def rank_deficient(table: Table) -> list[str]:
@@ -202,14 +227,63 @@ def saturation(table: Table) -> list[str]:
     return found
 
 
+def wrong_latents(table: Table) -> list[str]:
+    """Good images of wrong latents: off q_agg, and the decoder forgives it, so that FD tells of the decoder."""
+    return [
+        f"good images, wrong latents: {label} closes {table.gap_closed(table.rows[label])[0][0]:.0%} of the gap in "  # type: ignore[index]
+        f"{table.protocol.score}, while its latents are {', '.join(said)} as far from q_agg as those of N(0, I)"
+        for label, said in _wrong_latents(table).items()
+    ]
+
+
+def _wrong_latents(table: Table) -> dict[str, list[str]]:
+    """Label -> by which scores of latents, and how far of N(0, I)'s way."""
+    found: dict[str, list[str]] = {}
+    for row in table.priors:
+        gap, _ = table.gap_closed(row)
+        if gap is None or gap[0] < GOOD_IMAGES:
+            continue
+        for name, score in (("C2ST", AUC), ("MMD²", IMQ)):
+            closed, _ = table.gap_closed(row, score)
+            if closed is not None and 1 - closed[0] >= WRONG_LATENTS:
+                found.setdefault(row.label, []).append(f"by {name} {1 - closed[0]:.0%}")
+    return found
+
+
 def memorisation(table: Table) -> list[str]:
     """A prior's latents lie as near to the training posteriors as draws of these do, where that can be told."""
-    metric, ceiling = REPLAY, table.rows.get(CEILING)
-    if ceiling is None or not ceiling.numbers(metric) or ceiling.mean(metric) < REPLAY_TOLD:
-        return []
+    of_ceiling = table.rows[CEILING].mean(REPLAY) if CEILING in table.rows else 0.0
     return [
-        f"memorisation by {row.label}: its latents are as near to training posteriors ({row.mean(metric):.2f}) as "
-        f"draws of these are ({ceiling.mean(metric):.2f})"
-        for row in table.priors
-        if row.numbers(metric) and row.mean(metric) >= ceiling.mean(metric)
+        f"memorisation by {label}: its latents are as near to training posteriors "
+        f"({table.rows[label].mean(REPLAY):.2f}) as draws of these are ({of_ceiling:.2f})"
+        for label in _memorised(table)
     ]
+
+
+def _memorised(table: Table) -> list[str]:
+    ceiling = table.rows.get(CEILING)
+    if ceiling is None or not ceiling.numbers(REPLAY) or ceiling.mean(REPLAY) < REPLAY_TOLD:
+        return []
+    return [row.label for row in table.priors if row.numbers(REPLAY) and row.mean(REPLAY) >= ceiling.mean(REPLAY)]
+
+
+def memorised_images(table: Table) -> list[str]:
+    """FLD's generalisation gap: generated images resemble training images more than held-out ones, beyond chance."""
+    return [
+        f"memorisation by {label}: its images resemble training images more than held-out ones (FLD gap "
+        f"{table.rows[label].mean(FLD_GAP):.2f}, more than {FLD_ERRORS} standard errors above 0)"
+        for label in _memorised_images(table)
+    ]
+
+
+def _memorised_images(table: Table) -> list[str]:
+    return [row.label for row in table.priors if (low := _least_fld_gap(row)) is not None and low > 0]
+
+
+def _least_fld_gap(row: TableRow) -> float | None:
+    """The mean less `FLD_ERRORS` standard errors: of the mean over seeds, and of the images that all seeds share."""
+    gaps, shared = list(row.numbers(FLD_GAP).values()), list(row.numbers(FLD_GAP_ERROR).values())
+    if len(gaps) < 2 or not shared:
+        return None
+    over_seeds = statistics.stdev(gaps) / len(gaps) ** 0.5
+    return statistics.fmean(gaps) - FLD_ERRORS * math.hypot(over_seeds, statistics.fmean(shared))

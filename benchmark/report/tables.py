@@ -11,10 +11,22 @@ from typing import Any
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.metrics.api import FIT
 from benchmark.report.frame import is_number, tidy_values
+from benchmark.report.names import name_pages
 from benchmark.report.selection import Selection, select
-from benchmark.report.statistics import Gap, gaps_closed, mean_intervals, ranked
+from benchmark.report.statistics import (
+    CONFIDENCE,
+    Difference,
+    Gap,
+    above_best,
+    gaps_closed,
+    mean_intervals,
+    near_best,
+    ranked,
+)
 from benchmark.store.records import RecordStore
 
+#: as good as the best, to `MARGIN`; and not told apart from it, which a row that scatters is too
+NEAR, UNTOLD = "near", "≈"
 ZERO_LINE, CEILING, RECONSTRUCTION = "gaussian", "aggregate_posterior", "reconstruction"
 
 #: who says a value, a metric's name or `FIT`, and what it is called there
@@ -54,9 +66,13 @@ class TableRow:
 
 @dataclass(kw_only=True)
 class Table(Selection):
-    """All that one table shows. Made once and read often: what costs something to work out is kept."""
+    """All that one table shows. Made once and read often: what costs something to work out is kept.
+
+    `page`: what its page and pictures are called.
+    """
 
     rows: dict[str, TableRow]
+    page: str
     _gaps: dict[Key, dict[str, tuple[Gap | None, int]]] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
@@ -75,6 +91,23 @@ class Table(Selection):
     def ranked(self) -> dict[str, dict[int, float]]:
         """Those of `fd` that are tested against each other, having seeds enough."""
         return ranked(self.fd)
+
+    @functools.cached_property
+    def above_best(self) -> dict[str, Difference]:
+        """Label -> how far a ranked row lies above the best one, which is not among them."""
+        return above_best(self.fd)
+
+    @functools.cached_property
+    def marks(self) -> dict[str, str]:
+        """Label -> `NEAR` of the best row and those shown to be near it, `UNTOLD` of those not told apart from it."""
+        untold = {label: UNTOLD for label, above in self.above_best.items() if above.p > 1 - CONFIDENCE}
+        return untold | dict.fromkeys(near_best(self.fd, self.above_best, self._gap), NEAR)
+
+    @property
+    def _gap(self) -> float | None:
+        """From N(0, I) to the aggregate posterior in FD; None where one is missing, or the first not above."""
+        ends = [self.rows[label].mean(FD) for label in (ZERO_LINE, CEILING) if label in self.rows]
+        return ends[0] - ends[1] if len(ends) == 2 and math.inf > ends[0] > ends[1] else None
 
     def paired(self, score: Key, *labels: str) -> tuple[list[int], list[list[float]]]:
         """The seeds with which all these rows have a score, and each row's values with them."""
@@ -111,7 +144,10 @@ def make_tables(results: Path, store: RecordStore | None = None) -> tuple[list[T
         for label, _, seed, name, source, value in tidy_values(selection):
             of_table[label].values.setdefault((source, name), {})[seed] = value
     _summarise([row for of_table in rows for row in of_table.values()])
-    made = [Table(**vars(selection), rows=of_table) for selection, of_table in zip(selections, rows, strict=True)]
+    made = [
+        Table(**vars(selection), rows=of_table, page=page)
+        for selection, of_table, page in zip(selections, rows, name_pages(selections), strict=True)
+    ]
     return made, damaged, in_none
 
 

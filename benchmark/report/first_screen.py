@@ -1,0 +1,230 @@
+"""leaderboard.md: which prior is best where, by how much, at what cost, and how sure that is. The rest is links."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from benchmark.report.across import Across
+from benchmark.report.columns import format_interval, format_share, format_short, quartiles
+from benchmark.report.grid import as_grid
+from benchmark.report.grids import SAMPLES, grid_file
+from benchmark.report.pareto import make_points, pareto_file
+from benchmark.report.selection import machine_of
+from benchmark.report.signatures import AUC, flags_of
+from benchmark.report.standing import Column, Standing, is_recipe
+from benchmark.report.statistics import MARGIN, RANKED_FROM
+from benchmark.report.tables import FIT_SECONDS, NEAR, UNTOLD, Table
+from benchmark.text import in_markdown
+
+TITLE = "# Leaderboard"
+TUNING = "tuning.md"
+ACROSS = "boards/across.md"
+#: sentences of one kind that the page has room for; the pages of the tables have all
+MOST = 10
+
+
+def first_screen(standing: Standing, across: Across, made: list[Table], left_out: list[str]) -> str:
+    """The page. `left_out`: what is damaged or in no table, a sentence each."""
+    columns = standing.columns
+    lines = [TITLE, ""]
+    if columns:
+        lines += [*(f"- {_headline(column)}" for column in columns), ""]
+        labels = _labels(columns, across)
+        lines += [*_table(columns, across, [label for label in labels if is_recipe(label)]), ""]
+        lines += [*_legend(columns, across), ""]
+        if settings := [label for label in labels if not is_recipe(label)]:
+            lines += ["Other settings of these priors, in no ranking:", "", *_table(columns, across, settings), ""]
+        lines += _pictures(columns)
+    elif made:
+        lines += [
+            "No table of the test split has both N(0, I) and the aggregate posterior to hold its rows against.",
+            "",
+        ]
+    lines += [*_apart(standing), *_links(standing, across, made), *_failures(made), *_capped("Left out", left_out)]
+    return "\n".join([*lines, *_provenance(made), ""])
+
+
+def page_of(table: Table) -> str:
+    """Where the page of a table lies in a results folder: what settings were chosen by is on one page."""
+    return f"boards/{table.page}.md" if table.protocol.split == "test" else TUNING
+
+
+def _labels(columns: list[Column], across: Across) -> list[str]:
+    """Rows in order: by mean rank, then those that some data sets lack, by what they close where they stand."""
+    found = list(dict.fromkeys(label for column in columns for label in column.labels))
+    places = {label: place for place, label in enumerate(across.labels)}
+
+    def order(label: str) -> tuple[int, float]:
+        gaps = [gap[0] for column in columns if (gap := column.gap_closed(label))]
+        return places.get(label, len(places)), -statistics.fmean(gaps) if gaps else 0.0
+
+    return sorted(found, key=order)
+
+
+def _headline(column: Column) -> str:
+    """One sentence: who is first, who is not told apart from it, how many are behind."""
+    table, marks = column.first, column.first.marks
+    best = next(iter(table.fd))
+    where = f"**[{in_markdown(column.head)}]({page_of(table)})**"
+    closes = f"{where}: `{in_markdown(best)}` closes {format_share(column.gap_closed(best))} of the gap, the most"
+    if not marks:
+        return f"{closes} so far (fewer than {RANKED_FROM} seeds: no ranking)"
+    others = [label for label in table.ranked if label != best and is_recipe(label)]
+    near, untold = ([label for label in others if marks.get(label) == mark] for mark in (NEAR, UNTOLD))
+    told = [f"as good: {_listed(near)}"] if near else []
+    told += [f"not told apart from it: {_listed(untold)}"] if untold else []
+    behind = len(others) - len(near) - len(untold)
+    return "; ".join([closes, *told, *([f"the other {behind} are behind"] if behind else [])])
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(f"`{in_markdown(label)}`" for label in labels)
+
+
+def _table(columns: list[Column], across: Across, labels: list[str]) -> list[str]:
+    flags = {column.head: flags_of(column.first) for column in columns}
+    timed = max(columns, key=lambda column: len(_rates(column.first)))
+    rates, head = _rates(timed.first), in_markdown(timed.head)
+    body = []
+    for label in labels:
+        cells = ["; ".join(_cells(column, label)) for column in columns]
+        rank = across.ranks.get(label)
+        row = timed.first.rows.get(label)
+        fit = row.numbers(FIT_SECONDS).values() if row else []
+        told = [f"{flag} ({column.head})" for column in columns for flag in flags[column.head].get(label, [])]
+        body.append(
+            [
+                in_markdown(label),
+                *cells,
+                f"{rank[0]:.1f} [{rank[1]:.1f}, {rank[2]:.1f}]" if rank else "",
+                _worst_auc(columns, label),
+                rates.get(label, ""),
+                format_short(statistics.fmean(fit)) if fit else "",
+                in_markdown("; ".join(told)),
+            ]
+        )
+    header = ["prior", *(in_markdown(column.head) for column in columns)]
+    header += ["mean rank ↓", "C2ST, worst ↓", f"latents / s ({head})", f"fit, s ({head})", "beware"]
+    kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in body)]
+    return as_grid([header[place] for place in kept], [[row[place] for place in kept] for row in body]).splitlines()
+
+
+def _cells(column: Column, label: str) -> Iterator[str]:
+    """The share of the gap closed with half its interval, under the backbone's first seed and under others."""
+    if gap := column.gap_closed(label):
+        share = _share(gap)
+        elsewhere = column.table_of(label) is not column.first
+        mark = "" if elsewhere else column.first.marks.get(label, "")
+        yield f"**{share}**" if mark == NEAR else f"{share} †" if elsewhere else f"{share} {mark}".strip()
+    for table in column.repeats:
+        if label in table.fd and (repeat := table.gap_closed(table.rows[label])[0]):
+            yield _share(repeat)
+
+
+def _share(gap: tuple[float, float, float]) -> str:
+    mean, low, high = (100 * part for part in gap)
+    return format_interval(mean, low, high, 1)
+
+
+def _rates(table: Table) -> dict[str, str]:
+    """Label -> latents a second at the protocol's largest batch."""
+    batch = table.protocol.timing_batches[-1]
+    times = {label: quartiles(table.rows[label], ("sampling_time", f"prior_seconds_{batch}")) for label in table.fd}
+    return {label: format_short(float(f"{1000 * batch / time[0]:.3g}")) for label, time in times.items() if time}
+
+
+def _worst_auc(columns: list[Column], label: str) -> str:
+    """How well a classifier tells its latents from held-out ones, on the data set where that is easiest."""
+    found = [
+        table.rows[label].mean(AUC)
+        for column in columns
+        if (table := column.table_of(label)) and table.rows[label].numbers(AUC)
+    ]
+    return f"{max(found):.2f}" if found else ""
+
+
+def _legend(columns: list[Column], across: Across) -> list[str]:
+    devices = {column.first.device for column in columns}
+    repeated = "; after a semicolon the same on other seeds of the backbone" if any(c.repeats for c in columns) else ""
+    lines = [
+        (
+            "Cells: how much of the damage that N(0, I) does to the Fréchet distance (FD) a prior repairs, in % of the "
+            f"gap to the aggregate posterior, ± half a 95 % interval over seeds{repeated}."
+        ),
+        (
+            f"**Bold**: the best, and what is shown to be within {100 * MARGIN:g} points of it; {UNTOLD}: not told "
+            "apart from the best; no mark: behind it (paired by seed, Holm's correction over all pairs of a data set)."
+        ),
+        "C2ST: area under the curve of a classifier of latents, 0.5 is best; the worst of the data sets.",
+    ]
+    if across.labels:
+        lines.append(
+            f"Mean rank with a 95 % interval over seeds: on these {len(across.columns)} data sets, not beyond them; of "
+            f"the priors that all have ([more]({ACROSS}))."
+        )
+    if any(column.table_of(label) is not column.first for column in columns for label in column.labels):
+        lines.append("†: from a table of another type of device, so not tested against the others.")
+    if len(devices) > 1:
+        lines.append(
+            "Devices: " + ", ".join(f"{in_markdown(column.head)} {column.first.device}" for column in columns) + "."
+        )
+    return [f"{line}\\" for line in lines[:-1]] + lines[-1:]
+
+
+def _pictures(columns: list[Column]) -> list[str]:
+    table = max(columns, key=lambda column: len(make_points(column.first))).first
+    lines = []
+    if make_points(table):
+        lines += [f"![quality against sampling time, {in_markdown(table.page)}]({pareto_file(table)})", ""]
+    if any(row.values.get(SAMPLES) for row in table.rows.values()):
+        lines += [f"![samples of every row from the same noise, {in_markdown(table.page)}]({grid_file(table)})", ""]
+    return lines
+
+
+def _apart(standing: Standing) -> list[str]:
+    if not standing.apart:
+        return []
+    lines = [f"- [{in_markdown(table.page)}]({page_of(table)}): {in_markdown(why)}" for table, why in standing.apart]
+    return ["Not ranked here:", "", *lines, ""]
+
+
+def _links(standing: Standing, across: Across, made: list[Table]) -> list[str]:
+    tables = [table for column in standing.columns for table in (*column.tables, *column.repeats)]
+    pages = [f"[{in_markdown(table.page)}]({page_of(table)})" for table in tables]
+    further = [f"[across data sets]({ACROSS})"] if across.labels else []
+    if any(table.protocol.split != "test" for table in made):
+        further.append(f"[settings chosen on the validation split]({TUNING})")
+    lines = [f"Every number of a data set, with what to beware of: {', '.join(pages)}."] if pages else []
+    lines += [f"Further: {', '.join(further)}."] if further else []
+    return [*lines, *([""] if lines else [])]
+
+
+def _failures(made: list[Table]) -> list[str]:
+    return _capped("Failed", [f"{failure} ({table.page})" for table in made for failure in table.failures])
+
+
+def _capped(head: str, sentences: list[str]) -> list[str]:
+    shown = [f"- {head}: {in_markdown(sentence)}" for sentence in sentences[:MOST]]
+    more = len(sentences) - MOST
+    return [*shown, *([f"- {head}: {more} more, on the pages"] if more > 0 else []), *([""] if shown else [])]
+
+
+def _provenance(made: list[Table]) -> list[str]:
+    records = {record["id"]: record for table in made for record in table.records}.values()
+    if not records:
+        return []
+    code = {str(record["provenance"]["code"]) for record in records}
+    machines = sorted({machine_of(record) for record in records})
+    times = sorted(record["provenance"]["time"][:10] for record in records)
+    return [
+        "<details><summary>Where these numbers come from</summary>",
+        "",
+        (
+            f"Made by `python -m benchmark leaderboard` from {len(records):,} sealed records in `records/`, measured "
+            f"from {times[0]} to {times[-1]} on {in_markdown('; '.join(machines))}, by {len(code)} states of the code. "
+            "Commits, commands, packages and protocol stand on each page; all numbers in `leaderboard.csv`."
+        ),
+        "",
+        "</details>",
+    ]
