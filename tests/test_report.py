@@ -101,7 +101,7 @@ def test_average_ranks_over_bundles_by_hand(results):
     assert [row[:2] for row in ranks[2:]] == [["a", "1.33"], ["b", "1.67"], ["c", "3.00"]]
     assert chances[2:] == [["a", "", "0.67", "1.00"], ["b", "0.33", "", "1.00"], ["c", "0.00", "0.00", ""]]
     p = stats.friedmanchisquare([1, 1, 2], [2, 2, 1], [3, 3, 3]).pvalue
-    assert f"Friedman's test of all ranking alike: p = {p:.3g}." in page
+    assert f"Friedman's test of all ranking alike: p = {p:.3g}:" in page
 
 
 def test_two_bundles_have_ranks_and_no_test(results):

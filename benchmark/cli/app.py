@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": plugins.check,
     "new-prior": plugins.new_prior,
     "leaderboard": results.leaderboard,
+    "report": results.report,
     "verify": results.verify,
 }
 for name, command in COMMANDS.items():

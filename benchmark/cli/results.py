@@ -28,6 +28,25 @@ def leaderboard(results: ResultsOption = Path("results")) -> None:
     raise typer.Exit(1 if damaged else 0)
 
 
+def report(
+    results: ResultsOption = Path("results"),
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write (default: report.html in the results folder).")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder for its figures as PNG and PDF.")] = None,
+) -> None:
+    """Write the leaderboard as one HTML file that opens from disk: tables that sort, figures, samples, provenance."""
+    with importing():
+        from benchmark.report.html.page import report_html
+        from benchmark.store.sealed import write_atomic
+
+    _require_records(results)
+    path = out or results / "report.html"
+    content = report_html(results, figures).encode(errors="backslashreplace")
+    write_atomic(path, content)
+    say(f"written: {path} ({len(content) / 1e6:.1f} MB)" + (f"; figures in {figures}" if figures else ""))
+
+
 def verify(
     results: ResultsOption = Path("results"),
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of the fits to repeat, at least one.")] = 0.1,

@@ -6,7 +6,7 @@ import functools
 import statistics
 from dataclasses import dataclass
 
-from benchmark.report.grid import as_grid
+from benchmark.report.grid import Grid, as_grid
 from benchmark.report.standing import Column, is_recipe
 from benchmark.report.statistics import (
     RESAMPLES,
@@ -71,26 +71,39 @@ def find_across(columns: list[Column]) -> Across:
 
 def across_markdown(across: Across) -> str:
     """The page `boards/across.md`; empty where nothing can be compared."""
+    lines = [line for grid in across_grids(across) for line in (f"{grid.caption}:", "", grid.text, "")]
+    return "\n".join(["# Across data sets", "", *lines]) if lines else ""
+
+
+def across_grids(across: Across) -> list[Grid]:
+    """Mean ranks, and who beats whom; none where nothing can be compared."""
     if not across.labels:
-        return ""
-    heads = [column.head for column in across.columns]
-    ranks = [[label, f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]"] for label, (mean, low, high) in across.ranks.items()]
-    chances = [
-        [one, *("" if one == other else f"{across.improvement(one, other):.2f}" for other in across.labels)]
-        for one in across.labels
-    ]
-    p = across.p
+        return []
+    heads, p = ", ".join(in_markdown(column.head) for column in across.columns), across.p
     tested = (
         "too few data sets or priors for a test" if p is None else f"Friedman's test of all ranking alike: p = {p:.3g}"
     )
-    explained = (
-        f"On these {len(heads)} data sets ({', '.join(map(in_markdown, heads))}), not beyond them: a prior's rank by "
-        "the share of the gap in FD that it closes, averaged over data sets, with a 95 % interval of "
-        f"{RESAMPLES:,} bootstraps over the seeds of the fits. Priors that all of them rank; {tested}."
+    ranked = (
+        f"On these {len(across.columns)} data sets ({heads}), not beyond them: a prior's rank by the share of the gap "
+        f"in FD that it closes, averaged over data sets, with a 95 % interval of {RESAMPLES:,} bootstraps over the "
+        f"seeds of the fits. Priors that all of them rank; {tested}"
     )
-    chance = (
+    ranks = [
+        [in_markdown(label), f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]"]
+        for label, (mean, low, high) in across.ranks.items()
+    ]
+    beaten = (
         "The probability that a seed of the row closes more of the gap than a seed of the column, averaged over data "
-        "sets (0.5: a toss; five seeds know it to 0.2 or so):"
+        "sets (0.5: a toss; five seeds know it to 0.2 or so)"
     )
-    grids = as_grid(["prior", "mean rank ↓", "95 % interval"], ranks), as_grid(["prior", *across.labels], chances)
-    return "\n".join(["# Across data sets", "", explained, "", grids[0], "", chance, "", grids[1], ""])
+    chances = [
+        [
+            in_markdown(one),
+            *("" if one == other else f"{across.improvement(one, other):.2f}" for other in across.labels),
+        ]
+        for one in across.labels
+    ]
+    return [
+        Grid(ranked, as_grid(["prior", "mean rank ↓", "95 % interval"], ranks)),
+        Grid(beaten, as_grid(["prior", *map(in_markdown, across.labels)], chances)),
+    ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from benchmark.report.across import Across
 from benchmark.report.columns import format_interval, format_share, format_short, quartiles
-from benchmark.report.grid import as_grid
+from benchmark.report.grid import Grid, as_grid
 from benchmark.report.grids import SAMPLES, grid_file
 from benchmark.report.pareto import make_points, pareto_file
 from benchmark.report.selection import machine_of
@@ -20,6 +20,7 @@ from benchmark.text import in_markdown
 TITLE = "# Leaderboard"
 TUNING = "tuning.md"
 ACROSS = "boards/across.md"
+NO_COLUMN = "No table of the test split has both N(0, I) and the aggregate posterior to hold its rows against."
 #: sentences of one kind that the page has room for; the pages of the tables have all
 MOST = 10
 
@@ -29,20 +30,25 @@ def first_screen(standing: Standing, across: Across, made: list[Table], left_out
     columns = standing.columns
     lines = [TITLE, ""]
     if columns:
-        lines += [*(f"- {_headline(column)}" for column in columns), ""]
-        labels = _labels(columns, across)
-        lines += [*_table(columns, across, [label for label in labels if is_recipe(label)]), ""]
-        lines += [*_legend(columns, across), ""]
-        if settings := [label for label in labels if not is_recipe(label)]:
-            lines += ["Other settings of these priors, in no ranking:", "", *_table(columns, across, settings), ""]
+        recipes, *settings = overview(columns, across)
+        *explained, last = legend(columns, across)
+        lines += [*(f"- {headline(column)}" for column in columns), "", recipes.text, ""]
+        lines += [*(f"{line}\\" for line in explained), last, ""]
+        lines += [line for grid in settings for line in (f"{grid.caption}:", "", grid.text, "")]
         lines += _pictures(columns)
     elif made:
-        lines += [
-            "No table of the test split has both N(0, I) and the aggregate posterior to hold its rows against.",
-            "",
-        ]
+        lines += [NO_COLUMN, ""]
     lines += [*_apart(standing), *_links(standing, across, made), *_failures(made), *_capped("Left out", left_out)]
     return "\n".join([*lines, *_provenance(made), ""])
+
+
+def overview(columns: list[Column], across: Across) -> list[Grid]:
+    """Priors against data sets: each as its recipe has it, and, where there are such rows, with other settings."""
+    labels = _labels(columns, across)
+    recipes, settings = ([label for label in labels if is_recipe(label) == kind] for kind in (True, False))
+    grids = [Grid("Priors by data set, the best mean rank first", _table(columns, across, recipes))]
+    other = "Other settings of these priors, in no ranking"
+    return grids + ([Grid(other, _table(columns, across, settings))] if settings else [])
 
 
 def page_of(table: Table) -> str:
@@ -62,7 +68,7 @@ def _labels(columns: list[Column], across: Across) -> list[str]:
     return sorted(found, key=order)
 
 
-def _headline(column: Column) -> str:
+def headline(column: Column) -> str:
     """One sentence: who is first, who is not told apart from it, how many are behind."""
     table, marks = column.first, column.first.marks
     best = next(iter(table.fd))
@@ -82,7 +88,7 @@ def _listed(labels: list[str]) -> str:
     return ", ".join(f"`{in_markdown(label)}`" for label in labels)
 
 
-def _table(columns: list[Column], across: Across, labels: list[str]) -> list[str]:
+def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
     flags = {column.head: flags_of(column.first) for column in columns}
     timed = max(columns, key=lambda column: len(_rates(column.first)))
     rates, head = _rates(timed.first), in_markdown(timed.head)
@@ -107,7 +113,7 @@ def _table(columns: list[Column], across: Across, labels: list[str]) -> list[str
     header = ["prior", *(in_markdown(column.head) for column in columns)]
     header += ["mean rank ↓", "C2ST, worst ↓", f"latents / s ({head})", f"fit, s ({head})", "beware"]
     kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in body)]
-    return as_grid([header[place] for place in kept], [[row[place] for place in kept] for row in body]).splitlines()
+    return as_grid([header[place] for place in kept], [[row[place] for place in kept] for row in body])
 
 
 def _cells(column: Column, label: str) -> Iterator[str]:
@@ -144,7 +150,8 @@ def _worst_auc(columns: list[Column], label: str) -> str:
     return f"{max(found):.2f}" if found else ""
 
 
-def _legend(columns: list[Column], across: Across) -> list[str]:
+def legend(columns: list[Column], across: Across) -> list[str]:
+    """What cells and marks mean, a sentence or two each."""
     devices = {column.first.device for column in columns}
     repeated = "; after a semicolon the same on other seeds of the backbone" if any(c.repeats for c in columns) else ""
     lines = [
@@ -169,7 +176,7 @@ def _legend(columns: list[Column], across: Across) -> list[str]:
         lines.append(
             "Devices: " + ", ".join(f"{in_markdown(column.head)} {column.first.device}" for column in columns) + "."
         )
-    return [f"{line}\\" for line in lines[:-1]] + lines[-1:]
+    return lines
 
 
 def _pictures(columns: list[Column]) -> list[str]:

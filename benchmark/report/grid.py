@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from tabulate import tabulate
+
+
+class Grid(NamedTuple):
+    """A table in markdown, and what it shows."""
+
+    caption: str
+    text: str
 
 
 def as_grid(header: list[str], body: list[list[str]]) -> str:

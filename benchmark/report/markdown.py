@@ -6,12 +6,11 @@ import shlex
 import statistics
 from typing import Any
 
-from tabulate import tabulate
-
 from benchmark.metrics.api import FULL_RECONSTRUCTION, PAIR
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, format_short
+from benchmark.report.grid import Grid, as_grid
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import make_points, pareto_file
 from benchmark.report.selection import machine_of
@@ -29,25 +28,16 @@ def table_markdown(table: Table, all_tables: list[Table], heading: str, root: st
     Other seeds of the backbone and other scores are looked for in `all_tables`. `heading` is its mark, `root` the
     results folder from where the page lies.
     """
-    priors, references = table.priors, _references(table)
-    lines = [f"{heading} {_title(table)}", ""]
-    columns = columns_of(table)
-    lines += [_grid(priors, columns["main"], table.marks), ""] if priors else []
-    lines += [
-        "Reference rows, apart from the ranking (see docs/reading-a-table.md):",
-        "",
-        _grid(references, columns["main"], {}),
-        "",
-    ]
-    lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
-    lines += _above_best(table)
-    for caption, shown in _further(table, columns):
-        lines += _beside(caption, [*priors, *references], shown)
+    grids = ["\n".join([f"{grid.caption}:", "", grid.text, ""]) for grid in grids_of(table)]
+    first = 2 if table.priors else 1  # with the reference rows
+    lines = [f"{heading} {title_of(table)}", "", *grids[:first]]
+    lines += [f"- {remark}" for remark in remarks_of(table, all_tables)] + [""]
+    lines += grids[first:]
     lines += [f"![samples of {table.page}]({root}/{grid_file(table)})", ""]
     if make_points(table):
         lines += [f"![quality against sampling time of {table.page}]({root}/{pareto_file(table)})", ""]
     lines += ["<details><summary>Protocol, machines, commands</summary>", ""]
-    return "\n".join([*lines, *(f"- {fact}" for fact in _facts(table)), "", "</details>", ""])
+    return "\n".join([*lines, *(f"- {fact}" for fact in facts_of(table)), "", "</details>", ""])
 
 
 def summary_markdown(table: Table, all_tables: list[Table]) -> str:
@@ -55,11 +45,25 @@ def summary_markdown(table: Table, all_tables: list[Table]) -> str:
     columns = columns_of(table)
     by_key = {(shown.key, shown.head): shown for group in ("main", "latents") for shown in columns[group]}
     shown = [each for (key, head), each in by_key.items() if key in SUMMARY and head != "p"]
-    lines = [f"## {_title(table)}", "", _grid([*table.priors, *_references(table)], shown, table.marks), ""]
-    return "\n".join([*lines, *(f"- {remark}" for remark in _remarks(table, all_tables)), ""])
+    lines = [f"## {title_of(table)}", "", _grid([*table.priors, *_references(table)], shown, table.marks), ""]
+    return "\n".join([*lines, *(f"- {remark}" for remark in remarks_of(table, all_tables)), ""])
 
 
-def _title(table: Table) -> str:
+def grids_of(table: Table) -> list[Grid]:
+    """Priors, reference rows, differences to the best, and what else was measured, where it was."""
+    columns = columns_of(table)
+    apart = "Reference rows, apart from the ranking (see docs/reading-a-table.md)"
+    grids = [Grid(apart, _grid(_references(table), columns["main"], {}))]
+    if table.priors:
+        grids.insert(0, Grid("Priors, the best first", _grid(table.priors, columns["main"], table.marks)))
+    if table.above_best:
+        grids.append(_above_best(table))
+    beside = [_beside(caption, table, shown) for caption, shown in _further(table, columns)]
+    return grids + [grid for grid in beside if grid]
+
+
+def title_of(table: Table) -> str:
+    """Data set, backbone, split, protocol, score and device."""
     p, device = table.protocol, "" if table.device == "cpu" else f", {table.device}"
     backbone = f"{table.backbone} seed {table.backbone_seed}"
     return f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}"
@@ -76,26 +80,27 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
     pair = min(PAIR, p.generated, p.reference)
     return [
         (
-            f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), k = {K}:",
+            f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), k = {K}",
             columns["images"],
         ),
         (
-            f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}:",
+            f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}",
             columns["latents"] + columns["projected"],
         ),
         (
             (
                 f"Standard deviations over seeds, and over the {p.redraws + 1} draws of one fit (seed 0), "
-                "which are sampling noise:"
+                "which are sampling noise"
             ),
             columns["spread"],
         ),
-        ("Time and memory, apart:", columns["time"]),
-        *((f"{_escaped(group)}:", shown) for group, shown in columns.items() if group not in ORDER),
+        ("Time and memory, apart", columns["time"]),
+        *((_escaped(group), shown) for group, shown in columns.items() if group not in ORDER),
     ]
 
 
-def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
+def remarks_of(table: Table, all_tables: list[Table]) -> list[str]:
+    """What to beware of, a sentence each."""
     remarks = []
     few = [label for label in table.fd if label not in table.ranked]
     if table.ranked:
@@ -154,10 +159,8 @@ def _without_training_images(table: Table) -> list[str]:
     return [f"Memorisation among images needs a reference of training images; where there is none, {made} makes it."]
 
 
-def _above_best(table: Table) -> list[str]:
+def _above_best(table: Table) -> Grid:
     """A table of how far rows lie above the best, with the one test that decides what is bold; nothing unranked."""
-    if not table.above_best:
-        return []
     body = []
     for label, above in table.above_best.items():
         digits = count_decimals(above.mean)
@@ -166,12 +169,13 @@ def _above_best(table: Table) -> list[str]:
     score, best = table.protocol.score, next(iter(table.ranked))
     caption = (
         f"{score} above that of {best} ({_test(table)}; intervals of 95 % or the more that Holm's correction asks, "
-        "so that one excludes 0 where p < 0.05):"
+        "so that one excludes 0 where p < 0.05)"
     )
-    return [caption, "", _pipes(["prior", f"{score} above the best", "interval", "p, Holm"], body), ""]
+    return Grid(caption, _pipes(["prior", f"{score} above the best", "interval", "p, Holm"], body))
 
 
-def _facts(table: Table) -> list[str]:
+def facts_of(table: Table) -> list[str]:
+    """What was compared and how, a line each."""
     p = table.protocol
     measured = [record for record in table.records if record["kind"] != "fit"]
     packages = ", ".join(
@@ -245,23 +249,23 @@ def _named(row: TableRow) -> str:
     return f"*{row.label}*" if row.is_reference else row.label
 
 
-def _beside(caption: str, rows: list[TableRow], columns: list[Shown]) -> list[str]:
-    """A further table, reference rows in italics, of the rows and columns that have a value; nothing where none has."""
+def _beside(caption: str, table: Table, columns: list[Shown]) -> Grid | None:
+    """A further table, reference rows in italics, of the rows and columns that have a value; None where none has."""
+    rows = [*table.priors, *_references(table)]
     columns = [column for column in columns if any(map(column.cell, rows))]
     if not columns:
-        return []
+        return None
     body = [
         [_named(row), *(column.cell(row) for column in columns)]
         for row in rows
         if any(row.values.get(column.key) for column in columns)
     ]
-    return [caption, "", _pipes(["prior", *(column.head for column in columns)], body), ""]
+    return Grid(caption, _pipes(["prior", *(column.head for column in columns)], body))
 
 
 def _pipes(header: list[str], body: list[list[str]]) -> str:
-    alignment = ["left"] + ["right"] * (len(header) - 1)
     header, *body = (list(map(_escaped, line)) for line in (header, *body))
-    return tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+    return as_grid(header, body)
 
 
 def _escaped(text: str) -> str:

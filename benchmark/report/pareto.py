@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark.report.columns import quartiles
 from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
-from benchmark.report.tables import FD, Table, TableRow
+from benchmark.report.tables import FD, Key, Table, TableRow
 from benchmark.store.sealed import content_hash, write_atomic
 
 #: where a label may stand beside its point, in typographic points
@@ -40,23 +40,23 @@ def pareto_file(table: Table) -> str:
     return f"pareto/{table.page}.png"
 
 
-def make_points(table: Table) -> list[Point]:
-    """Priors and N(0, I) with both quality and time: gap closed in %, or FD where there is no gap to close.
+def make_points(table: Table, score: Key = FD) -> list[Point]:
+    """Priors and N(0, I) with both quality and time: gap closed in %, or the score where there is no gap to close.
 
     Empty where no prior has both.
     """
-    closes = _closes(table)
-    found = [point for row in table.rows.values() if (point := _point(table, row, closes))]
+    closes = _closes(table, score)
+    found = [point for row in table.rows.values() if (point := _point(table, row, score, closes))]
     return sorted(found, key=lambda point: point.time) if any(not point.reference for point in found) else []
 
 
-def _closes(table: Table) -> bool:
-    return any(table.gap_closed(row)[0] for row in table.priors)
+def _closes(table: Table, score: Key) -> bool:
+    return any(table.gap_closed(row, score)[0] for row in table.priors)
 
 
-def _point(table: Table, row: TableRow, closes: bool) -> Point | None:
+def _point(table: Table, row: TableRow, score: Key, closes: bool) -> Point | None:
     time = quartiles(row, ("sampling_time", f"prior_seconds_{table.protocol.timing_batches[-1]}"))
-    quality = table.gap_closed(row)[0] if closes else row.intervals.get(FD)
+    quality = table.gap_closed(row, score)[0] if closes else row.intervals.get(score)
     if quality is None or time is None:
         return None
     middle, low, high = (100 * part if closes else part for part in quality)
@@ -81,10 +81,7 @@ def draw_pareto(table: Table, results: Path) -> None:
     shown, path = make_points(table), results / pareto_file(table)
     if not shown:
         return
-    closes, title = _closes(table), f"{table.dataset}, {table.backbone} seed {table.backbone_seed}, {table.device}"
-    facts = f"{title}; {table.protocol.split} split, {table.protocol.preset} protocol"
-    score, batch = table.protocol.score, table.protocol.timing_batches[-1]
-    labels = [f"ms / {batch:,} latents", f"gap closed in {score}, %" if closes else score]
+    closes, facts, labels = _closes(table, FD), _facts(table), _axes(table, FD, table.protocol.score)
     drawn_from = content_hash([VERSION, facts, labels, [_rounded(point) for point in shown]])
     if not is_drawn_from(path, drawn_from):
         buffer = io.BytesIO()
@@ -92,6 +89,22 @@ def draw_pareto(table: Table, results: Path) -> None:
             buffer, format="png", metadata={"Software": None, DRAWN_FROM: drawn_from}
         )
         write_atomic(path, buffer.getvalue())
+
+
+def pareto_figure(table: Table, score: Key, name: str) -> Any:
+    """The matplotlib figure of a table's points by a score of this name."""
+    shown = make_points(table, score)
+    return _figure(shown, _closes(table, score), _facts(table), _axes(table, score, name))
+
+
+def _facts(table: Table) -> str:
+    title = f"{table.dataset}, {table.backbone} seed {table.backbone_seed}, {table.device}"
+    return f"{title}; {table.protocol.split} split, {table.protocol.preset} protocol"
+
+
+def _axes(table: Table, score: Key, name: str) -> list[str]:
+    time = f"ms / {table.protocol.timing_batches[-1]:,} latents"
+    return [time, f"gap closed in {name}, %" if _closes(table, score) else name]
 
 
 def _rounded(point: Point) -> list[Any]:
