@@ -98,7 +98,10 @@ def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
         rank = across.ranks.get(label)
         row = timed.first.rows.get(label)
         fit = row.numbers(FIT_SECONDS).values() if row else []
-        told = [f"{flag} ({column.head})" for column in columns for flag in flags[column.head].get(label, [])]
+        told: dict[str, list[str]] = {}
+        for column in columns:
+            for flag in flags[column.head].get(label, []):
+                told.setdefault(flag, []).append(column.head)
         body.append(
             [
                 in_markdown(label),
@@ -107,7 +110,7 @@ def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
                 _worst_auc(columns, label),
                 rates.get(label, ""),
                 format_short(statistics.fmean(fit)) if fit else "",
-                in_markdown("; ".join(told)),
+                in_markdown("; ".join(f"{flag} ({', '.join(where)})" for flag, where in told.items())),
             ]
         )
     header = ["prior", *(in_markdown(column.head) for column in columns)]
