@@ -10,7 +10,7 @@ from typing import Any
 
 #: stands for the colour of text, which a page has its own of
 INK = "#010203"
-STYLE = {
+STYLE: Any = {  # the names that matplotlib's types want are hundreds
     "svg.fonttype": "none",
     "svg.hashsalt": "latent priors",
     "text.color": INK,

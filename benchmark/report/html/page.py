@@ -19,7 +19,7 @@ from benchmark.report.across import across_grids, find_across
 from benchmark.report.first_screen import ACROSS, NO_COLUMN, TUNING, headline, legend, overview
 from benchmark.report.grid import Grid
 from benchmark.report.grids import SAMPLES, grid_file
-from benchmark.report.html.figures import as_svg, save_figure
+from benchmark.report.html.figures import STYLE, as_svg, save_figure
 from benchmark.report.markdown import facts_of, grids_of, remarks_of, title_of
 from benchmark.report.pareto import make_points, pareto_figure
 from benchmark.report.signatures import AUC, IMQ
@@ -91,8 +91,6 @@ def _section(table: Table, tables: list[Table], results: Path, strips: bool, fig
 def _paretos(table: Table, figures: Path | None) -> dict[str, str]:
     """Score -> quality against sampling time by it, for the scores that some row has together with a time."""
     import matplotlib as mpl
-
-    from benchmark.report.html.figures import STYLE
 
     drawn = {}
     for name, score in {table.protocol.score: FD, **FURTHER}.items():

@@ -1,0 +1,124 @@
+"""report.html says what the markdown pages say, in one file that asks nobody for anything."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from boards import Results, tables_of
+from PIL import Image
+
+from benchmark.report.html.page import report_html
+
+HOSTILE = "x<script>alert(1)</script>[a=1]"
+
+
+@pytest.fixture
+def results(tmp_path):
+    results = Results(tmp_path / "results")
+    results.references()
+    for label, mean in (("gmm", 3.0), ("evalp", 5.0), (HOSTILE, 6.0)):
+        results.scores(label, [mean + 0.1 * seed for seed in range(5)])
+        for seed in range(5):
+            times = {"prior_seconds_1000": mean / 1_000, "prior_seconds_1000_quartiles": [0.001, 0.008]}
+            machine = {"device": "cpu", "threads": 1, "dtype": "float32"}
+            results.add(label, "sampling_time", times, seed, machine=machine)
+            results.add(label, "c2st", {"c2st_auc": 0.5 + mean / 100 + seed / 1_000}, seed)
+    results.add("evalp[steps=1]", "fit", {"status": "failed", "reason": "<img src=http://x.y/z>"})
+    results.scores("gmm", [1.0], protocol=results.new_protocol(split="val"))
+    return results
+
+
+class Reader(HTMLParser):
+    """Tags that are open, what they ask for, ids and links to them, and the cells of each table."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.asked, self.ids, self.links, self.tags, self.tables = [], [], set(), set(), [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.append(tag)
+        self.asked += [given[name] for name in ("src", "data", "srcset", "action") if name in given]
+        self.asked += [given["href"]] if tag == "link" else []
+        self.ids |= {given["id"]} if "id" in given else set()
+        self.links |= {given["href"][1:]} if tag == "a" and given.get("href", "").startswith("#") else set()
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in ("meta", "link", "input", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+    def handle_data(self, text):
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += text
+
+
+def test_it_is_one_file_that_asks_for_nothing_and_whose_links_lead_somewhere(results):
+    text = report_html(results.folder)
+    page = Reader(text)
+    assert page.open == []
+    assert all(asked.startswith("data:") for asked in page.asked)
+    assert not re.search(r"@import|url\((?!['\"]?(data:|#))|fetch\(|XMLHttpRequest", text)
+    assert page.links
+    assert page.links <= page.ids
+    assert page.tags.count("script") == 1
+    assert page.tags.count("caption") == page.tags.count("table")
+    assert len(text) < 8e6
+
+
+def test_its_first_table_is_that_of_the_first_screen(results):
+    first = Reader(report_html(results.folder)).tables[0]
+    markdown = tables_of(results.screen)[0]
+    expected = [[cell.replace("*", "") for cell in row] for row in (markdown[0], *markdown[2:])]
+    assert first == expected
+    assert [row[0] for row in first] == ["prior", "gmm", "evalp"]
+
+
+def test_words_of_strangers_are_text(results):
+    text = report_html(results.folder)
+    page = Reader(text)
+    assert any(HOSTILE in row[0] for table in page.tables for row in table)
+    assert "<script>alert" not in text
+    assert "<img src=http" not in text
+    assert "&lt;img src=http" in text, "the reason of a failure"
+
+
+def test_quality_can_be_looked_at_by_each_score_that_rows_have(results):
+    text = report_html(results.folder)
+    assert re.findall(r'<figure data-score="([^"]*)"', text) == ["FD digit-cnn", "C2ST"]
+    assert text.count("<desc>") == 2
+    assert "<title>gmm: " in text
+
+
+def test_figures_for_papers_are_png_and_pdf_and_their_bytes_repeat(results, tmp_path):
+    made = {}
+    for name in ("one", "two"):
+        report_html(results.folder, tmp_path / name)
+        made[name] = {path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())}
+    assert made["one"] == made["two"]
+    assert set(made["one"]) == {
+        f"pareto-digits-conv_vae-quick-{score}.{kind}" for score in ("fd", "c2st_auc") for kind in ("png", "pdf")
+    }
+    assert Image.open(tmp_path / "one" / "pareto-digits-conv_vae-quick-fd.png").width == 1600
+
+
+def test_the_command_says_where_it_lies(results, cli):
+    done = cli("report", "--results", results.folder, "--out", results.folder / "r" / "mine.html")
+    assert done.code == 0, done.err
+    assert "mine.html (0." in done.err
+    assert (results.folder / "r" / "mine.html").read_text() == report_html(results.folder)
+    assert cli("report", "--results", results.folder / "none").code == 2
