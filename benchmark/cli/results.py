@@ -21,7 +21,7 @@ def leaderboard(results: ResultsOption = Path("results")) -> None:
     _require_records(results)
     board = Board(results)
     damaged = board.write()
-    board.draw()
+    damaged += board.draw()
     for sentence in damaged:
         say(f"left out: {sentence}")
     say(f"written: {results / 'leaderboard.md'}")

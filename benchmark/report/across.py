@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from benchmark.report.statistics import friedman, mean_ranks
 from benchmark.report.tables import FD, Table
+from benchmark.text import in_markdown
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def across_bundles(made: list[Table]) -> list[Group]:
         if table.ranked and table.protocol.split == "test":
             group = found[table.protocol.preset, table.protocol.version, table.device]
             standing = group.setdefault(table.bundle, table)
-            if table.protocol.extractor["name"] == standing.protocol.extractor["name"]:
+            if table.protocol.extractor.get("name") == standing.protocol.extractor.get("name"):
                 group[table.bundle] = table
     groups = [
         Group(*key, sorted(by_bundle.values(), key=lambda table: table.place))
@@ -63,12 +64,17 @@ def across_markdown(groups: list[Group]) -> list[str]:
     explained = "Mean rank of a prior's FD within each bundle's table, 1 is best; each bundle counts once."
     lines = ["## Across bundles", "", explained, ""]
     for group in groups:
-        named = ", ".join(f"{t.dataset} {t.backbone} seed {t.backbone_seed} ({t.protocol.score})" for t in group.tables)
+        named = ", ".join(
+            in_markdown(f"{t.dataset} {t.backbone} seed {t.backbone_seed} ({t.protocol.score})") for t in group.tables
+        )
         lines += [
-            f"Protocol {group.preset}, version {group.version}, {group.device}, {len(group.tables)} bundles: {named}.",
+            (
+                f"Protocol {in_markdown(group.preset)}, version {group.version}, {in_markdown(group.device)}, "
+                f"{len(group.tables)} bundles: {named}."
+            ),
             "",
         ]
-        body = [[label, f"{rank:.2f}"] for label, rank in group.ranks.items()]
+        body = [[in_markdown(label), f"{rank:.2f}"] for label, rank in group.ranks.items()]
         grid = tabulate(body, ["prior", "mean rank ↓"], "pipe", disable_numparse=True, colalign=("left", "right"))
         lines += [grid, ""]
         p = friedman(group.scores)

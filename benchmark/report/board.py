@@ -12,17 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from benchmark.report.across import across_bundles, across_markdown
 from benchmark.report.grids import draw_grid
 from benchmark.report.markdown import table_markdown
 from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
 from benchmark.report.tables import FD, Table, make_tables
-from benchmark.store.places import lock_path
+from benchmark.store.places import lock
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import content_hash, write_atomic
+from benchmark.text import in_markdown, one_line
 
 COLUMNS = [
     "dataset",
@@ -73,11 +72,11 @@ class Board:
         results = self._results
         folder = content_hash(str(results.resolve()))[:16]
         # of two processes the later one sees the records of both
-        with FileLock(lock_path(f"results-{folder}")), _uncollected():
+        with lock(f"results-{folder}"), _uncollected():
             self.tables, damaged, in_none = make_tables(results, self._store)
             sections = [table_markdown(table, self.tables) for table in self.tables]
             sections += across_markdown(across_bundles(self.tables))
-            text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
+            text = "\n".join([TITLE, *sections, *(f"Left out: {in_markdown(of)}\n" for of in [*damaged, *in_none])])
             _write(results / "leaderboard.md", text)
             parity = parity_markdown(self.tables)
             if parity is not None:
@@ -88,11 +87,16 @@ class Board:
         self._next = end + (end - start) * (1 / SHARE - 1)
         return damaged
 
-    def draw(self) -> None:
-        """Draw every picture that leaderboard.md shows, of the tables as they were last written."""
+    def draw(self) -> list[str]:
+        """Draw every picture that leaderboard.md shows, of the tables as they were last written.
+
+        Returns what is left out of them, a sentence each.
+        """
+        left_out = []
         for table in self.tables:
-            draw_grid(table, self._results)
+            left_out += draw_grid(table, self._results)
             draw_pareto(table, self._results)
+        return left_out
 
     def finish(self, bundle: str, protocol: str) -> str:
         """`write` and `draw`. Returns the markdown of one bundle's tables under one protocol (one a type of device)."""
@@ -141,7 +145,7 @@ def _csv(lines: Iterable[list[Any]]) -> str:
 
 def _cell(value: Any) -> Any:
     if not isinstance(value, float):
-        return value
+        return one_line(value) if isinstance(value, str) else value
     return "" if math.isnan(value) else f"{value:.8g}"
 
 

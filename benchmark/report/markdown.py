@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
+import urllib.parse
 from typing import Any
 
 from tabulate import tabulate
@@ -12,12 +13,14 @@ from benchmark.metrics.api import FULL_RECONSTRUCTION, PAIR
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, format_short
+from benchmark.report.frame import is_number
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import make_points, pareto_file
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import find_signatures
 from benchmark.report.statistics import RANKED_FROM, Difference, above_best, not_worse_than_best, share_seeds
 from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
+from benchmark.text import in_code, in_markdown
 
 
 def table_markdown(table: Table, all_tables: list[Table]) -> str:
@@ -28,7 +31,8 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     ]
     backbone = f"{table.backbone} seed {table.backbone_seed}"
     device = "" if table.device == "cpu" else f", {table.device}"
-    lines = [f"## {table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}", ""]
+    title = f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}"
+    lines = [f"## {in_markdown(title)}", ""]
     lines += [f"- {fact}" for fact in _facts(table)] + [""]
     columns, differences = columns_of(table), above_best(table.fd)
     best = not_worse_than_best(table.fd, differences)
@@ -43,10 +47,14 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     for caption, shown in _further(table, columns):
         lines += _beside(caption, [*priors, *references], shown)
     lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
-    lines += [f"![samples of {table.name}]({grid_file(table)})", ""]
+    lines += [_picture(f"samples of {table.name}", grid_file(table)), ""]
     if make_points(table):
-        lines += [f"![quality against sampling time of {table.name}]({pareto_file(table)})", ""]
+        lines += [_picture(f"quality against sampling time of {table.name}", pareto_file(table)), ""]
     return "\n".join(lines)
+
+
+def _picture(shown: str, file: str) -> str:
+    return f"![{in_markdown(shown)}]({urllib.parse.quote(file)})"
 
 
 def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, list[Shown]]]:
@@ -55,7 +63,10 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
     pair = min(PAIR, p.generated, p.reference)
     return [
         (
-            f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), k = {K}:",
+            (
+                f"Images beside {in_markdown(p.score)}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), "
+                f"k = {K}:"
+            ),
             columns["images"],
         ),
         (
@@ -70,7 +81,7 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
             columns["spread"],
         ),
         ("Time and memory, apart:", columns["time"]),
-        *((f"{_escaped(group)}:", shown) for group, shown in columns.items() if group not in ORDER),
+        *((f"{in_markdown(group)}:", shown) for group, shown in columns.items() if group not in ORDER),
     ]
 
 
@@ -81,16 +92,20 @@ def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
         remarks.append(
             f"**Bold**: not significantly worse than the best ({_test(table)}, Holm's correction over all pairs, 5 %)."
         )
-        remarks += [f"Fewer than {RANKED_FROM} seeds, so last and not ranked: {', '.join(few)}."] if few else []
+        remarks += [f"Fewer than {RANKED_FROM} seeds, so last and not ranked: {_listed(few)}."] if few else []
     elif few:
         remarks.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
     if table.fd:
-        remarks.append(f"All of this holds for this one backbone (bundle `{table.bundle}`) and its decoder.")
+        remarks.append(f"All of this holds for this one backbone (bundle {in_code(table.bundle)}) and its decoder.")
         remarks += [_order(table, other, by) for other in all_tables if (by := _other_judge(table, other))]
     remarks += _without_training_images(table)
-    remarks += [f"Note: {sentence}" for sentence in find_signatures(table)]
-    remarks += [f"Failed: {failure}" for failure in table.failures]
-    return remarks + ([f"Left out: {', '.join(table.left_out)}."] if table.left_out else [])
+    remarks += [f"Note: {in_markdown(sentence)}" for sentence in find_signatures(table)]
+    remarks += [f"Failed: {in_markdown(failure)}" for failure in table.failures]
+    return remarks + ([f"Left out: {_listed(table.left_out)}."] if table.left_out else [])
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(map(in_markdown, words))
 
 
 def _test(table: Table) -> str:
@@ -103,10 +118,10 @@ def _other_judge(table: Table, other: Table) -> str | None:
     if not alike or len(set(table.fd) & set(other.fd)) < 2:
         return None
     if table.backbone_seed != other.backbone_seed and table.protocol == other.protocol:
-        return f"Backbone seed {other.backbone_seed} (bundle `{other.bundle}`)"
+        return f"Backbone seed {other.backbone_seed} (bundle {in_code(other.bundle)})"
     mine, others = (of.protocol.model_dump(exclude={"extractor", "score", "features"}) for of in (table, other))
     if table.bundle == other.bundle and table.protocol.score != other.protocol.score and mine == others:
-        return other.protocol.score
+        return in_markdown(other.protocol.score)
     return None
 
 
@@ -117,7 +132,7 @@ def _order(table: Table, other: Table, judge: str) -> str:
     tau = stats.kendalltau(*([made.rows[label].mean(FD) for label in shared] for made in (table, other))).statistic
     few = f" (rows of fewer than {RANKED_FROM} seeds among them)" if set(shared) - set(other.ranked) else ""
     return (
-        f"{judge} orders them {', '.join(shared)}{few}: "
+        f"{judge} orders them {_listed(shared)}{few}: "
         f"Kendall's τ between the two orders of {len(shared)} priors is {tau:.2f}."
     )
 
@@ -128,7 +143,7 @@ def _without_training_images(table: Table) -> list[str]:
     if p.reference_split or "latent_memorisation" not in measured or measured & {"memorisation", "fld"}:
         return []
     of = f"--dataset {shlex.quote(table.dataset)} --bundle {table.bundle} --extractor {p.extractor.get('name')}"
-    made = f"`python -m benchmark reference {of} --split train`"
+    made = in_code(f"python -m benchmark reference {of} --split train")
     return [f"Memorisation among images needs a reference of training images; where there is none, {made} makes it."]
 
 
@@ -140,11 +155,11 @@ def _above_best(table: Table, found: dict[str, Difference]) -> list[str]:
     for label, above in found.items():
         digits = count_decimals(above.mean)
         ends = f"{above.mean:.{digits}f}", f"[{above.low:.{digits}f}, {above.high:.{digits}f}]"
-        body.append([label, *ends, "< 0.001" if above.p < 0.001 else f"{above.p:.3g}"])
+        body.append([in_markdown(label), *ends, "< 0.001" if above.p < 0.001 else f"{above.p:.3g}"])
     score, best = table.protocol.score, next(iter(table.ranked))
     caption = (
-        f"{score} above that of {best} ({_test(table)}; intervals of 95 % or the more that Holm's correction asks, "
-        "so that one excludes 0 where p < 0.05):"
+        f"{in_markdown(score)} above that of {in_markdown(best)} ({_test(table)}; intervals of 95 % or the more that "
+        "Holm's correction asks, so that one excludes 0 where p < 0.05):"
     )
     return [caption, "", _pipes(["prior", f"{score} above the best", "interval", "p, Holm"], body), ""]
 
@@ -152,18 +167,22 @@ def _above_best(table: Table, found: dict[str, Difference]) -> list[str]:
 def _facts(table: Table) -> list[str]:
     p = table.protocol
     measured = [record for record in table.records if record["kind"] != "fit"]
+    versions = measured[-1]["provenance"]["packages"]
     packages = ", ".join(
-        f"{name} {measured[-1]['provenance']['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows")
+        f"{name} {versions[name]}" for name in ("torch", "torch-fidelity", "nflows") if name in versions
     )
     machines = sorted({machine_of(record) for record in measured})
     fitted = f"; fits on {table.fitted_on}" if table.fitted_on else ""
     code = sorted({_code(record["provenance"]["code"]) for record in table.records})
     bandwidths = ", ".join(f"{factor:g}" for factor in p.mmd_bandwidths)
     return [
-        f"bundle `{table.bundle}`; protocol {p.preset}, version {p.version}, {p.budget} budget, `{p.hash[:16]}`",
         (
-            f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.images} images{_capped(p)}, "
-            f"{p.rounding} rounding; images: {p.preparation}"
+            f"bundle {in_code(table.bundle)}; protocol {in_markdown(p.preset)}, version {p.version}, "
+            f"{p.budget} budget, `{p.hash[:16]}`"
+        ),
+        (
+            f"{in_markdown(p.score)}: {p.generated:,} generated images against {p.reference:,} {p.images} images"
+            f"{_capped(p)}, {in_markdown(p.rounding)} rounding; images: {in_markdown(p.preparation)}"
         ),
         *(
             ["the aggregate posterior decodes the very images that it is compared with: a line that no prior reaches"]
@@ -175,11 +194,14 @@ def _facts(table: Table) -> list[str]:
             f"x median squared distance, {p.mmd_permutations} permutations"
         ),
         (
-            f"time{_timed_on(table)}: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
-            f"at batch {p.timing_batches[-1]:,}{_extraction(table)}{fitted}"
+            f"{in_markdown(f'time{_timed_on(table)}')}: median [quartiles] of up to {p.timing_repeats} repeats or "
+            f"{p.timing_seconds:g} s at batch {p.timing_batches[-1]:,}{_extraction(table)}{in_markdown(fitted)}"
         ),
-        f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
-        *(f"command: `{command}`" for command in sorted({record["provenance"]["command"] for record in measured})),
+        in_markdown(f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}"),
+        *(
+            f"command: {in_code(command)}"
+            for command in sorted({record["provenance"]["command"] for record in measured})
+        ),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",
     ]
 
@@ -192,10 +214,10 @@ def _timed_on(table: Table) -> str:
 def _extraction(table: Table) -> str:
     row = table.rows.get(CEILING, TableRow(CEILING))
     times = row.over_seeds(("extraction_time", "extraction_seconds"))
-    if not times:
+    images = row.over_seeds(("extraction_time", "extraction_images"))
+    if not (times and images and all(map(is_number, times))):
         return ""
-    images = row.over_seeds(("extraction_time", "extraction_images"))[0]
-    return f"; features of {images} images: {format_short(1000 * statistics.fmean(times))} ms"
+    return f"; features of {in_markdown(images[0])} images: {format_short(1000 * statistics.fmean(times))} ms"
 
 
 def _capped(p: Protocol) -> str:
@@ -211,7 +233,10 @@ def _code(code: dict[str, Any]) -> str:
 
 def _grid(rows: list[TableRow], columns: list[Shown], best: set[str]) -> str:
     body = [
-        [f"**{row.label}**" if row.label in best else row.label, *(column.cell(row) for column in columns)]
+        [
+            f"**{in_markdown(row.label)}**" if row.label in best else in_markdown(row.label),
+            *(column.cell(row) for column in columns),
+        ]
         for row in rows
     ]
     return _pipes(["prior", *(column.head for column in columns)], body)
@@ -223,7 +248,10 @@ def _beside(caption: str, rows: list[TableRow], columns: list[Shown]) -> list[st
     if not columns:
         return []
     body = [
-        [f"*{row.label}*" if row.is_reference else row.label, *(column.cell(row) for column in columns)]
+        [
+            f"*{in_markdown(row.label)}*" if row.is_reference else in_markdown(row.label),
+            *(column.cell(row) for column in columns),
+        ]
         for row in rows
         if any(row.values.get(column.key) for column in columns)
     ]
@@ -232,10 +260,4 @@ def _beside(caption: str, rows: list[TableRow], columns: list[Shown]) -> list[st
 
 def _pipes(header: list[str], body: list[list[str]]) -> str:
     alignment = ["left"] + ["right"] * (len(header) - 1)
-    header, *body = (list(map(_escaped, line)) for line in (header, *body))
-    return tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=alignment)
-
-
-def _escaped(text: str) -> str:
-    """Names and headings may be anybody's: a bar would begin another cell, and a line break end the table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return tabulate(body, list(map(in_markdown, header)), tablefmt="pipe", disable_numparse=True, colalign=alignment)
