@@ -64,8 +64,8 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
     return [
         (
             (
-                f"Images beside {in_markdown(p.score)}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), "
-                f"k = {K}:"
+                f"Images beside {in_markdown(p.score)}: {pair:,} generated against {pair:,} {p.images} images "
+                f"(at ∞: all), k = {K}:"
             ),
             columns["images"],
         ),
