@@ -193,4 +193,5 @@ def make_protocol(bundle: Bundle, preset: Preset, split: Split, extractor: Score
         mmd_latents=min(preset.mmd_latents, counts["train"], counts[split]),
         redraws=preset.redraws,
         timing_seconds=preset.timing_seconds,
+        grid_columns=min(Protocol.model_fields["grid_columns"].default, counts["train"], counts[split]),
     )

@@ -134,7 +134,7 @@ def test_what_was_taken_from_the_current_folder_before_is_named(tmp_path):
     assert str(tmp_path / "types.py") in done.stderr
 
 
-@pytest.mark.parametrize(("first", "left"), [(0, ", 2m05s left"), (250, ", 1m32s left"), (None, "")])
+@pytest.mark.parametrize("first, left", [(0, ", 2m05s left"), (250, ", 1m32s left"), (None, "")])
 def test_the_time_left_is_by_steps_that_were_seen(first, left, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

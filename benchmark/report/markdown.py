@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.metrics.api import FULL_RECONSTRUCTION, PAIR
+from benchmark.metrics.api import FULL_RECONSTRUCTION, PAIR, PRINCIPAL_AXES
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, format_short
@@ -65,12 +65,15 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
         (
             (
                 f"Images beside {in_markdown(p.score)}: {pair:,} generated against {pair:,} {p.images} images "
-                f"(at ∞: all), k = {K}:"
+                f"(at ∞: all), k = {_neighbours(pair)}:"
             ),
             columns["images"],
         ),
         (
-            f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}:",
+            (
+                f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {_neighbours(p.mmd_latents)}"
+                f"{_axes(columns, p.mmd_latents)}:"
+            ),
             columns["latents"] + columns["projected"],
         ),
         (
@@ -83,6 +86,17 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
         ("Time and memory, apart:", columns["time"]),
         *((f"{in_markdown(group)}:", shown) for group, shown in columns.items() if group not in ORDER),
     ]
+
+
+def _neighbours(n: int) -> int:
+    """How many neighbours the scores of n items count."""
+    return max(min(K, n - 1), 0)
+
+
+def _axes(columns: dict[str, list[Shown]], n: int) -> str:
+    """Where so many latents span fewer axes than the columns are named by, how many."""
+    few = n <= PRINCIPAL_AXES and any("_pca" in column.key[1] for column in columns["projected"])
+    return f"; PCA-{PRINCIPAL_AXES}: the {n - 1} principal axes that they span" if few else ""
 
 
 def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
