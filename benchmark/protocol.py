@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typing import Protocol as Interface
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import UsageError, unknown_name
+from benchmark.store.schema import describe_problem
 from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
 
 if TYPE_CHECKING:  # which brings torch: the command line has the names of presets without it
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # which brings torch: the command line has the names of prese
 Budget = Literal["quick", "full"]
 Split = Literal["val", "test"]
 PresetName = Literal["quick", "rae", "nvae"]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 @dataclass(frozen=True)
@@ -72,20 +75,20 @@ class Protocol(BaseModel):
     split: Split
     extractor: dict[str, Any]
     score: str
-    features: int
-    generated: int
-    reference: int
+    features: Count
+    generated: Count
+    reference: Count
     reference_split: Literal["train"] | None = None
     rounding: str = "8-bit"
     preparation: str
-    mmd_latents: int
+    mmd_latents: Count
     mmd_bandwidths: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-    mmd_permutations: int = 500
-    redraws: int = 0
-    timing_batches: tuple[int, ...] = (1, 100, 1_000)
-    timing_repeats: int = 20
+    mmd_permutations: Count = 500
+    redraws: Count = 0
+    timing_batches: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 100, 1_000)
+    timing_repeats: Count = 20
     timing_seconds: float
-    grid_columns: int = 12
+    grid_columns: Count = 12
 
     @property
     def images(self) -> str:
@@ -100,9 +103,16 @@ class Protocol(BaseModel):
         return content_hash({name: value for name, value in settings.items() if name not in later})
 
     def save(self, results: Path, bundle: str) -> None:
-        """Note that a bundle (its short id) is scored under this protocol: tables are made from files alone."""
+        """Note that a bundle (its short id) is scored under this protocol: tables are made from files alone.
+
+        A damaged note is replaced.
+        """
         path = results / "protocols" / bundle / f"{self.hash[:16]}.json"
-        if not path.exists():
+        try:
+            known = path.exists() and _read(path) == self
+        except Damaged:
+            known = False
+        if not known:
             write_sealed(path, self.model_dump(mode="json"))
 
     def part(self, names: tuple[str, ...]) -> dict[str, Any]:
@@ -126,20 +136,23 @@ def read_protocols(results: Path) -> tuple[list[tuple[str, Protocol]], list[str]
     protocols, damaged = [], []
     for path in sorted((results / "protocols").glob("*/*.json")):
         try:
-            content = read_sealed(path)
-            protocol = Protocol(**{name: value for name, value in content.items() if name != "seal"})
-            protocols.append((path.parent.name, protocol))
-        except (Damaged, ValidationError) as error:
-            damaged.append(_why(path, error))
+            protocols.append((path.parent.name, _read(path)))
+        except Damaged as error:
+            damaged.append(str(error))
     return protocols, damaged
 
 
-def _why(path: Path, error: Damaged | ValidationError) -> str:
-    if isinstance(error, Damaged):
-        return str(error)
-    problem = error.errors()[0]
-    field = ".".join(map(str, problem["loc"]))
-    return f"{path}: {field}: {problem['msg'].lower()} (of another version of the suite? then it can be deleted)"
+def _read(path: Path) -> Protocol:
+    """The protocol of a file. Raises `Damaged`."""
+    content = {name: value for name, value in read_sealed(path).items() if name != "seal"}
+    try:
+        protocol = Protocol.model_validate_json(json.dumps(content), strict=True)  # as JSON, a list may be a tuple
+    except ValidationError as error:
+        other = "of another version of the suite? then it can be deleted"
+        raise Damaged(f"{path}: {describe_problem(error)} ({other})") from error
+    if path.stem != protocol.hash[:16]:
+        raise Damaged(f"{path}: its name is not that of what it holds, {protocol.hash[:16]}")
+    return protocol
 
 
 def choose_preset(name: str | None, budget: str | None, split: str) -> Preset:
@@ -180,4 +193,5 @@ def make_protocol(bundle: Bundle, preset: Preset, split: Split, extractor: Score
         mmd_latents=min(preset.mmd_latents, counts["train"], counts[split]),
         redraws=preset.redraws,
         timing_seconds=preset.timing_seconds,
+        grid_columns=min(Protocol.model_fields["grid_columns"].default, counts["train"], counts[split]),
     )

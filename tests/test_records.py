@@ -26,10 +26,13 @@ from benchmark.store.sealed import (
     write_sealed,
 )
 
-ROW = {"dataset": "digits", "backbone": "conv_vae", "prior": "evalp", "label": "evalp", "seed": 0}
+ROW = {"dataset": "digits", "backbone": "conv_vae", "bundle": "b" * 16, "prior": "evalp", "label": "evalp"}
+ROW |= {"config": {}, "config_hash": "c" * 16, "seed": 0, "budget": "quick", "device": "cpu"}
 IDENTITY = {"fit": "a" * 32, "metric": {"name": "fd", "version": 1}, "settings": {"generated": 500}}
-CONTENT = {"status": "ok", "values": {"fd": 0.1 + 0.2}, "provenance": {"command": "python -m benchmark run"}}
-FAILURE = {"status": "failed", "reason": "ValueError: no", "provenance": {}}
+MADE_BY = {"code": {"version": "1", "commit": None, "dirty": None}, "packages": {"torch": "2"}, "device": "a CPU"}
+MADE_BY |= {"threads": 1, "command": "python -m benchmark run", "time": "2030-01-01T00:00:00Z"}
+CONTENT = {"status": "ok", "values": {"fd": 0.1 + 0.2}, "provenance": MADE_BY}
+FAILURE = {"status": "failed", "reason": "ValueError: no", "provenance": MADE_BY}
 
 
 @pytest.fixture

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.datasets.api import Dataset, Images
@@ -25,6 +27,7 @@ from benchmark.metrics.api import Statistics
 from benchmark.progress import Progress, say, track
 from benchmark.scores.frechet import feature_statistics
 from benchmark.store.places import cache_root
+from benchmark.store.schema import Hash, check
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
 from benchmark.streams import stream
 
@@ -74,7 +77,7 @@ def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict
         if not card_path.exists():
             continue
         try:
-            card = read_sealed(card_path)
+            card = _read_card(card_path)
         except Damaged as error:
             damaged = damaged or error
             continue
@@ -88,6 +91,24 @@ def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict
     if damaged is not None:
         raise damaged
     return None
+
+
+class _Card(TypedDict):
+    images: Hash
+    extractor: dict[str, Any]
+    sha256: Hash
+
+
+_CARD: TypeAdapter[Any] = TypeAdapter(_Card)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    card = read_sealed(path)
+    try:
+        check(_CARD, card)
+    except ValueError as error:
+        raise Damaged(f"{path}: {error}") from error
+    return card
 
 
 def require_images_of(bundle: Bundle, images: Images) -> None:

@@ -19,6 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would take [settings] in brackets for its own
+    context_settings={"max_content_width": 120},
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,

@@ -20,7 +20,7 @@ from benchmark.cli.options import (
 )
 from benchmark.errors import UsageError
 from benchmark.machine.devices import choose_device
-from benchmark.progress import say
+from benchmark.progress import say, show
 from benchmark.store.places import data_roots
 
 
@@ -97,6 +97,6 @@ def bound(
         raise UsageError(f"{opened.path.name}: {error}") from error
     for name, each in ((f"L_{samples}", tightest), ("L_1", elbo)):
         spread = each.std().item() / len(each) ** 0.5
-        print(
+        show(
             f"{name} = {each.mean().item():.2f} nats (standard error {spread:.2f}, {len(each):,} {split.value} images)"
         )

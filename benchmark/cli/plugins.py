@@ -11,6 +11,7 @@ from benchmark.cli.options import DeviceOption, PluginOption
 from benchmark.errors import UsageError, unknown_name
 from benchmark.machine.devices import choose_device
 from benchmark.machine.importing import importing
+from benchmark.progress import show
 from benchmark.settings import parse_named
 
 
@@ -22,20 +23,20 @@ def list_(plugin: PluginOption = None) -> None:
 
     registry = Registry(list(plugin or []))
     for kind in KINDS:
-        print(f"{kind}s:")
+        show(f"{kind}s:")
         for name, cls in registry.all(kind).items():
             origin = registry.origin(cls)
-            print(f"  {name}" + ("" if origin == "built-in" else f"  (plugin: {origin})"))
+            show(f"  {name}" + ("" if origin == "built-in" else f"  (plugin: {origin})"))
     bundles, damaged = all_bundles()
-    print("bundles:")
+    show("bundles:")
     for name, made in bundles.items():
         shape, best = "x".join(map(str, made.latent_shape)), made.card["training"]["best_epoch"]
-        print(f"  {name}  ({made.dataset}, {made.backbone_name}, latent {shape}, epoch {best}, {made.id[:16]})")
+        show(f"  {name}  ({made.dataset}, {made.backbone_name}, latent {shape}, epoch {best}, {made.id[:16]})")
     for title, reasons in (("damaged bundles", damaged), ("broken plugins", registry.broken)):
         if reasons:
-            print(f"{title}:")
+            show(f"{title}:")
             for name, why in reasons.items():
-                print(f"  {name}: {why}")
+                show(f"  {name}: {why}")
 
 
 def check(
@@ -67,8 +68,8 @@ def check(
     for finding in check(cls, settings, list(target or TARGETS), choose_device(device)):
         failed += finding.held is False
         mark = {True: "holds", False: "FAILS", None: "-"}[finding.held]
-        print(f"{mark:6} {finding.check:38} {finding.detail}", flush=True)
-    print(f"{prior}: " + (f"{failed} checks fail" if failed else "all checks hold"))
+        show(f"{mark:6} {finding.check:38} {finding.detail}")
+    show(f"{prior}: " + (f"{failed} checks fail" if failed else "all checks hold"))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -81,6 +82,6 @@ def new_prior(
     from benchmark.registry import Registry
 
     path = new_prior(name, folder, Registry().at_hand("prior"))
-    print(f"written: {path}\nnext:")
-    print(f"  python -m benchmark check {name} --plugin {path}")
-    print(f"  python -m benchmark run --priors {name} --plugin {path}")
+    show(f"written: {path}\nnext:")
+    show(f"  python -m benchmark check {name} --plugin {path}")
+    show(f"  python -m benchmark run --priors {name} --plugin {path}")

@@ -10,7 +10,7 @@ import typer
 from benchmark.cli.options import PluginOption, ResultsOption
 from benchmark.errors import UsageError
 from benchmark.machine.importing import importing
-from benchmark.progress import say
+from benchmark.progress import say, show
 
 
 def leaderboard(results: ResultsOption = Path("results")) -> None:
@@ -21,7 +21,7 @@ def leaderboard(results: ResultsOption = Path("results")) -> None:
     _require_records(results)
     board = Board(results)
     damaged = board.write()
-    board.draw()
+    damaged += board.draw()
     for sentence in damaged:
         say(f"left out: {sentence}")
     say(f"written: {results / 'leaderboard.md'}")
@@ -66,16 +66,16 @@ def verify(
         for finding in verify(registry, results, share, seed):
             counts[finding.verdict] += 1
             if alike and finding.said != alike[0].said:
-                print(describe(alike), flush=True)
+                show(describe(alike))
                 alike = []
             alike.append(finding)
     except KeyboardInterrupt:
         interrupted = True
     if alike:
-        print(describe(alike))
+        show(describe(alike))
     if interrupted:
         say("interrupted: this is what was verified so far")
-    print(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))
+    show(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))
     raise typer.Exit(130 if interrupted else 1 if counts["DISAGREES"] else 0)
 
 

@@ -20,7 +20,7 @@ from benchmark.cli.options import (
 )
 from benchmark.machine.importing import importing
 from benchmark.processes.fork_server import start_server
-from benchmark.progress import say
+from benchmark.progress import say, show
 from benchmark.protocol import Budget, PresetName, Split
 
 
@@ -93,7 +93,7 @@ def run(
     }
     request = request_from(typed, file)
     if dry_run:
-        print(coordinator.dry_run(resolve(request, reference_of=stored_reference)))
+        show(coordinator.dry_run(resolve(request, reference_of=stored_reference)))
         return
     if request.workers is None:
         request = request.model_copy(update={"workers": count_workers(request.device, request.per_gpu)})
@@ -102,7 +102,7 @@ def run(
     except KeyboardInterrupt:
         say("interrupted: the leaderboard holds what was measured, and the same command goes on from here")
         raise typer.Exit(130) from None
-    print(finished.table)
+    show(finished.table)
     say(finished.summary)
     raise typer.Exit(1 if finished.failed else 0)
 

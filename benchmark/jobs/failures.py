@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from benchmark.errors import NO_SPACE
-from benchmark.processes.child import LONGEST, Died, printable
+from benchmark.processes.child import LONGEST, Died
+from benchmark.text import printable
 from priors.api import Diverged
 
 #: machine faults (out of memory): reported, never recorded, retried by the next run

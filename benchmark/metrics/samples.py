@@ -11,6 +11,8 @@ from torch import Tensor
 
 from benchmark.metrics.api import Column, Evaluation, Metric, hookimpl
 
+LARGEST = 2**24  # pixels of a strip
+
 
 def as_png(images: Tensor) -> str:
     """uint8 images (n, C, H, W) side by side, as base64 of a PNG."""
@@ -22,8 +24,15 @@ def as_png(images: Tensor) -> str:
 
 
 def from_png(text: str) -> Image.Image:
-    """The inverse of `as_png`, as one picture."""
-    return Image.open(io.BytesIO(base64.b64decode(text)))
+    """The inverse of `as_png`, as one picture. Raises `ValueError` where a text is no PNG, or one beyond `LARGEST`."""
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"])
+        if picture.width * picture.height <= LARGEST:
+            picture.load()
+            return picture
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError("a strip of samples is no picture") from error
+    raise ValueError(f"a strip of samples has {picture.width} x {picture.height} pixels")
 
 
 class Samples(Metric):

@@ -26,6 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from benchmark.processes.fork_server import fork_child
+from benchmark.text import printable
 
 Answer = tuple[Any, dict[str, Tensor]]
 
@@ -63,12 +64,6 @@ class Told:
 class Answered:
     value: Any
     tensors: dict[str, Tensor]
-
-
-def printable(text: str) -> str:
-    """Control characters, which a terminal would obey, and what no encoding has, by their codes."""
-    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-    return shown.encode(errors="backslashreplace").decode()
 
 
 class Child:

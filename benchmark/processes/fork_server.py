@@ -90,7 +90,7 @@ def start_server() -> None:
     with taken, of_server:
         descriptors = taken.fileno(), _requests.fileno(), of_server.fileno()
         subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, descriptors)],
+            [sys.executable, "-P", "-c", code, *map(str, descriptors)],  # nothing of the current folder is a module
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C on a terminal is for the command alone

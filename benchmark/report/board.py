@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from benchmark.report.across import across_markdown, find_across
 from benchmark.report.first_screen import ACROSS, TUNING, first_screen, page_of
 from benchmark.report.grids import draw_grid
@@ -26,9 +24,10 @@ from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
 from benchmark.report.standing import find_standing
 from benchmark.report.tables import FD, Table, make_tables
-from benchmark.store.places import lock_path
+from benchmark.store.places import lock
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import content_hash, write_atomic
+from benchmark.text import one_line
 
 COLUMNS = [
     "dataset",
@@ -80,7 +79,7 @@ class Board:
         results = self._results
         folder = content_hash(str(results.resolve()))[:16]
         # of two processes the later one sees the records of both
-        with FileLock(lock_path(f"results-{folder}")), _uncollected():
+        with lock(f"results-{folder}"), _uncollected():
             self.tables, damaged, in_none = make_tables(results, self._store)
             pages = _pages(self.tables, [*damaged, *in_none])
             for page, text in pages.items():
@@ -92,11 +91,16 @@ class Board:
         self._next = end + (end - start) * (1 / SHARE - 1)
         return damaged
 
-    def draw(self) -> None:
-        """Draw every picture that leaderboard.md shows, of the tables as they were last written."""
+    def draw(self) -> list[str]:
+        """Draw every picture that pages show, of the tables as they were last written.
+
+        Returns what is left out of them, a sentence each.
+        """
+        left_out = []
         for table in self.tables:
-            draw_grid(table, self._results)
+            left_out += draw_grid(table, self._results)
             draw_pareto(table, self._results)
+        return left_out
 
     def finish(self, bundle: str, protocol: str) -> str:
         """`write` and `draw`. Returns the markdown of one bundle's tables under one protocol (one a type of device)."""
@@ -167,7 +171,7 @@ def _csv(lines: Iterable[list[Any]]) -> str:
 
 def _cell(value: Any) -> Any:
     if not isinstance(value, float):
-        return value
+        return one_line(value) if isinstance(value, str) else value
     return "" if math.isnan(value) else f"{value:.8g}"
 
 

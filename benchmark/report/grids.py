@@ -12,8 +12,10 @@ from benchmark.metrics.samples import from_png
 from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
 from benchmark.report.tables import CEILING, RECONSTRUCTION, ZERO_LINE, Key, Table
 from benchmark.store.sealed import content_hash, write_atomic
+from benchmark.text import one_line
 
 SAMPLES: Key = ("samples", "png")
+LONGEST = 200  # characters of a label
 VERSION = 1  # of the drawing: a picture of another is drawn again
 
 
@@ -22,21 +24,31 @@ def grid_file(table: Table) -> str:
     return f"samples/{table.page}.png"
 
 
-def draw_grid(table: Table, results: Path) -> None:
-    """Reference rows first, then priors, one shared noise per column.
+def draw_grid(table: Table, results: Path) -> list[str]:
+    """Reference rows first, then priors, one shared noise per column. Returns for each strip left out why, a sentence.
 
-    Nothing where no row has samples, or where the file there is that picture already.
+    Nothing is drawn where no row has samples, or where the file there is that picture already.
     """
     order = [RECONSTRUCTION, CEILING, ZERO_LINE, *(row.label for row in table.priors)]
     strips = {label: table.rows[label].over_seeds(SAMPLES)[:1] for label in order if label in table.rows}
     shown = {label: strip[0] for label, strip in strips.items() if strip}
     path, drawn_from = results / grid_file(table), content_hash([VERSION, list(shown.items())])
-    if shown and not is_drawn_from(path, drawn_from):
-        _draw({label: from_png(strip) for label, strip in shown.items()}, path, drawn_from)
+    if not shown or is_drawn_from(path, drawn_from):
+        return []
+    pictures, left_out = {}, []
+    for label, strip in shown.items():
+        try:
+            pictures[label] = from_png(strip)
+        except ValueError as error:
+            left_out.append(f"{label} in {grid_file(table)}: {error}")
+    if pictures:
+        _draw(pictures, path, drawn_from if not left_out else "")
+    return left_out
 
 
 def _draw(strips: dict[str, Image.Image], path: Path, drawn_from: str) -> None:
     scale, gap, font = 2, 4, ImageFont.load_default(14)
+    strips = {one_line(label, LONGEST): strip for label, strip in strips.items()}
     margin = max(int(font.getlength(label)) for label in strips) + 2 * gap
     width, height = (scale * side for side in next(iter(strips.values())).size)
     picture = Image.new("RGB", (margin + width, len(strips) * (height + gap) - gap), "white")

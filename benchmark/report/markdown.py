@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import statistics
+import urllib.parse
 from typing import Any
 
-from benchmark.metrics.api import FULL_RECONSTRUCTION, PAIR
+from benchmark.metrics.api import FULL_RECONSTRUCTION, PAIR, PRINCIPAL_AXES
 from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, format_short
+from benchmark.report.frame import is_number
 from benchmark.report.grid import Grid, as_grid
 from benchmark.report.grids import grid_file
 from benchmark.report.pareto import make_points, pareto_file
@@ -17,6 +19,7 @@ from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, IMQ, REPLAY, find_signatures
 from benchmark.report.statistics import MARGIN, RANKED_FROM, share_seeds
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, RECONSTRUCTION, UNTOLD, ZERO_LINE, Table, TableRow
+from benchmark.text import in_code, in_markdown
 
 #: of the columns of a table what a run prints
 SUMMARY = {FD, REPLAY, IMQ, AUC, FIT_SECONDS}
@@ -33,9 +36,9 @@ def table_markdown(table: Table, all_tables: list[Table], heading: str, root: st
     lines = [f"{heading} {title_of(table)}", "", *grids[:first]]
     lines += [f"- {remark}" for remark in remarks_of(table, all_tables)] + [""]
     lines += grids[first:]
-    lines += [f"![samples of {table.page}]({root}/{grid_file(table)})", ""]
+    lines += [_picture(f"samples of {table.page}", f"{root}/{grid_file(table)}"), ""]
     if make_points(table):
-        lines += [f"![quality against sampling time of {table.page}]({root}/{pareto_file(table)})", ""]
+        lines += [_picture(f"quality against sampling time of {table.page}", f"{root}/{pareto_file(table)}"), ""]
     lines += ["<details><summary>Protocol, machines, commands</summary>", ""]
     return "\n".join([*lines, *(f"- {fact}" for fact in facts_of(table)), "", "</details>", ""])
 
@@ -63,15 +66,19 @@ def grids_of(table: Table) -> list[Grid]:
 
 
 def title_of(table: Table) -> str:
-    """Data set, backbone, split, protocol, score and device."""
+    """Data set, backbone, split, protocol, score and device, in markdown."""
     p, device = table.protocol, "" if table.device == "cpu" else f", {table.device}"
     backbone = f"{table.backbone} seed {table.backbone_seed}"
-    return f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}"
+    return in_markdown(f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}")
 
 
 def _references(table: Table) -> list[TableRow]:
     labels = (CEILING, ZERO_LINE, RECONSTRUCTION, FULL_RECONSTRUCTION)
     return [row for label in labels if (row := table.rows.get(label))]
+
+
+def _picture(shown: str, file: str) -> str:
+    return f"![{in_markdown(shown)}]({urllib.parse.quote(file)})"
 
 
 def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, list[Shown]]]:
@@ -80,11 +87,17 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
     pair = min(PAIR, p.generated, p.reference)
     return [
         (
-            f"Images beside {p.score}: {pair:,} generated against {pair:,} {p.images} images (at ∞: all), k = {K}",
+            (
+                f"Images beside {in_markdown(p.score)}: {pair:,} generated against {pair:,} {p.images} images "
+                f"(at ∞: all), k = {_neighbours(pair)}"
+            ),
             columns["images"],
         ),
         (
-            f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {K}",
+            (
+                f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, "
+                f"k = {_neighbours(p.mmd_latents)}{_axes(columns, p.mmd_latents)}"
+            ),
             columns["latents"] + columns["projected"],
         ),
         (
@@ -95,8 +108,19 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
             columns["spread"],
         ),
         ("Time and memory, apart", columns["time"]),
-        *((_escaped(group), shown) for group, shown in columns.items() if group not in ORDER),
+        *((in_markdown(group), shown) for group, shown in columns.items() if group not in ORDER),
     ]
+
+
+def _neighbours(n: int) -> int:
+    """How many neighbours the scores of n items count."""
+    return max(min(K, n - 1), 0)
+
+
+def _axes(columns: dict[str, list[Shown]], n: int) -> str:
+    """Where so many latents span fewer axes than the columns are named by, how many."""
+    few = n <= PRINCIPAL_AXES and any("_pca" in column.key[1] for column in columns["projected"])
+    return f"; PCA-{PRINCIPAL_AXES}: the {n - 1} principal axes that they span" if few else ""
 
 
 def remarks_of(table: Table, all_tables: list[Table]) -> list[str]:
@@ -108,16 +132,20 @@ def remarks_of(table: Table, all_tables: list[Table]) -> list[str]:
             f"**Bold**: the best, and what is shown to lie within {100 * MARGIN:g} % of the gap above it; {UNTOLD}: "
             f"not told apart from the best ({_test(table)}, Holm's correction over all pairs, 5 %)."
         )
-        remarks += [f"Fewer than {RANKED_FROM} seeds, so last and not ranked: {', '.join(few)}."] if few else []
+        remarks += [f"Fewer than {RANKED_FROM} seeds, so last and not ranked: {_listed(few)}."] if few else []
     elif few:
         remarks.append(f"Fewer than {RANKED_FROM} seeds: ordered by mean, but this table does not rank.")
     if table.fd:
-        remarks.append(f"All of this holds for this one backbone (bundle `{table.bundle}`) and its decoder.")
+        remarks.append(f"All of this holds for this one backbone (bundle {in_code(table.bundle)}) and its decoder.")
         remarks += [_order(table, other, by) for other in all_tables if (by := _other_judge(table, other))]
     remarks += _without_training_images(table)
-    remarks += [f"Note: {sentence}" for sentence in find_signatures(table)]
-    remarks += [f"Failed: {failure}" for failure in table.failures]
-    return remarks + ([f"Left out: {', '.join(table.left_out)}."] if table.left_out else [])
+    remarks += [f"Note: {in_markdown(sentence)}" for sentence in find_signatures(table)]
+    remarks += [f"Failed: {in_markdown(failure)}" for failure in table.failures]
+    return remarks + ([f"Left out: {_listed(table.left_out)}."] if table.left_out else [])
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(map(in_markdown, words))
 
 
 def _test(table: Table) -> str:
@@ -130,10 +158,10 @@ def _other_judge(table: Table, other: Table) -> str | None:
     if not alike or len(set(table.fd) & set(other.fd)) < 2:
         return None
     if table.backbone_seed != other.backbone_seed and table.protocol == other.protocol:
-        return f"Backbone seed {other.backbone_seed} (bundle `{other.bundle}`)"
+        return f"Backbone seed {other.backbone_seed} (bundle {in_code(other.bundle)})"
     mine, others = (of.protocol.model_dump(exclude={"extractor", "score", "features"}) for of in (table, other))
     if table.bundle == other.bundle and table.protocol.score != other.protocol.score and mine == others:
-        return other.protocol.score
+        return in_markdown(other.protocol.score)
     return None
 
 
@@ -144,7 +172,7 @@ def _order(table: Table, other: Table, judge: str) -> str:
     tau = stats.kendalltau(*([made.rows[label].mean(FD) for label in shared] for made in (table, other))).statistic
     few = f" (rows of fewer than {RANKED_FROM} seeds among them)" if set(shared) - set(other.ranked) else ""
     return (
-        f"{judge} orders them {', '.join(shared)}{few}: "
+        f"{judge} orders them {_listed(shared)}{few}: "
         f"Kendall's τ between the two orders of {len(shared)} priors is {tau:.2f}."
     )
 
@@ -155,7 +183,7 @@ def _without_training_images(table: Table) -> list[str]:
     if p.reference_split or "latent_memorisation" not in measured or measured & {"memorisation", "fld"}:
         return []
     of = f"--dataset {shlex.quote(table.dataset)} --bundle {table.bundle} --extractor {p.extractor.get('name')}"
-    made = f"`python -m benchmark reference {of} --split train`"
+    made = in_code(f"python -m benchmark reference {of} --split train")
     return [f"Memorisation among images needs a reference of training images; where there is none, {made} makes it."]
 
 
@@ -165,11 +193,11 @@ def _above_best(table: Table) -> Grid:
     for label, above in table.above_best.items():
         digits = count_decimals(above.mean)
         ends = f"{above.mean:.{digits}f}", f"[{above.low:.{digits}f}, {above.high:.{digits}f}]"
-        body.append([label, *ends, "< 0.001" if above.p < 0.001 else f"{above.p:.3g}"])
+        body.append([in_markdown(label), *ends, "< 0.001" if above.p < 0.001 else f"{above.p:.3g}"])
     score, best = table.protocol.score, next(iter(table.ranked))
     caption = (
-        f"{score} above that of {best} ({_test(table)}; intervals of 95 % or the more that Holm's correction asks, "
-        "so that one excludes 0 where p < 0.05)"
+        f"{in_markdown(score)} above that of {in_markdown(best)} ({_test(table)}; intervals of 95 % or the more that "
+        "Holm's correction asks, so that one excludes 0 where p < 0.05)"
     )
     return Grid(caption, _pipes(["prior", f"{score} above the best", "interval", "p, Holm"], body))
 
@@ -178,18 +206,22 @@ def facts_of(table: Table) -> list[str]:
     """What was compared and how, a line each."""
     p = table.protocol
     measured = [record for record in table.records if record["kind"] != "fit"]
+    versions = measured[-1]["provenance"]["packages"]
     packages = ", ".join(
-        f"{name} {measured[-1]['provenance']['packages'][name]}" for name in ("torch", "torch-fidelity", "nflows")
+        f"{name} {versions[name]}" for name in ("torch", "torch-fidelity", "nflows") if name in versions
     )
     machines = sorted({machine_of(record) for record in measured})
     fitted = f"; fits on {table.fitted_on}" if table.fitted_on else ""
     code = sorted({_code(record["provenance"]["code"]) for record in table.records})
     bandwidths = ", ".join(f"{factor:g}" for factor in p.mmd_bandwidths)
     return [
-        f"bundle `{table.bundle}`; protocol {p.preset}, version {p.version}, {p.budget} budget, `{p.hash[:16]}`",
         (
-            f"{p.score}: {p.generated:,} generated images against {p.reference:,} {p.images} images{_capped(p)}, "
-            f"{p.rounding} rounding; images: {p.preparation}"
+            f"bundle {in_code(table.bundle)}; protocol {in_markdown(p.preset)}, version {p.version}, "
+            f"{p.budget} budget, `{p.hash[:16]}`"
+        ),
+        (
+            f"{in_markdown(p.score)}: {p.generated:,} generated images against {p.reference:,} {p.images} images"
+            f"{_capped(p)}, {in_markdown(p.rounding)} rounding; images: {in_markdown(p.preparation)}"
         ),
         *(
             ["the aggregate posterior decodes the very images that it is compared with: a line that no prior reaches"]
@@ -201,11 +233,14 @@ def facts_of(table: Table) -> list[str]:
             f"x median squared distance, {p.mmd_permutations} permutations"
         ),
         (
-            f"time{_timed_on(table)}: median [quartiles] of up to {p.timing_repeats} repeats or {p.timing_seconds:g} s "
-            f"at batch {p.timing_batches[-1]:,}{_extraction(table)}{fitted}"
+            f"{in_markdown(f'time{_timed_on(table)}')}: median [quartiles] of up to {p.timing_repeats} repeats or "
+            f"{p.timing_seconds:g} s at batch {p.timing_batches[-1]:,}{_extraction(table)}{in_markdown(fitted)}"
         ),
-        f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}",
-        *(f"command: `{command}`" for command in sorted({record["provenance"]["command"] for record in measured})),
+        in_markdown(f"device: {table.device} ({'; '.join(machines)}); {packages}; code {', '.join(code)}"),
+        *(
+            f"command: {in_code(command)}"
+            for command in sorted({record["provenance"]["command"] for record in measured})
+        ),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",
     ]
 
@@ -218,10 +253,10 @@ def _timed_on(table: Table) -> str:
 def _extraction(table: Table) -> str:
     row = table.rows.get(CEILING, TableRow(CEILING))
     times = row.over_seeds(("extraction_time", "extraction_seconds"))
-    if not times:
+    images = row.over_seeds(("extraction_time", "extraction_images"))
+    if not (times and images and all(map(is_number, times))):
         return ""
-    images = row.over_seeds(("extraction_time", "extraction_images"))[0]
-    return f"; features of {images} images: {format_short(1000 * statistics.fmean(times))} ms"
+    return f"; features of {in_markdown(images[0])} images: {format_short(1000 * statistics.fmean(times))} ms"
 
 
 def _capped(p: Protocol) -> str:
@@ -242,11 +277,12 @@ def _grid(rows: list[TableRow], columns: list[Shown], marks: dict[str, str]) -> 
 
 def _marked(row: TableRow, marks: dict[str, str]) -> str:
     mark = marks.get(row.label)
-    return f"**{row.label}**" if mark == NEAR else f"{row.label} {mark}" if mark else _named(row)
+    label = in_markdown(row.label)
+    return f"**{label}**" if mark == NEAR else f"{label} {mark}" if mark else _named(row)
 
 
 def _named(row: TableRow) -> str:
-    return f"*{row.label}*" if row.is_reference else row.label
+    return f"*{in_markdown(row.label)}*" if row.is_reference else in_markdown(row.label)
 
 
 def _beside(caption: str, table: Table, columns: list[Shown]) -> Grid | None:
@@ -264,10 +300,4 @@ def _beside(caption: str, table: Table, columns: list[Shown]) -> Grid | None:
 
 
 def _pipes(header: list[str], body: list[list[str]]) -> str:
-    header, *body = (list(map(_escaped, line)) for line in (header, *body))
-    return as_grid(header, body)
-
-
-def _escaped(text: str) -> str:
-    """Names and headings may be anybody's: a bar would begin another cell, and a line break end the table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return as_grid(list(map(in_markdown, header)), body)

@@ -16,9 +16,11 @@ from benchmark.report.columns import quartiles
 from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
 from benchmark.report.tables import FD, Key, Table, TableRow
 from benchmark.store.sealed import content_hash, write_atomic
+from benchmark.text import one_line
 
 #: where a label may stand beside its point, in typographic points
 SIDES = [(8, 6, "left"), (8, -14, "left"), (-8, 6, "right"), (-8, -14, "right"), (8, 20, "left"), (8, -28, "left")]
+LONGEST = 200  # characters of a label
 VERSION = 2  # of the drawing: a picture of another is drawn again
 
 
@@ -124,7 +126,10 @@ def _figure(shown: list[Point], closes: bool, title: str, labels: list[str]) -> 
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # pyplot, with its figures and its backend, stays as the user has it
-    axes = figure.add_subplot(xscale="log", title=title, xlabel=labels[0], ylabel=labels[1])
+    axes = figure.add_subplot(xscale="log")
+    axes.set_title(_plain(title), parse_math=False)
+    axes.set_xlabel(_plain(labels[0]), parse_math=False)
+    axes.set_ylabel(_plain(labels[1]), parse_math=False)
     times, qualities = ([getattr(point, of)[0] for point in shown] for of in ("time", "quality"))
     best = find_front(times, [quality if closes else -quality for quality in qualities])
     axes.plot([times[i] for i in best], [qualities[i] for i in best], drawstyle="steps-post", color="0.7", zorder=1)
@@ -155,15 +160,23 @@ def _name(figure: Any, labels: list[str], places: list[tuple[float, float]]) -> 
     from_above = sorted(range(len(places)), key=lambda i: -axes.transData.transform(places[i])[1])
     for label, place in ((labels[i], places[i]) for i in from_above):  # labels of near points stand as the points do
         for x, y, side in SIDES:
-            text = axes.annotate(label, place, (x, y), textcoords="offset points", ha=side, fontsize=9)
+            text = axes.annotate(
+                _plain(label), place, (x, y), textcoords="offset points", ha=side, fontsize=9, parse_math=False
+            )
             box = text.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
             if inside and not any(box.overlaps(other) for other in taken):
                 break
             text.remove()
         else:  # crowded: better over another than not at all
-            box = axes.annotate(label, place, (8, 6), textcoords="offset points", fontsize=9).get_window_extent()
+            text = axes.annotate(_plain(label), place, (8, 6), textcoords="offset points", fontsize=9, parse_math=False)
+            box = text.get_window_extent()
         taken.append(box)
+
+
+def _plain(words: str) -> str:
+    """Words of anybody in a picture."""
+    return one_line(words, LONGEST)
 
 
 def _reach(summary: tuple[float, float | None, float | None]) -> list[list[float]] | None:

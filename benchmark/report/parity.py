@@ -15,6 +15,7 @@ from benchmark.report.columns import format_number, format_share
 from benchmark.report.published import CLAIMS, FIFTY, FIGURES, OTHER_RECIPES, Claim, Figure
 from benchmark.report.statistics import RANKED_FROM, paired_difference
 from benchmark.report.tables import FD, Key, Table, TableRow
+from benchmark.text import in_code, in_markdown
 
 #: a claim's metric -> where its value is, what it is called, and the factor and unit in which it is shown
 SHOWN: dict[str, tuple[Key, str, float, str]] = {
@@ -55,8 +56,8 @@ def _tables_of(dataset: str, shown: list[Table]) -> list[Table]:
 
 
 def _named(table: Table) -> str:
-    backbone = f"{table.backbone} seed {table.backbone_seed} (bundle `{table.bundle[:8]}`)"
-    return f"{table.dataset}, {backbone}, {table.protocol.score}, {table.device}"
+    backbone = f"{in_markdown(table.backbone)} seed {table.backbone_seed} (bundle {in_code(table.bundle[:8])})"
+    return f"{in_markdown(table.dataset)}, {backbone}, {in_markdown(table.protocol.score)}, {in_markdown(table.device)}"
 
 
 def _figures(rae: list[Table], nvae: list[Table]) -> str:
@@ -90,9 +91,10 @@ def _obtained(figure: Figure, table: Table | None) -> tuple[str, str]:
     gap, _ = table.gap_closed(row)
     closed = "" if gap is None or row.is_reference else f", gap closed {format_share(gap)}"
     p = table.protocol
-    here = f"{p.score} {format_number(row, FD)}{closed} ({_named(table)})"
+    here = f"{in_markdown(p.score)} {format_number(row, FD)}{closed} ({_named(table)})"
     differs = (
-        f"{p.generated:,} images against {p.reference:,} of {p.images}, {p.score}; frozen backbone; {p.preparation}"
+        f"{p.generated:,} images against {p.reference:,} of {p.images}, {in_markdown(p.score)}; frozen backbone; "
+        f"{in_markdown(p.preparation)}"
     )
     return here, differs
 

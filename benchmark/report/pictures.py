@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +13,7 @@ DRAWN_FROM = "Drawn-From"  # a text of the PNG: the hash of all that it was draw
 def is_drawn_from(path: Path, drawn_from: str) -> bool:
     """Whether a picture is there and says that it shows this."""
     try:
-        with Image.open(path) as picture:
-            return picture.info.get(DRAWN_FROM) == drawn_from
-    except OSError:
+        with Image.open(path, formats=["PNG"]) if path.is_file() else nullcontext() as picture:
+            return picture is not None and picture.info.get(DRAWN_FROM) == drawn_from
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

@@ -98,7 +98,7 @@ def _counted(in_none: list[Record]) -> list[str]:
         row = record["row"]
         counts[row["dataset"], row["backbone"], row["bundle"]][record["kind"]] += 1
     return [
-        f"{sum(kinds.values())} records of {dataset} {backbone} (bundle `{bundle}`), measured under settings that no "
+        f"{sum(kinds.values())} records of {dataset} {backbone} (bundle {bundle}), measured under settings that no "
         f"protocol here has: {', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))}"
         for (dataset, backbone, bundle), kinds in sorted(counts.items())
     ]

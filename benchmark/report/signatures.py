@@ -81,9 +81,11 @@ def rank_deficient(table: Table) -> list[str]:
     """So few images that a covariance of their features has no full rank: n span n - 1 directions at most."""
     p = table.protocol
     counts = {"generated": p.generated, p.images: p.reference}
+    alone = max((row.seeds for row in table.rows.values()), default=0) == 1
+    blank = "; with one seed no gap is told from noise, so none is said to be closed" if alone else ""
     return [
         f"rank-deficient covariance: {count:,} {of} images span at most {count - 1:,} of {p.features:,} dimensions, so "
-        f"{p.score} tells more of their number than of the images; KID has no such bias"
+        f"{p.score} tells more of their number than of the images; KID has no such bias{blank}"
         for of, count in counts.items()
         if count <= p.features
     ]
@@ -95,7 +97,7 @@ def weak_backbone(table: Table) -> list[str]:
     Of a hierarchy, known by its full reconstructions, that is the conditionals of the lower groups as well.
     """
     seeds, (gaussian, ceiling) = table.paired(FD, ZERO_LINE, CEILING)
-    if not seeds:
+    if not seeds or (table.rank_deficient and len(seeds) == 1):
         return []
     share = 1 - statistics.fmean(ceiling) / statistics.fmean(gaussian)
     if share >= REPAIRABLE:
@@ -219,7 +221,7 @@ def saturation(table: Table) -> list[str]:
             continue
         size = statistics.fmean(sizes)
         if size < EFFECTIVE:
-            of = f" of {tried:,}" if tried else ""
+            of = f" of {tried:,}" if isinstance(tried, int) else ""
             found.append(
                 f"saturation of {row.label}: {size:.3g}{of} proposals carry weight; its classifier or energy is "
                 "over-confident, or proposals hardly meet q_agg"

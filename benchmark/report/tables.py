@@ -115,10 +115,16 @@ class Table(Selection):
         seeds = sorted(set.intersection(*map(set, found)))
         return seeds, [[by_seed[seed] for seed in seeds] for by_seed in found]
 
+    @property
+    def rank_deficient(self) -> bool:
+        """Whether there are so few images that a covariance of their features has no full rank."""
+        return min(self.protocol.generated, self.protocol.reference) <= self.protocol.features
+
     def gap_closed(self, row: TableRow, score: Key = FD) -> tuple[Gap | None, int]:
         """Share of a score's gap from Gaussian to aggregate posterior that a row closes, and over how many seeds.
 
-        The seeds are those that all three have. None of full reconstructions, whose other groups are no prior's on z.
+        The seeds are those that all three have. None of full reconstructions, whose other groups are no prior's on z,
+        and where one seed tells no gap from noise (`rank_deficient`).
         """
         if score not in self._gaps:
             self._gaps[score] = self._gaps_closed(score)
@@ -126,9 +132,10 @@ class Table(Selection):
 
     def _gaps_closed(self, score: Key) -> dict[str, tuple[Gap | None, int]]:
         """Of all rows that can be paired with both ends: label -> gap closed, and over how many seeds."""
+        least = 2 if self.rank_deficient else 1
         labels = [label for label in self.rows if not (label in REFERENCES and REFERENCES[label].from_images)]
         paired = {label: self.paired(score, ZERO_LINE, label, CEILING) for label in labels}
-        paired = {label: each for label, each in paired.items() if each[0]}
+        paired = {label: each for label, each in paired.items() if len(each[0]) >= least}
         gaps = gaps_closed([(first, second, third) for _, (first, second, third) in paired.values()])
         return {label: (gap, len(seeds)) for (label, (seeds, _)), gap in zip(paired.items(), gaps, strict=True)}
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock
 
 CACHE_VARIABLE = "LATENT_PRIOR_CACHE"
 DATA_VARIABLE = "LATENT_PRIOR_DATA"
+#: what the system says of a place that is there to be read
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def cache_root() -> Path:
@@ -49,3 +53,15 @@ def lock_path(name: str) -> Path:
     path = cache_root() / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Hold the lock of that name; where the cache cannot be written, nobody works here whom it would keep out."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(lock_path(name)))
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+        yield

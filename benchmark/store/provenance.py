@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmark.machine import arithmetic
+from benchmark.text import printable
 from benchmark.version import VERSION
 
 PACKAGES = ("torch", "torchvision", "nflows", "torch-fidelity", "numpy", "scipy", "scikit-learn")
@@ -26,7 +27,7 @@ CODE = ("benchmark", "priors", "backbones", "pyproject.toml", ":(exclude)backbon
 
 def command_line() -> str:
     """The command as typed, with the folders of absolute paths left out: they mean nothing elsewhere."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    words = [printable(Path(word).name if Path(word).is_absolute() else word) for word in sys.argv[1:]]
     return " ".join(["python -m benchmark", *(f"'{word}'" if set(word) & set(" []*?;&") else word for word in words)])
 
 

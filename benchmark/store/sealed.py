@@ -6,20 +6,33 @@ file is told apart from a whole one without asking anybody.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import re
+import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+from benchmark.text import one_line
+
+#: bytes; the largest sealed file that is read, many times what any holds
+LARGEST = 64 * 2**20
+#: seconds after which what was begun to be written is left over, whoever had begun it
+ABANDONED = 24 * 3600
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class Damaged(ValueError):
-    """A file is not what was written: truncated, edited, or of another schema. The message names it."""
+    """A file is not what was written: truncated, edited, or of another schema. The message, one line, names it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def content_hash(value: Any) -> str:
@@ -49,13 +62,21 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `write_atomic` had begun below a folder in processes of this machine that were killed meanwhile."""
-    begun = re.compile(rf"\..*\.{re.escape(platform.node())}-(\d+)\.[^.]*\.tmp")
+    """Remove what `write_atomic` had begun below a folder and nobody will finish; what cannot be removed stays.
+
+    Its process was of this machine and is gone, or so much time has passed that a number of a process says nothing.
+    """
+    begun = re.compile(r"\..+\.(.+)-(\d+)\.[^.]*\.tmp")
     for place, _, names in os.walk(folder):
         for name in names:
             writer = begun.fullmatch(name) if name.endswith(".tmp") else None
-            if writer and not _is_alive(int(writer[1])):
-                Path(place, name).unlink(missing_ok=True)
+            if writer is None:
+                continue
+            path = Path(place, name)
+            with contextlib.suppress(OSError):
+                dead = writer[1].endswith(platform.node()) and not _is_alive(int(writer[2]))
+                if dead or time.time() - path.lstat().st_mtime > ABANDONED:
+                    path.unlink()
 
 
 def _is_alive(process: int) -> bool:
@@ -78,12 +99,25 @@ def write_sealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 def read_sealed(path: Path | str) -> dict[str, Any]:
     """Read a sealed JSON file. Raises `Damaged` (naming the file) where the seal does not hold."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            value = json.loads(file.read().decode())
-    except (ValueError, OSError) as error:
+        value = json.loads(_read(path).decode())
+        sealed = isinstance(value, dict) and "seal" in value
+        holds = sealed and value["seal"] == content_hash({k: v for k, v in value.items() if k != "seal"})
+    except (ValueError, OSError, RecursionError) as error:  # nan and 1e999, too, are no JSON
         raise Damaged(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(value, dict) or "seal" not in value:
+    if not sealed:
         raise Damaged(f"{path}: not a sealed JSON file (no 'seal')")
-    if value["seal"] != content_hash({k: v for k, v in value.items() if k != "seal"}):
+    if not holds:
         raise Damaged(f"{path}: content does not match its seal (edited or damaged)")
     return value
+
+
+def _read(path: Path | str) -> bytes:
+    """The content of a file, if it is one, and no larger than `LARGEST`: a pipe would be waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb", buffering=0) as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("no regular file")
+        if status.st_size > LARGEST:
+            raise OSError(f"{status.st_size:,} bytes, more than the {LARGEST:,} that are read")
+        return file.read()
