@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 
@@ -14,8 +15,11 @@ from benchmark.errors import UsageError
 from benchmark.jobs.forecast import _recorded_seconds
 from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.metrics.samples import as_png
+from benchmark.report import board as board_module
+from benchmark.report import grids, pareto
 from benchmark.report.board import Board
 from benchmark.report.frame import results_frame
+from benchmark.store import in_force, places, sealed
 from benchmark.store.in_force import note_in_force
 from benchmark.store.records import record_id
 from benchmark.store.sealed import remove_leftovers, write_sealed
@@ -233,6 +237,29 @@ def test_a_strip_that_is_no_picture_is_named_and_the_others_are_drawn(strip, res
     (said,) = board.draw()
     assert "mine" in said
     assert len(list((results.folder / "samples").glob("*.png"))) == 1
+
+
+def test_where_there_is_nothing_to_change_nothing_is_written(results, monkeypatch):
+    row = results.add("mine", "samples", {"png": as_png(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))})["row"]
+    metrics = {"fd": {"name": "fd", "version": 1}}
+
+    def finish():
+        results.protocol.save(results.folder, row["bundle"])
+        note_in_force(results.folder, "quick", [row], metrics)
+        board = Board(results.folder)
+        return board.write() + board.draw()
+
+    finish()
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "read-only file system")
+
+    for of in (places, sealed, board_module, in_force, grids, pareto):  # whatever writes, and locks
+        for name in {"FileLock", "write_atomic", "write_sealed"} & set(vars(of)):
+            monkeypatch.setattr(of, name, refuse)
+    assert finish() == []
+    with pytest.raises(OSError, match="read-only"):
+        note_in_force(results.folder, "quick", [{**row, "config_hash": "0" * 16}], metrics)
 
 
 def test_what_nobody_will_finish_is_swept_by_age_alone_too(tmp_path):

@@ -71,8 +71,8 @@ def _further(table: Table, columns: dict[str, list[Shown]]) -> list[tuple[str, l
         ),
         (
             (
-                f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, k = {_neighbours(p.mmd_latents)}"
-                f"{_axes(columns, p.mmd_latents)}:"
+                f"Latents against held-out q_agg: {p.mmd_latents:,} against as many draws, "
+                f"k = {_neighbours(p.mmd_latents)}{_axes(columns, p.mmd_latents)}:"
             ),
             columns["latents"] + columns["projected"],
         ),
@@ -242,7 +242,8 @@ def _capped(p: Protocol) -> str:
 
 
 def _code(code: dict[str, Any]) -> str:
-    return (code["commit"] or f"version {code['version']}")[:10] + (" (modified)" if code["dirty"] else "")
+    named = code["commit"][:10] if code["commit"] else f"version {code['version']}"
+    return named + (" (modified)" if code["dirty"] else "")
 
 
 def _grid(rows: list[TableRow], columns: list[Shown], best: set[str]) -> str:
