@@ -59,7 +59,7 @@ def _settings(cls: Any, config: type[BaseModel]) -> Iterator[str]:
             name,
             _type(found, schema) if (found := schema.get("properties", {}).get(name)) else str(field.annotation),
             "required" if field.is_required() else _said(field.get_default(call_default_factory=True)),
-            "sampling" if (field.json_schema_extra or {}).get("sampling") else "",
+            "sampling" if isinstance(extra := field.json_schema_extra, dict) and extra.get("sampling") else "",
         ]
         for name, field in config.model_fields.items()
     ]

@@ -20,7 +20,7 @@ from benchmark.report.selection import machine_of
 from benchmark.report.signatures import find_signatures
 from benchmark.report.statistics import RANKED_FROM, Difference, above_best, not_worse_than_best, share_seeds
 from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
-from benchmark.text import in_code, in_markdown
+from benchmark.text import in_code, in_markdown, one_line
 
 
 def table_markdown(table: Table, all_tables: list[Table]) -> str:
@@ -46,7 +46,7 @@ def table_markdown(table: Table, all_tables: list[Table]) -> str:
     lines += _above_best(table, differences)
     for caption, shown in _further(table, columns):
         lines += _beside(caption, [*priors, *references], shown)
-    lines += [f"- {remark}" for remark in _remarks(table, all_tables)] + [""]
+    lines += [f"- {remark}" for remark in [*_remarks(table, all_tables), *_without_number(table, columns)]] + [""]
     lines += [_picture(f"samples of {table.name}", grid_file(table)), ""]
     if make_points(table):
         lines += [_picture(f"quality against sampling time of {table.name}", pareto_file(table)), ""]
@@ -116,6 +116,19 @@ def _remarks(table: Table, all_tables: list[Table]) -> list[str]:
     remarks += [f"Note: {in_markdown(sentence)}" for sentence in find_signatures(table)]
     remarks += [f"Failed: {in_markdown(failure)}" for failure in table.failures]
     return remarks + ([f"Left out: {_listed(table.left_out)}."] if table.left_out else [])
+
+
+def _without_number(table: Table, columns: dict[str, list[Shown]]) -> list[str]:
+    """For each row with a blank cell whose value is there, but is no number, which it is."""
+    keys = dict.fromkeys(column.key for of_group in columns.values() for column in of_group)
+    odd = [
+        f"{row.label} seed {seed}: {name} of {source} is {one_line(repr(value), 40)}, which is no number to average"
+        for source, name in keys
+        for row in table.rows.values()
+        for seed, value in sorted(row.values.get((source, name), {}).items())
+        if not (isinstance(value, list) or is_number(value))
+    ]
+    return [f"Left out: {in_markdown(sentence)}." for sentence in odd]
 
 
 def _listed(words: list[str]) -> str:
