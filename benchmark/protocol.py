@@ -67,7 +67,7 @@ class Protocol(BaseModel):
     of the median squared distance within held-out q_agg.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str
     version: int

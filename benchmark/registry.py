@@ -138,6 +138,8 @@ class Registry:
         for path in self.files:
             if not path.is_file():
                 raise UsageError(f"--plugin {path}: no such file")
+            if path.suffix != ".py":
+                raise UsageError(f"--plugin {path}: expected a Python file, whose name ends with .py")
         self._unread = [*(Plugin(str(path)) for path in self.files), *self.plugins]
 
     def get(self, kind: str, name: str) -> Any:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reference": images.reference,
     "bound": images.bound,
     "list": plugins.list_,
+    "show": plugins.show_,
     "check": plugins.check,
     "new-prior": plugins.new_prior,
     "leaderboard": results.leaderboard,

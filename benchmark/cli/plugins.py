@@ -1,4 +1,4 @@
-"""`list`, `check` and `new-prior`: what is registered, what it owes, and a file to begin with."""
+"""`list`, `show`, `check` and `new-prior`: what is registered, what it owes, and a file to begin with."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def list_(plugin: PluginOption = None) -> None:
     """Show priors, backbones, datasets, metrics, extractors and bundles, and plugins that are broken, with why."""
     with importing():
         from benchmark.bundles.find import all_bundles
+        from benchmark.cli.describing import summarise
         from benchmark.registry import KINDS, Registry
 
     registry = Registry(list(plugin or []))
@@ -26,7 +27,7 @@ def list_(plugin: PluginOption = None) -> None:
         show(f"{kind}s:")
         for name, cls in registry.all(kind).items():
             origin = registry.origin(cls)
-            show(f"  {name}" + ("" if origin == "built-in" else f"  (plugin: {origin})"))
+            show(f"  {name:20} {summarise(cls)}" + ("" if origin == "built-in" else f"  (plugin: {origin})"))
     bundles, damaged = all_bundles()
     show("bundles:")
     for name, made in bundles.items():
@@ -37,6 +38,26 @@ def list_(plugin: PluginOption = None) -> None:
             show(f"{title}:")
             for name, why in reasons.items():
                 show(f"  {name}: {why}")
+
+
+def show_(
+    name: Annotated[str, typer.Argument(help="A prior, backbone, data set, metric, extractor or executor.")],
+    plugin: PluginOption = None,
+) -> None:
+    """Show what a thing is, and its settings with types, ranges, defaults and recipes."""
+    with importing():
+        from benchmark.cli.describing import describe
+        from benchmark.registry import KINDS, Registry
+
+    registry = Registry(list(plugin or []))
+    known = {kind: registry.all(kind) for kind in KINDS}
+    if not any(name in classes for classes in known.values()):
+        broken = "".join(f"broken plugin {origin}: {why}; " for origin, why in registry.broken.items())
+        error = unknown_name("name", name, {each for classes in known.values() for each in classes})
+        raise UsageError(f"{broken}{error}")
+    for kind, classes in known.items():
+        if name in classes:
+            show(describe(kind, classes[name], registry.origin(classes[name])))
 
 
 def check(

@@ -17,8 +17,10 @@ def leaderboard(results: ResultsOption = Path("results")) -> None:
     """Rebuild leaderboard.md, leaderboard.csv and their pictures from the records; exit 1 if any is damaged."""
     with importing():
         from benchmark.report.board import Board
+        from benchmark.store.sealed import remove_leftovers
 
     _require_records(results)
+    remove_leftovers(results)
     board = Board(results)
     damaged = board.write()
     damaged += board.draw()

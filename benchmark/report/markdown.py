@@ -19,7 +19,7 @@ from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, IMQ, REPLAY, find_signatures
 from benchmark.report.statistics import MARGIN, RANKED_FROM, share_seeds
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, RECONSTRUCTION, UNTOLD, ZERO_LINE, Table, TableRow
-from benchmark.text import in_code, in_markdown
+from benchmark.text import in_code, in_markdown, one_line
 
 #: of the columns of a table what a run prints
 SUMMARY = {FD, REPLAY, IMQ, AUC, FIT_SECONDS}
@@ -141,7 +141,21 @@ def remarks_of(table: Table, all_tables: list[Table]) -> list[str]:
     remarks += _without_training_images(table)
     remarks += [f"Note: {in_markdown(sentence)}" for sentence in find_signatures(table)]
     remarks += [f"Failed: {in_markdown(failure)}" for failure in table.failures]
+    remarks += _without_number(table)
     return remarks + ([f"Left out: {_listed(table.left_out)}."] if table.left_out else [])
+
+
+def _without_number(table: Table) -> list[str]:
+    """For each row with a blank cell whose value is there, but is no number, which it is."""
+    keys = dict.fromkeys(column.key for of_group in columns_of(table).values() for column in of_group)
+    odd = [
+        f"{row.label} seed {seed}: {name} of {source} is {one_line(repr(value), 40)}, which is no number to average"
+        for source, name in keys
+        for row in table.rows.values()
+        for seed, value in sorted(row.values.get((source, name), {}).items())
+        if not (isinstance(value, list) or is_number(value))
+    ]
+    return [f"Left out: {in_markdown(sentence)}." for sentence in odd]
 
 
 def _listed(words: list[str]) -> str:
@@ -267,7 +281,8 @@ def _capped(p: Protocol) -> str:
 
 
 def _code(code: dict[str, Any]) -> str:
-    return (code["commit"] or f"version {code['version']}")[:10] + (" (modified)" if code["dirty"] else "")
+    named = code["commit"][:10] if code["commit"] else f"version {code['version']}"
+    return named + (" (modified)" if code["dirty"] else "")
 
 
 def _grid(rows: list[TableRow], columns: list[Shown], marks: dict[str, str]) -> str:
