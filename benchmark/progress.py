@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,8 +40,8 @@ LONGEST = 5_000
 _redirected: Callable[[str], None] | None = None
 
 
-def redirect(show: Callable[[str], None]) -> None:
-    """From now on, lines of this process are shown by somebody else, and there are no bars."""
+def redirect(show: Callable[[str], None] | None) -> None:
+    """From now on, lines of this process are shown by somebody else, and there are no bars; None ends that."""
     global _redirected
     _redirected = show
 
@@ -133,3 +134,9 @@ def track(what: str) -> Iterator[Progress]:
             say(f"{what}: {step}/{total}{left}  {_format_facts(values)}".rstrip())
 
     yield log
+
+
+def parse_tracked(line: str) -> tuple[str, str]:
+    """A line of `track` -> what it is about, and how far that is; ("", "") of any other line."""
+    found = re.fullmatch(r"(.+): (\d+/\d+(, \S+ left)?)(  .*)?", line)
+    return (found[1], found[2]) if found else ("", "")
