@@ -59,10 +59,13 @@ def choose_bundle(registry: Registry, dataset: str, backbone: str, name: str | N
 
 
 def find_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset | None:
-    """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one."""
+    """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one.
+
+    Its images are made as the card says, where nothing else is typed.
+    """
     if (path := _as_path(typed)) is not None:
-        settings = _path_settings(typed) or bundle.card["dataset"].get("settings", {})
-        return PathDataset(path, validate(PathDataset.Config, settings, f"data set {path}"))
+        kept = {name: value for name, value in bundle.card["dataset"].get("settings", {}).items() if value is not None}
+        return PathDataset(path, validate(PathDataset.Config, kept | _path_settings(typed), f"data set {path}"))
     try:
         cls = registry.get("dataset", bundle.dataset)
     except UsageError:

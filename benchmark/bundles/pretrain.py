@@ -61,8 +61,8 @@ def pretrain(
         raise UsageError(f"{path} exists already: remove it to train again, or name another folder with --out")
     if config.batch_size > len(images.train):
         raise UsageError(
-            f"batch_size {config.batch_size} is above the {len(images.train)} training images: "
-            f"--set batch_size={_power_of_two(len(images.train))} fits"
+            f"batch_size {config.batch_size} is larger than the {len(images.train)} training images: take, for "
+            f"example, --set batch_size={_power_of_two(len(images.train))}"
         )
     if note:
         say(note)

@@ -110,12 +110,16 @@ class CelebA64(Dataset):
         kept = cache_root() / "prepared" / f"{self.name}-crop{self.config.crop}-{key}.safetensors"
         if kept.exists():
             try:
-                return load_file(kept)
-            except SafetensorError:
+                prepared = load_file(kept)
+                return {split: prepared[split] for split in SPLITS}
+            except (SafetensorError, OSError, KeyError):
                 say(f"{kept} is damaged and will be made again")
         say(f"preparing {source}, once")
         prepared = self._prepare(source, partition)
-        write_atomic(kept, save(prepared))
+        try:
+            write_atomic(kept, save(prepared))
+        except OSError as error:
+            say(f"{kept} cannot be written ({error.strerror}): the images will be prepared again")
         return prepared
 
     def _prepare(self, source: Path, partition: Path) -> dict[str, Tensor]:
@@ -186,11 +190,17 @@ def _open_source(source: Path) -> Iterator[Opener]:
         return
     try:
         archive = zipfile.ZipFile(source)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise UsageError(f"{source}: not a whole zip file ({error}); fetch it again") from error
     with archive:
-        inside = {os.path.basename(name): name for name in archive.namelist()}
-        yield lambda name: archive.open(inside[name])
+        inside = {os.path.basename(member.filename): member for member in archive.infolist()}
+
+        def open_in_zip(name: str) -> IO[bytes]:
+            if inside[name].file_size > LARGEST_FILE:
+                raise Unreadable(f"{inside[name].file_size:,} bytes")
+            return archive.open(inside[name])
+
+        yield open_in_zip
 
 
 def _read_whole(path: Path) -> Images:

@@ -44,7 +44,7 @@ class CIFAR10(Dataset):
         source, root = _source(), next((root for root in roots if _has_files(root)), roots[-1])
         try:
             train, test = (source(str(root), train=each, download=True) for each in (True, False))
-        except (OSError, RuntimeError, ValueError) as error:  # no mirror answered, or a file is damaged
+        except Exception as error:  # of every kind: no mirror answered, or a file is damaged
             raise UsageError(
                 f"cifar10 is not whole in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
                 f"fetch {source.url} into any of these folders"
