@@ -123,6 +123,13 @@ def _bytes(save):
     return buffer.getvalue()
 
 
+def _zip_of_images():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("train/0.png", b"")
+    return buffer.getvalue()
+
+
 WHOLE = _bytes(lambda buffer: np.savez(buffer, **GOOD))
 NOT_NPZ = {
     "text": b"these are not images\n" * 10,
@@ -130,6 +137,7 @@ NOT_NPZ = {
     "truncated at the end": WHOLE[:-50],
     "truncated at the start": WHOLE[:200],
     "spoilt in the middle": WHOLE[:400] + bytes(200) + WHOLE[600:],
+    "a zip of images": _zip_of_images(),
     "a single array": _bytes(lambda buffer: np.save(buffer, GOOD["train"])),
     "a pickle": b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00]\x94K\x01a.",
 }
@@ -376,6 +384,15 @@ def test_images_in_train_and_test_alike_are_worth_a_word(tmp_path, capsys):
     assert "2 of 3 test images are in train as well" in capsys.readouterr().err
 
 
+def test_grey_among_colour_and_grey_saved_as_colour_are_worth_a_word(tmp_path, capsys):
+    for number in range(20):
+        save(tmp_path / f"{number}.png", plain(number, channels=None if number else 3))
+    PathDataset(tmp_path).load([])
+    line = capsys.readouterr().err
+    assert "19 grey ones made colour" in line
+    assert "saved as colour, though all are grey" in line
+
+
 # Files that are none
 
 
@@ -442,8 +459,8 @@ def test_a_few_files_that_cannot_be_read_are_left_out_and_more_refused_all_named
     assert sum(counts(PathDataset(tmp_path).load([]))) == 38
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert "2 files that cannot be read left out" in line
-    for words in ("not readable: 03.png", "07.png", UNREADABLE[kind]):
+    assert "2 of 40 files left out as unreadable" in line
+    for words in ("unreadable: 03.png", "07.png", UNREADABLE[kind]):
         assert words in line
     spoil(tmp_path / "09.png", "text")
     message = refused(PathDataset(tmp_path))
@@ -679,8 +696,8 @@ def test_sizes_that_differ_need_a_setting_that_says_what_they_are_made(tmp_path,
         assert words in message
     typed = shlex.split(re.search(r"as in (--dataset .*?) \(", message)[1])[1]
     dataset = find_dataset(Registry(), typed)
-    assert dataset.load([]).shape == (1, 32, 32)
-    assert dataset.label == typed == f"{folder}[size=32]"
+    assert dataset.load([]).shape == (1, 64, 64), "the small one does not set the size of all"
+    assert dataset.label == typed == f"{folder}[size=64]"
 
 
 def test_pictures_of_a_phone_held_both_ways_are_of_one_size_once_they_are_upright(tmp_path):

@@ -71,13 +71,13 @@ def read_folder(folder: Path, label: str, config: SizeConfig, progress: Progress
         remarks.update(done)
     if len(unreadable) > min(FEW, FEW_SHARE * len(files)):
         _refuse(folder, unreadable, len(files))
-    notes = [f"not readable: {_name(folder, unreadable)}"] if unreadable else []
+    notes = [f"unreadable: {_name(folder, unreadable)}"] if unreadable else []
     notes += [f"left out: {', '.join(listing.left_out)}"] if listing.left_out else []
     notes += [f"{count:,} {remark}" for remark, count in remarks.items() if count]
     nothing = torch.empty(0, 1 if grey else 3, sizing.side, sizing.side, dtype=torch.uint8)
     parts = {split: torch.stack(images) if images else nothing for split, images in read.items()}
-    made = sizing.describe(sizes) + (f", {len(unreadable)} files that cannot be read left out" if unreadable else "")
-    return Read(parts, made, notes)
+    bad = f", {len(unreadable)} of {len(files):,} files left out as unreadable" if unreadable else ""
+    return Read(parts, sizing.describe(sizes) + bad, notes)
 
 
 def as_tensor(image: Image.Image) -> Tensor:

@@ -23,10 +23,10 @@ LARGEST_FILE = 2**29  # bytes
 GREY_MODES, COLOUR_MODES = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 #: formats whose mode I has 16 bits; in others it has 32, of which nobody knows which is white
 WIDE_FORMATS = ("PNG", "PPM")
-#: orientations of EXIF that lie on their side
-ON_ITS_SIDE = (5, 6, 7, 8)
+#: EXIF's orientations of what is not upright, and of what lies on its side
+TURNED, ON_ITS_SIDE = range(2, 9), range(5, 9)
 #: what the system says of a file alone; all else it says of the machine
-OF_THE_FILE = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
+OF_THE_FILE = {None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 
 
 class Unreadable(Exception):
@@ -55,7 +55,7 @@ def read_image(file: Path, grey: bool) -> tuple[Image.Image, list[str]]:
         _require_known_mode(opened)
         several = opened.format != "MPO" and getattr(opened, "n_frames", 1) > 1  # a phone's MPO has a preview beside it
         image: Image.Image = opened
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
             image = ImageOps.exif_transpose(image)
             remarks.append("turned upright as EXIF says")
         if _is_wide(opened):

@@ -17,6 +17,8 @@ from benchmark.errors import UsageError
 LARGEST_FILE = 2**40  # bytes
 #: a packed array that is so much larger than its file, and larger than this, is made to fill the memory
 RATIO, MUCH = 200, 2**30
+#: so many names of other arrays stand in an error
+NAMED = 8
 EXPECTED = "expected 0 to 255 of shape (n, H, W) or (n, H, W, 1 or 3)"
 
 
@@ -56,10 +58,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             for member in archive.infolist():
                 if member.file_size > max(MUCH, RATIO * member.compress_size):
                     raise Unreadable(f"{member.filename} would fill {member.file_size / 2**30:,.1f} GiB")
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if not names:
+            raise Unreadable("a zip without arrays; images in a zip: unpack it and name the folder")
+        splits = choose_splits(names, "array", str(path))
+        if not splits:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            raise UsageError(f"{path}: no array named train, val, test, but {', '.join(names[:NAMED])}{more}")
         with np.load(path, allow_pickle=False) as arrays:
-            splits = choose_splits(arrays.files, "array", str(path))
-            if not splits:
-                raise UsageError(f"{path}: no array named train, val, test, but {', '.join(arrays.files) or 'none'}")
             return {split: arrays[split] for split in splits}
     except UsageError:
         raise

@@ -67,6 +67,8 @@ class PathDataset(Dataset):
         self.extractor = "digit-cnn" if grey else "efficientnet-lite0"
         if twins := _count_twins(images):
             read.notes.append(f"{twins:,} of {len(images.test):,} test images are in train as well")
+        if not grey and all((part == part[:, :1]).all() for part in (images.train, images.val, images.test)):
+            read.notes.append("saved as colour, though all are grey")
         counts = "/".join(f"{count:,}" for count in images.counts)
         what = f"{sum(images.counts):,} {'grey' if grey else 'colour'} images"
         say("; ".join([f"{show_name(self.label)}: {what}, {images.preparation} ({counts})", *read.notes]))

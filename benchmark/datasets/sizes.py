@@ -83,7 +83,7 @@ def choose_sizing(config: SizeConfig, sizes: Counter[tuple[int, int]], of: str, 
     if len(sizes) > 1:
         others = sorted(set(sizes) - {usual})
         shown = ", ".join(map(show_size, others[:3])) + (" ..." if len(others) > 3 else "")
-        asked = config.model_dump(exclude_unset=True) | {"size": _crop_side(min(map(min, sizes)))}
+        asked = config.model_dump(exclude_unset=True) | {"size": _crop_side(min(usual))}
         typed = f"{of}[{','.join(f'{name}={value}' for name, value in asked.items())}]"
         raise UsageError(
             f"{of}: images differ in size: {count:,} of {sum(sizes.values()):,} are {show_size(usual)}, others "
