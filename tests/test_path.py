@@ -246,6 +246,7 @@ def test_a_folder_without_images_is_said_to_have_none(tmp_path):
     assert str(tmp_path) in message
     assert "no images" in message
     assert ".png" in message
+    assert "but readme.txt" in message
 
 
 def test_a_split_without_images_is_named(tmp_path):

@@ -20,6 +20,8 @@ from benchmark.progress import Progress
 
 #: unreadable files are left out up to this share of all and this many; more stop it, and an error names so many
 FEW_SHARE, FEW, NAMED = 0.05, 20, 100
+#: files between two words of progress
+EVERY = 500
 
 
 @dataclass
@@ -40,7 +42,9 @@ def read_folder(folder: Path, label: str, config: SizeConfig, progress: Progress
     files = [file for group in listing.files.values() for file in group]
     unreadable: dict[Path, str] = {}
     headers: dict[Path, tuple[tuple[int, int], bool]] = {}
-    for file in files:
+    for number, file in enumerate(files):
+        if number % EVERY == 0:
+            progress(number, 2 * len(files))
         try:
             headers[file] = read_header(file)
         except Unreadable as error:
@@ -58,8 +62,8 @@ def read_folder(folder: Path, label: str, config: SizeConfig, progress: Progress
     remarks = Counter({"grey ones made colour": 0 if grey else sum(grey for _, grey in headers.values())})
     read: dict[str | None, list[Tensor]] = {split: [] for split in listing.files}
     for number, (split, file) in enumerate((split, file) for split, group in listing.files.items() for file in group):
-        if number % 1_000 == 0:
-            progress(number, len(files))
+        if number % EVERY == 0:
+            progress(len(files) + number, 2 * len(files))
         if file not in headers:
             continue
         try:

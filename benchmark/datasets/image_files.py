@@ -95,6 +95,8 @@ def open_image(file: Path | IO[bytes]) -> Iterator[Image.Image]:
         if error.errno not in OF_THE_FILE:
             raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
         raise Unreadable((error.strerror or str(error)).lower()) from error
+    except MemoryError as error:
+        raise UsageError(f"{file}: there is not enough memory to read it") from error
     except Exception as error:  # a reader of damaged bytes may raise anything
         raise Unreadable(str(error)[:200].rstrip(".") or type(error).__name__) from error
 

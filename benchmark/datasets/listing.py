@@ -62,7 +62,8 @@ def list_images(folder: Path, label: str) -> Listing:
             )
     for split, part in parts.items():
         if not part.images:
-            raise UsageError(f"{folder / (split or '')}: no images here ({', '.join(SUFFIXES)})")
+            others = f", but {show_names(part.others, folder)}" if part.others else ""
+            raise UsageError(f"{folder / (split or '')}: no images here ({', '.join(SUFFIXES)}){others}")
         found.add(part)
     left_out = [
         f"{words} ({show_names(paths, folder)})"
