@@ -350,6 +350,7 @@ def test_links_are_followed_once_and_never_around_in_circles(tmp_path, capsys):
     (home / "out").symlink_to(outside)
     (outside / "back").symlink_to(home)
     (home / "real" / "up").symlink_to("../..")
+    save(tmp_path / "neighbour.png", plain(250))
     (home / "one.png").symlink_to(outside / "file.png")
     save(outside / "file.png", plain(200))
     images = PathDataset(home).load([])
