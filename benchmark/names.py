@@ -34,14 +34,15 @@ def find_dataset(registry: Registry, name: str) -> Dataset:
     if (path := _as_path(name)) is not None:
         return PathDataset(path, validate(PathDataset.Config, _path_settings(name), f"data set {path}"))
     typed = name
-    asked = parse_named(name, "--dataset")
-    if len(asked) != 1 or len(asked[0][1]) != 1:
-        raise UsageError(f"--dataset {name}: expected one data set with one value for each setting")
-    name, (settings,) = asked[0]
     try:
+        asked = parse_named(name, "--dataset")
+        if len(asked) != 1 or len(asked[0][1]) != 1:
+            raise UsageError(f"--dataset {name}: expected one data set with one value for each setting")
+        name, (settings,) = asked[0]
         cls = registry.get("dataset", name)
     except UsageError as error:
-        raise UsageError(f"{error}; the folder is ./{typed}" if Path(name).is_dir() else str(error)) from error
+        folder = Path(name).is_dir()  # with the brackets that are its own, or without settings
+        raise UsageError(f"{error}; the folder is ./{typed}" if folder else str(error)) from error
     return cls(validate(cls.Config, settings, f"data set {name}"))
 
 

@@ -730,6 +730,14 @@ def test_a_path_is_typed_with_settings_and_suggested_as_it_was_typed(name, setti
     assert find_dataset(Registry(), absolute).label == absolute
 
 
+@pytest.mark.parametrize("name, typed", [("owls", "owls"), ("owls", "owls[size=32]"), ("owls[1]", "owls[1]")])
+def test_a_folder_typed_as_a_name_is_answered_with_its_path(name, typed, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    line = only_line(cli("pretrain", "--dataset", typed, "--device", "cpu"))
+    assert line.endswith(f"the folder is ./{typed}")
+
+
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_dataset(Registry(), "~/owls[size=32]").path == tmp_path / "owls"
