@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.find import find_bundle
@@ -29,17 +30,19 @@ def open_registry(plugins: Iterable[Path], apart: bool = False, patience: float 
 
 
 def find_dataset(registry: Registry, name: str) -> Dataset:
-    """A registered data set, with settings where they are given, or a path: what ends in .npz or holds a separator."""
-    if _is_path(name):
-        return PathDataset(Path(name))
-    asked = parse_named(name, "--dataset")
-    if len(asked) != 1 or len(asked[0][1]) != 1:
-        raise UsageError(f"--dataset {name}: expected one data set with one value for each setting")
-    name, (settings,) = asked[0]
+    """A registered data set or a path, with settings where they are given. Raises `UsageError`."""
+    if (path := _as_path(name)) is not None:
+        return PathDataset(path, validate(PathDataset.Config, _path_settings(name), f"data set {path}"))
+    typed = name
     try:
+        asked = parse_named(name, "--dataset")
+        if len(asked) != 1 or len(asked[0][1]) != 1:
+            raise UsageError(f"--dataset {name}: expected one data set with one value for each setting")
+        name, (settings,) = asked[0]
         cls = registry.get("dataset", name)
     except UsageError as error:
-        raise UsageError(f"{error}; the folder is ./{name}" if Path(name).is_dir() else str(error)) from error
+        folder = Path(name).is_dir()  # with the brackets that are its own, or without settings
+        raise UsageError(f"{error}; the folder is ./{typed}" if folder else str(error)) from error
     return cls(validate(cls.Config, settings, f"data set {name}"))
 
 
@@ -57,9 +60,13 @@ def choose_bundle(registry: Registry, dataset: str, backbone: str, name: str | N
 
 
 def find_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset | None:
-    """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one."""
-    if _is_path(typed):
-        return PathDataset(Path(typed))
+    """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one.
+
+    Its images are made as the card says, where nothing else is typed.
+    """
+    if (path := _as_path(typed)) is not None:
+        kept = {name: value for name, value in bundle.card["dataset"].get("settings", {}).items() if value is not None}
+        return PathDataset(path, validate(PathDataset.Config, kept | _path_settings(typed), f"data set {path}"))
     try:
         cls = registry.get("dataset", bundle.dataset)
     except UsageError:
@@ -85,5 +92,24 @@ def choose_metrics(registry: Registry, words: Iterable[str] | None) -> list[type
     return list(dict.fromkeys(chosen))
 
 
-def _is_path(dataset: str) -> bool:
-    return dataset.endswith(".npz") or "/" in dataset or "\\" in dataset
+def _as_path(dataset: str) -> Path | None:
+    """The path of a typed data set, without its settings: what ends in .npz or holds a separator. None of a name."""
+    path = dataset[: len(dataset) - len(_settings_in(dataset))]
+    return Path(path).expanduser() if path.endswith(".npz") or "/" in path or "\\" in path else None
+
+
+def _path_settings(dataset: str) -> dict[str, Any]:
+    """The settings typed behind a path, one value for each."""
+    typed = _settings_in(dataset)
+    ((_, choices),) = parse_named(f"path{typed}", f"--dataset {dataset}:")
+    if len(choices) != 1:
+        raise UsageError(f"--dataset {dataset}: expected one value for each setting")
+    return choices[0]
+
+
+def _settings_in(dataset: str) -> str:
+    """The brackets at the end of a typed data set; none where they belong to the name of what is there."""
+    bracket = dataset.rfind("[")
+    return (
+        dataset[bracket:] if bracket >= 0 and dataset.endswith("]") and not Path(dataset).expanduser().exists() else ""
+    )

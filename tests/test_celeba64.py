@@ -1,5 +1,6 @@
 """CelebA at 64x64 from an archive, a folder or an .npz, prepared once; and its preview."""
 
+import errno
 import io
 import os
 import re
@@ -139,7 +140,43 @@ def test_celeba64_without_its_partition_list_says_where_it_belongs(layout, faces
     assert not kept()
 
 
+KAGGLE = ("image_id,partition\n" + "".join(f"{name},{part}\n" for name, part in PARTITION.items())).encode()
+
+
+@pytest.mark.parametrize("folder", ["img_align_celeba/img_align_celeba", "img_align_celeba"])
+@pytest.mark.parametrize("content", [KAGGLE, b"\xef\xbb\xbf" + KAGGLE, KAGGLE.replace(b"\n", b"\r\n")], ids=len)
+def test_celeba64_is_read_as_kaggle_has_it(content, folder, faces, tmp_path):
+    expected = CelebA64().load([lay(tmp_path / "authors", faces).parent])
+    home = lay(tmp_path / "kaggle", faces, "folder", partition=content).parent
+    (home / FACES.LIST).rename(home / "list_eval_partition.csv")
+    (home / "list_attr_celeba.csv").write_text("image_id,Smiling\n")
+    (home / "img_align_celeba").rename(tmp_path / "faces")
+    (home / folder).parent.mkdir(exist_ok=True)
+    (tmp_path / "faces").rename(home / folder)
+    assert CelebA64().load([home]).content_hash() == expected.content_hash()
+
+
+def test_the_authors_list_may_begin_with_a_byte_order_mark(faces, tmp_path):
+    lines = "".join(f"{name} {part}\n" for name, part in PARTITION.items())
+    lay(tmp_path, faces, partition=b"\xef\xbb\xbf" + lines.encode())
+    assert counts(CelebA64().load([tmp_path])) == [4, 2, 3]
+
+
+def test_a_prepared_file_that_cannot_be_kept_costs_no_images(faces, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(celeba64, "write_atomic", full)
+    assert counts(CelebA64().load([lay(tmp_path, faces).parent])) == [4, 2, 3]
+    assert "cannot be written (No space left on device)" in capsys.readouterr().err
+
+
 BAD_LISTS = {
+    "a file outside": b"../000001.jpg 0\n",
+    "a file far outside": b"/etc/passwd 0\n",
+    "a folder": b". 0\n",
+    "a header alone": b"image_id,partition\n",
+    "another header": b"name,split\n000001.jpg,0\n",
     "a web page": b"<!DOCTYPE html><html><body>Quota exceeded, try again later</body></html>\n",
     "a name without a part": b"000001.jpg 0\n000002.jpg\n",
     "an unknown part": b"000001.jpg 0\n000002.jpg 3\n",
@@ -167,7 +204,42 @@ DAMAGE = {
     "empty": lambda content: b"",
     "truncated": lambda content: content[: len(content) // 2],
     "too small": small,
+    "a bomb": lambda content: bomb(),
+    "PostScript": lambda content: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 178 218\n%%EndComments\nshowpage\n",
 }
+
+
+def bomb():
+    """20,000 x 10,000 pixels in some kilobytes."""
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("what", ["pipe", "sparse", "folder"])
+def test_a_face_that_is_no_file_that_ends_is_named(what, faces, tmp_path):
+    path = lay(tmp_path, faces, "folder") / "000005.jpg"
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 2**31)
+    assert path.name in refused(CelebA64(), [tmp_path])
+
+
+@pytest.mark.parametrize("what", ["pipe", "sparse"])
+def test_a_partition_list_is_read_where_it_is_a_small_file_alone(what, faces, tmp_path):
+    path = lay(tmp_path, faces).parent / FACES.LIST
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 2**31)
+    assert FACES.LIST in refused(CelebA64(), [tmp_path])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:2])

@@ -1,6 +1,9 @@
 """`pretrain` from images to a bundle: which posteriors are kept, what its card says, and settings typed."""
 
 import json
+import re
+import shlex
+import shutil
 import sys
 
 import numpy as np
@@ -192,6 +195,59 @@ def test_pretrain_on_colour_scores_reconstructions_where_it_can_and_says_where_i
     assert f"pip install {PACKAGE}" in lines[0]
     assert open_bundle(tmp_path / "without").card["reconstruction"] is None
     assert "full reconstructions" not in done.err  # a flat backbone has none to miss
+
+
+def owls(tmp_path, height=48, width=40):
+    """Sixty grey images of that size -> their file."""
+    images = np.random.default_rng(0).integers(0, 256, (60, height, width), np.uint8)
+    np.savez(tmp_path / "owls.npz", train=images[:40], val=images[40:50], test=images[50:])
+    return tmp_path / "owls.npz"
+
+
+TINY = [word for each in ("width=1", "nz=2", "epochs=1") for word in ("--set", each)]
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_training_with_one_that_fits(tmp_path, cli):
+    words = ["pretrain", "--dataset", owls(tmp_path, 16, 16), "--device", "cpu", *TINY]
+    lines = cli(*words).err.splitlines()
+    assert "batch_size 128 is larger than the 40 training images" in lines[-1]
+    assert not any(line.startswith("training") for line in lines)
+    done = cli(*words, *re.search(r"--set batch_size=\d+", lines[-1])[0].split())
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("backbone", ["conv_vae", "nvae"])
+def test_a_size_that_a_backbone_does_not_take_is_answered_with_one_that_it_does(backbone, tmp_path, cli, monkeypatch):
+    words = ["--backbone", backbone, "--device", "cpu", "--set", "batch_size=20", "--set", "epochs=1"]
+    refused = cli("pretrain", "--dataset", f"{owls(tmp_path)}[size=40,fit=stretch]", *words).err.splitlines()[-1]
+    assert "these are 40x40" in refused
+    typed = shlex.split(re.search(r"--dataset (.*) makes them 32x32", refused)[1])
+    assert typed == [f"{tmp_path / 'owls.npz'}[size=32,fit=stretch]"]
+    monkeypatch.setattr("benchmark.bundles.pretrain.train", stop)
+    assert "trains on torch.Size([40, 1, 32, 32])" in cli("pretrain", "--dataset", *typed, *words).err
+
+
+def stop(backbone, images, *_):
+    raise ValueError(f"trains on {images.shape}")
+
+
+def test_a_card_keeps_how_images_were_made_and_a_reference_makes_them_so(tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    owls(tmp_path)
+    words = ["--set", "batch_size=20", *TINY, "--device", "cpu"]
+    assert cli("pretrain", "--dataset", "owls.npz[size=16,fit=pad]", *words).code == 0
+    (folder,) = (tmp_path / "cache" / "bundles").glob("owls-fitpad-size16-*")
+    card = open_bundle(folder).card["dataset"]
+    assert card["settings"] == {"size": 16, "fit": "pad"}
+    assert card["image_shape"] == [1, 16, 16]
+    assert "40x48 shrunk (bicubic) and padded to 16x16" in card["preparation"]
+    for typed in ("owls.npz", "owls.npz[size=16]"):
+        shutil.rmtree(tmp_path / "cache" / "references", ignore_errors=True)
+        done = cli("run", "--dataset", typed, *RUN, "--results", tmp_path / "r")
+        assert done.code == 0, done.err
+        assert "owls.npz[size=16,fit=pad]: 60 grey images" in done.err, "the reference is made anew"
+    done = cli("run", "--dataset", "owls.npz[size=32]", *RUN, "--results", tmp_path / "r")
+    assert "there is no bundle of owls.npz[size=32]" in only_line(done)
 
 
 def test_a_group_that_carries_nothing_is_named_and_the_hole_is_on_the_card(squares, tmp_path):

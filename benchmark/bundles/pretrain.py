@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmark.bundles.bundle import SPLITS, Bundle, round_weights, write_bundle
 from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reconstructions import make_reconstructions
 from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.progress import say, track
@@ -57,6 +59,11 @@ def pretrain(
     path = out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)
     if path.exists():
         raise UsageError(f"{path} exists already: remove it to train again, or name another folder with --out")
+    if config.batch_size > len(images.train):
+        raise UsageError(
+            f"batch_size {config.batch_size} is larger than the {len(images.train)} training images: take, for "
+            f"example, --set batch_size={_power_of_two(len(images.train))}"
+        )
     if note:
         say(note)
     extractor = registry.get("extractor", dataset.extractor)()
@@ -66,7 +73,7 @@ def pretrain(
         try:
             backbone = backbone_class(images.shape, config).to(device).to(memory_format=torch.channels_last)
         except ValueError as error:
-            raise UsageError(str(error)) from error
+            raise UsageError(f"{error}{_suggest_size(dataset, images)}") from error
     what = f"{backbone.name} on {dataset.name}"
     say(f"training {what}: {len(images.train)} images, {sum(p.numel() for p in backbone.parameters()):,} parameters")
     run = content_hash([backbone.name, backbone.version, config.model_dump(), image_hash, seed, device.type])
@@ -110,6 +117,18 @@ def pretrain(
         f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training"
     )
     return bundle
+
+
+def _power_of_two(at_most: int) -> int:
+    return 1 << (at_most.bit_length() - 1)
+
+
+def _suggest_size(dataset: Dataset, images: Images) -> str:
+    """How images from a path are made a size that most backbones take."""
+    if not isinstance(dataset, PathDataset):
+        return ""
+    side = max(16, _power_of_two(max(images.shape[1:])))
+    return f"; --dataset {shlex.quote(dataset.with_size(side).label)} makes them {side}x{side}"
 
 
 def _measure_hole(mean: Tensor, std: Tensor) -> dict[str, float]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 import numpy as np
@@ -18,7 +17,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from benchmark.datasets.api import Dataset, DatasetConfig, Images, hookimpl
-from benchmark.datasets.path import SPLITS, PathDataset
+from benchmark.datasets.image_files import LARGEST_FILE, Unreadable, open_image, require_regular
+from benchmark.datasets.npz import read_npz
+from benchmark.datasets.splits import SPLITS
 from benchmark.errors import UsageError
 from benchmark.progress import say, track
 from benchmark.store.places import cache_root
@@ -26,7 +27,10 @@ from benchmark.store.sealed import content_hash, write_atomic
 
 PARTITION = dict(zip("012", SPLITS))
 COUNTS = (162_770, 19_867, 19_962)
-ARCHIVE, LIST = "img_align_celeba.zip", "list_eval_partition.txt"
+ARCHIVE, FOLDER = "img_align_celeba.zip", "img_align_celeba"
+#: the authors' list, and Kaggle's
+LIST, LISTS = "list_eval_partition.txt", ("list_eval_partition.txt", "list_eval_partition.csv")
+LARGEST_LIST = 2**26  # bytes; the whole has 3 million
 NPZ, PREVIEW = "celeba64.npz", "celeba64-preview.npz"
 SIDE = 64
 
@@ -43,9 +47,10 @@ class CelebA64Config(DatasetConfig):
 class CelebA64(Dataset):
     """The aligned images in their official partition, cropped to the central square and resized (bilinear).
 
-    Taken from `img_align_celeba.zip` or a folder `img_align_celeba`, either beside `list_eval_partition.txt`, in a
-    data folder or in `celeba/` under it (torchvision's layout); or from `celeba64.npz` with arrays `train`, `val`,
-    `test` of 64x64x3, which are used as they are. The first are prepared once and kept in the cache.
+    Taken from `img_align_celeba.zip` or a folder `img_align_celeba` (or one in another, as Kaggle has it), beside
+    `list_eval_partition.txt` or Kaggle's `.csv`, in a data folder or in `celeba/` under it (torchvision's layout); or
+    from `celeba64.npz` with arrays `train`, `val`, `test` of 64x64x3, which are used as they are. The first are
+    prepared once and kept in the cache.
     """
 
     name = "celeba64"
@@ -69,7 +74,7 @@ class CelebA64(Dataset):
             if path.is_file():
                 if self.config.crop != 148:
                     raise UsageError(f"{path} is taken to be cropped to 148: {self.label} needs {ARCHIVE} and {LIST}")
-                images = PathDataset(path).load([])
+                images = _read_whole(path)
                 if images.counts != COUNTS or images.shape != (3, SIDE, SIDE):
                     held = f"{'/'.join(map(str, images.counts))} images of {'x'.join(map(str, images.shape))}"
                     raise UsageError(
@@ -81,12 +86,16 @@ class CelebA64(Dataset):
 
     def _load_prepared(self, roots: list[Path]) -> Images | None:
         for folder in (folder for root in roots for folder in (root, root / "celeba")):
-            source = next((folder / name for name in (ARCHIVE, "img_align_celeba") if (folder / name).exists()), None)
+            here = [folder / ARCHIVE, folder / FOLDER / FOLDER, folder / FOLDER]
+            source = next((path for path in here if path.is_dir() or path.is_file()), None)
             if source is None:
                 continue
-            if not (folder / LIST).is_file():
-                raise UsageError(f"{source} is there, but not {folder / LIST}, which says how its images are split")
-            kept = self._prepare_once(source, folder / LIST)
+            partition = next((folder / name for name in LISTS if (folder / name).is_file()), None)
+            if partition is None:
+                raise UsageError(
+                    f"{source} is there, but not {folder / LIST} (or .csv), which says how its images are split"
+                )
+            kept = self._prepare_once(source, partition)
             how = f"central {self.config.crop} of 178x218, resized to 64x64 (bilinear); official partition"
             count = sum(map(len, kept.values()))
             if count != sum(COUNTS):
@@ -101,46 +110,56 @@ class CelebA64(Dataset):
         kept = cache_root() / "prepared" / f"{self.name}-crop{self.config.crop}-{key}.safetensors"
         if kept.exists():
             try:
-                return load_file(kept)
-            except SafetensorError:
+                prepared = load_file(kept)
+                return {split: prepared[split] for split in SPLITS}
+            except (SafetensorError, OSError, KeyError):
                 say(f"{kept} is damaged and will be made again")
         say(f"preparing {source}, once")
         prepared = self._prepare(source, partition)
-        write_atomic(kept, save(prepared))
+        try:
+            write_atomic(kept, save(prepared))
+        except OSError as error:
+            say(f"{kept} cannot be written ({error.strerror}): the images will be prepared again")
         return prepared
 
     def _prepare(self, source: Path, partition: Path) -> dict[str, Tensor]:
         names: dict[str, list[str]] = {split: [] for split in SPLITS}
         try:
-            for line in partition.read_text().splitlines():
+            require_regular(partition, LARGEST_LIST)
+            lines = partition.read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
+            for line in lines[1:] if lines[:1] == ["image_id partition"] else lines:
                 name, part = line.split()
+                if name != PurePosixPath(name).name or "\\" in name:
+                    raise ValueError(f"{name} is no name of a file in {source.name}")
                 names[PARTITION[part]].append(name)
             if not all(names.values()):
                 raise ValueError("a part of it has no image")
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, Unreadable) as error:
             raise UsageError(f"{partition}: not CelebA's partition list ({error}); fetch it again") from error
         total, done = sum(map(len, names.values())), 0
         parts: dict[str, Tensor] = {}
-        with _open_source(source) as open_image, track(self.name) as progress:
+        with _open_source(source) as opener, track(self.name) as progress:
             for split, listed in names.items():
                 parts[split] = torch.empty(len(listed), 3, SIDE, SIDE, dtype=torch.uint8)
                 for row, name in enumerate(listed):
-                    parts[split][row] = self._read_face(open_image, name, source)
+                    parts[split][row] = self._read_face(opener, name, source)
                     done += 1
                     if done % 1_000 == 0:
                         progress(done, total)
         return parts
 
-    def _read_face(self, open_image: Opener, name: str, source: Path) -> Tensor:
+    def _read_face(self, opener: Opener, name: str, source: Path) -> Tensor:
         try:
-            with open_image(name) as file, Image.open(file) as image:
+            with opener(name) as file, open_image(file) as image:
                 left, top = (image.width - self.config.crop) // 2, (image.height - self.config.crop) // 2
                 if left < 0 or top < 0:
                     raise ValueError(f"{image.width}x{image.height} pixels, expected 178x218")
                 square = image.convert("RGB").crop((left, top, left + self.config.crop, top + self.config.crop))
                 face = square.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        except (OSError, EOFError, KeyError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-            raise UsageError(f"{source}: {name}, which {LIST} names, cannot be read ({error})") from error
+        except UsageError:
+            raise
+        except Exception as error:  # readers of damaged zips and images may raise anything
+            raise UsageError(f"{source}: {name}, which its partition list names, cannot be read ({error})") from error
         return torch.from_numpy(np.asarray(face).copy()).permute(2, 0, 1)
 
     def _download(self, roots: list[Path]) -> None:
@@ -162,15 +181,33 @@ class CelebA64(Dataset):
 def _open_source(source: Path) -> Iterator[Opener]:
     """Opens images by name, from a folder or from a zip, in whichever folder they lie there."""
     if source.is_dir():
-        yield lambda name: (source / name).open("rb")
+
+        def open_in_folder(name: str) -> IO[bytes]:
+            require_regular(source / name, LARGEST_FILE)
+            return (source / name).open("rb")
+
+        yield open_in_folder
         return
     try:
         archive = zipfile.ZipFile(source)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise UsageError(f"{source}: not a whole zip file ({error}); fetch it again") from error
     with archive:
-        inside = {os.path.basename(name): name for name in archive.namelist()}
-        yield lambda name: archive.open(inside[name])
+        inside = {os.path.basename(member.filename): member for member in archive.infolist()}
+
+        def open_in_zip(name: str) -> IO[bytes]:
+            if inside[name].file_size > LARGEST_FILE:
+                raise Unreadable(f"{inside[name].file_size:,} bytes")
+            return archive.open(inside[name])
+
+        yield open_in_zip
+
+
+def _read_whole(path: Path) -> Images:
+    """The splits of an .npz; one that is not there has no image."""
+    parts, _ = read_npz(path)
+    none = parts["train"][:0]
+    return Images(parts["train"], parts.get("val", none), parts["test"], "as in the file")
 
 
 class CelebA64Preview(Dataset):
@@ -184,7 +221,7 @@ class CelebA64Preview(Dataset):
     def load(self, roots: list[Path]) -> Images:
         for path in (root / name for root in roots for name in (PREVIEW, NPZ)):
             if path.is_file():
-                images = PathDataset(path).load([])
+                images = _read_whole(path)
                 if (images.counts, images.shape) == (self.counts, (3, SIDE, SIDE)):
                     how = (
                         "preview: 10,000 images at reduced quality, non-commercial research only, not comparable "

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmark.datasets.api import Dataset, DatasetConfig, Images, hookimpl, random_split
-from benchmark.datasets.path import PathDataset
+from benchmark.datasets.npz import read_npz
+from benchmark.datasets.splits import SPLITS
 from benchmark.errors import UsageError
 
 ARCHIVE = "cifar10.npz"
@@ -43,7 +44,7 @@ class CIFAR10(Dataset):
         source, root = _source(), next((root for root in roots if _has_files(root)), roots[-1])
         try:
             train, test = (source(str(root), train=each, download=True) for each in (True, False))
-        except (OSError, RuntimeError, ValueError) as error:  # no mirror answered, or a file is damaged
+        except Exception as error:  # of every kind: no mirror answered, or a file is damaged
             raise UsageError(
                 f"cifar10 is not whole in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
                 f"fetch {source.url} into any of these folders"
@@ -88,8 +89,8 @@ def _as_images(array: np.ndarray) -> Tensor:
 
 def _load_in_order(archive: Path) -> Tensor:
     """The 50,000 training images of an .npz whose arrays hold them one after the other."""
-    parts = PathDataset(archive).load([])
-    images = torch.cat([parts.train, parts.val, parts.test])
+    parts, _ = read_npz(archive)
+    images = torch.cat([parts[split] for split in SPLITS if split in parts])
     if images.shape != (50_000, 3, 32, 32):
         raise UsageError(f"{archive}: holds {tuple(images.shape)}; expected CIFAR-10's training file, 50000 of 32x32x3")
     return images

@@ -41,7 +41,7 @@ class MNIST(Dataset):
         try:
             train = source(str(root), train=True, download=True).data
             test = source(str(root), train=False, download=True).data
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:  # no mirror answered, or a file is damaged
+        except Exception as error:  # of every kind: no mirror answered, or a file is damaged
             files = ", ".join(name for name, _ in source.resources)
             raise UsageError(
                 f"{self.name} is not whole in {', '.join(map(str, roots))} and could not be downloaded ({error}); "
@@ -59,7 +59,7 @@ class MNIST(Dataset):
         """All four files are there, packed or unpacked (torchvision checks their md5 and unpacks them)."""
         raw = root / self.source_name / "raw"
         names = [name for name, _ in self.source.resources]
-        return all((raw / name).exists() or (raw / name).with_suffix("").exists() for name in names)
+        return all((raw / name).is_file() or (raw / name).with_suffix("").is_file() for name in names)
 
 
 def _binarise(images: Tensor, seed: int) -> Tensor:

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from benchmark.datasets.api import USER_SUPPLIED, Dataset, Images, random_split
+from benchmark.datasets.folders import Read, as_tensor, read_folder
+from benchmark.datasets.listing import show_name
+from benchmark.datasets.npz import read_npz
+from benchmark.datasets.sizes import SizeConfig, Sizing, choose_sizing
+from benchmark.datasets.splits import FEWEST, SPLITS
 from benchmark.errors import UsageError
-
-SPLITS = ("train", "val", "test")
-#: what ends so is read as an image; torchvision's list, which takes seconds to import
-IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-GREY = ("1", "L", "I;16", "I;16B")
+from benchmark.progress import say, track
 
 
 class PathDataset(Dataset):
     """Images from a path. Its name is the path's last part in lower case, other characters as `_`.
 
-    `.npz`: uint8 arrays `train`, `val`, `test` of shape (n, H, W) or (n, H, W, C) with C = 1 or 3.
-    Folder: sub-folders `train`, `val`, `test`, or images that are split at random 80 / 10 / 10; each image is
-    cropped to its central square and resized to 64x64 (32x32 where the smallest is smaller than 64).
+    `.npz`: arrays `train`, `val`, `test` of shape (n, H, W) or (n, H, W, C) with C = 1 or 3.
+    Folder: sub-folders `train`, `val`, `test`, or images that are split at random 80 / 10 / 10.
+    Of either, where `val` alone is missing, a random tenth of train is taken for it.
     """
 
     terms = USER_SUPPLIED
+    Config = SizeConfig
+    config: SizeConfig
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
+    def __init__(self, path: Path, config: SizeConfig | None = None) -> None:
+        super().__init__(config)
         self.path = path
         self.name = re.sub(r"[^a-z0-9_-]+", "_", path.stem.lower()).strip("_") or "images"
         self.extractor = "efficientnet-lite0"
@@ -43,81 +41,81 @@ class PathDataset(Dataset):
     @property
     def label(self) -> str:
         """What was typed, so that a command that is suggested finds it again."""
-        return str(self.path)
+        return f"{self._typed}{super().label.removeprefix(self.name)}"
+
+    @property
+    def _typed(self) -> str:
+        """The path, with a separator in it where it would be taken for a name."""
+        typed = str(self.path)
+        return typed if len(self.path.parts) > 1 or typed.endswith(".npz") else f"./{typed}"
+
+    def with_size(self, side: int) -> PathDataset:
+        """The same images, made another size."""
+        return PathDataset(self.path, SizeConfig(**{**self.config.model_dump(exclude_unset=True), "size": side}))
 
     def load(self, roots: list[Path]) -> Images:
+        """The images; one line says how many there are, made and split how, and what is left out and why."""
         if not self.path.exists():
             raise UsageError(f"{self.path}: no such file or folder")
-        images = self._from_folder() if self.path.is_dir() else self._from_npz()
+        read = self._read()
+        splits, how = self._split(read.parts)
         for split in SPLITS:
-            if len(getattr(images, split)) < 2:
-                raise UsageError(f"{self.path}: '{split}' has fewer than 2 images")
-        self.extractor = "digit-cnn" if images.shape[0] == 1 else "efficientnet-lite0"
+            if len(splits[split]) < FEWEST:
+                raise UsageError(f"{self.path}: '{split}' has fewer than {FEWEST} images")
+        images = Images(**splits, preparation=f"{read.made}; {how}")
+        grey = images.shape[0] == 1
+        self.extractor = "digit-cnn" if grey else "efficientnet-lite0"
+        if twins := _count_twins(images):
+            read.notes.append(f"{twins:,} of {len(images.test):,} test images are in train as well")
+        if not grey and all((part == part[:, :1]).all() for part in (images.train, images.val, images.test)):
+            read.notes.append("saved as colour, though all are grey")
+        counts = "/".join(f"{count:,}" for count in images.counts)
+        what = f"{sum(images.counts):,} {'grey' if grey else 'colour'} images"
+        say("; ".join([f"{show_name(self.label)}: {what}, {images.preparation} ({counts})", *read.notes]))
         return images
 
-    def _from_npz(self) -> Images:
-        try:
-            with np.load(self.path, allow_pickle=False) as arrays:
-                parts = {split: arrays[split] for split in SPLITS if split in arrays}
-        except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise UsageError(f"{self.path}: not an .npz file of plain arrays ({error})") from error
-        missing = [split for split in SPLITS if split not in parts]
-        if missing:
-            raise UsageError(f"{self.path}: no array named {', '.join(missing)} (needed: train, val, test)")
-        train, val, test = (self._as_images(split, parts[split]) for split in SPLITS)
-        if not train.shape[1:] == val.shape[1:] == test.shape[1:]:
-            raise UsageError(f"{self.path}: train, val and test images differ in shape")
-        return Images(train, val, test, "as in the file")
+    def _split(self, parts: dict[str | None, Tensor]) -> tuple[dict[str, Tensor], str]:
+        """The three splits of what is there, and how in words. Those that are made are the same in every call."""
+        if None in parts:
+            count = len(parts[None])
+            if count < 3 * FEWEST:
+                raise UsageError(f"{self.path}: {count} images are too few to split: {3 * FEWEST} are needed")
+            part = max(FEWEST, count // 10)
+            train, val, test = random_split(parts[None], count - 2 * part, part, part)
+            shares = "80/10/10" if count >= 10 * FEWEST else f"{FEWEST} each to validate and test"
+            return {"train": train, "val": val, "test": test}, f"random split {shares}"
+        given = {split: images for split, images in parts.items() if split is not None}
+        if "val" in given:
+            return given, "split as given"
+        count = len(given["train"])
+        if count < 2 * FEWEST:
+            raise UsageError(f"{self.path}: there is no val, and 'train' has fewer than {2 * FEWEST} images")
+        part = max(FEWEST, count // 10)
+        train, val = random_split(given["train"], count - part, part)
+        return {**given, "train": train, "val": val}, "split as given, val a random tenth of train"
 
-    def _as_images(self, split: str, array: np.ndarray) -> Tensor:
-        if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
-            raise UsageError(
-                f"{self.path}: '{split}' is {array.dtype} {array.shape}; expected uint8 (n, H, W) or (n, H, W, 1 or 3)"
-            )
-        images = torch.from_numpy(array)
-        return images[:, None] if array.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-
-    def _from_folder(self) -> Images:
-        split_folders = [self.path / split for split in SPLITS]
-        given = all(folder.is_dir() for folder in split_folders)
-        files = [self._image_files(folder) for folder in (split_folders if given else [self.path])]
-        everything = [file for group in files for file in group]
-        for folder, group in zip(split_folders if given else [self.path], files):
-            if not group:
-                raise UsageError(f"{folder}: no images here ({', '.join(IMG_EXTENSIONS)})")
-        headers = [_read(file, lambda image: (min(image.size), image.mode)) for file in everything]
-        side = 64 if min(smallest for smallest, _ in headers) >= 64 else 32
-        mode = "L" if all(mode in GREY for _, mode in headers) else "RGB"
-        square = functools.partial(_square, side=side, mode=mode)
-        tensors = [torch.stack([_read(file, square) for file in group]) for group in files]
-        how = f"central square, resized to {side}x{side} (bicubic)"
-        if given:
-            train, val, test = tensors
-            return Images(train, val, test, how)
-        (images,) = tensors
-        tenth = len(images) // 10
-        train, val, test = random_split(images, len(images) - 2 * tenth, tenth, tenth)
-        return Images(train, val, test, f"{how}; random split 80/10/10")
-
-    @staticmethod
-    def _image_files(folder: Path) -> list[Path]:
-        return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+    def _read(self) -> Read:
+        if self.path.is_dir():
+            with track(f"reading {self.name}") as progress:
+                return read_folder(self.path, self._typed, self.config, progress)
+        parts, remarks = read_npz(self.path)
+        height, width = next(iter(parts.values())).shape[2:]
+        sizes = Counter({(width, height): sum(map(len, parts.values()))})
+        sizing = choose_sizing(self.config, sizes, self._typed, prepared=True)
+        made = {split: _resize(images, sizing) for split, images in parts.items()}
+        return Read(dict(made.items()), "; ".join([*remarks, sizing.describe(sizes)]), [])
 
 
-def _read(file: Path, use: Callable[[Image.Image], Any]) -> Any:
-    """`use` of the image in a file; raises `UsageError` naming the file where there is none."""
-    try:
-        with Image.open(file) as image:
-            return use(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{file}: not readable as an image ({error})") from error
+def _resize(images: Tensor, sizing: Sizing) -> Tensor:
+    """uint8 images (n, C, H, W), each made the size; the very tensor where they have it."""
+    if images.shape[2:] == (sizing.side, sizing.side):
+        return images
+    channels = 0 if images.shape[1] == 1 else slice(None)
+    arrays = images.permute(0, 2, 3, 1)[..., channels].numpy()
+    return torch.stack([as_tensor(sizing.apply(Image.fromarray(array))) for array in arrays])
 
 
-def _square(image: Image.Image, side: int, mode: str) -> Tensor:
-    if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    image = image.convert(mode)
-    edge = min(image.size)
-    left, top = (image.width - edge) / 2, (image.height - edge) / 2
-    array = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge)))
-    return torch.from_numpy(array.copy()).reshape(side, side, -1).permute(2, 0, 1)
+def _count_twins(images: Images) -> int:
+    """How many test images are in train as well, pixel for pixel."""
+    train = {hash(image.numpy().tobytes()) for image in images.train}
+    return sum(hash(image.numpy().tobytes()) in train for image in images.test)
