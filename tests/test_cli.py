@@ -146,7 +146,7 @@ def test_list_shows_all_there_is_and_what_is_broken(small_bundle, tmp_path, cli)
     done = cli("list", "--plugin", tmp_path / "bad.py")
     assert done.code == 0
     for name in ("gaussian", "evalp", "conv_vae", "digits", "fashion_mnist", "fd", "mmd", "digit-cnn", "inception"):
-        assert f"\n  {name}\n" in done.out
+        assert f"\n  {name} " in done.out  # and what it is
     bundle = open_bundle(small_bundle)
     assert re.search(rf"\n  mine  \(small, conv_vae, latent 4, epoch \d+, {bundle.id[:16]}\)", done.out)
     assert "\n  digits-conv_vae  (digits, conv_vae, latent 16" in done.out
