@@ -22,6 +22,7 @@ from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.executors.api import Executor, Terms
 from benchmark.extractors.api import Extractor, Unavailable
+from benchmark.jobs.claims import require_distinct
 from benchmark.jobs.identity import Job
 from benchmark.jobs.pending import Ledger
 from benchmark.jobs.plan import make_jobs, make_rows
@@ -204,6 +205,7 @@ def resolve(
         protocol = protocol.model_copy(update={"features": len(reference.statistics(torch.device("cpu")).mean)})
     for metric in metrics:
         protocol.part(metric.reads)  # raises where one reads what no protocol has
+    require_distinct(registry, metrics, protocol)
     work = Workspace(bundle, registry, protocol, extractor, reference, metrics, device)
     made = [
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None

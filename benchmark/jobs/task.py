@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmark.jobs.claims import find_owner
 from benchmark.jobs.evaluation import Evaluation, Source
 from benchmark.jobs.failures import Failed, describe_error, is_machine_fault
 from benchmark.jobs.fit import find_or_fit, open_source
@@ -144,6 +145,9 @@ def _measure(metric: Metric, evaluation: Evaluation, work: Workspace) -> dict[st
             raise ValueError(f"{', '.join(bad)} not finite")
         if not all(isinstance(name, str) for name in values):
             raise TypeError("names of values are strings")
+        taken = find_owner(work.registry, type(metric), values, work.protocol)
+        if taken is not None:
+            raise TypeError(f"it returned '{taken[0]}', which is a value of {taken[1]}: it is to have another name")
         values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read; raises where JSON has no such
         content = {"status": "ok", "values": values, **_columns(metric, work)}
     except Died as death:
