@@ -75,10 +75,7 @@ class Board:
         # of two processes the later one sees the records of both
         with FileLock(lock_path(f"results-{folder}")), _uncollected():
             self.tables, damaged, in_none = make_tables(results, self._store)
-            sections = [table_markdown(table, self.tables) for table in self.tables]
-            sections += across_markdown(across_bundles(self.tables))
-            text = "\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in [*damaged, *in_none])])
-            _write(results / "leaderboard.md", text)
+            _write(results / "leaderboard.md", leaderboard_text(self.tables, [*damaged, *in_none]))
             parity = parity_markdown(self.tables)
             if parity is not None:
                 _write(results / "parity.md", parity)
@@ -99,6 +96,13 @@ class Board:
         self.write()
         self.draw()
         return _text(self.tables, bundle, protocol)
+
+
+def leaderboard_text(tables: list[Table], left_out: list[str]) -> str:
+    """The text of leaderboard.md: its tables, and a sentence for each thing that is in none."""
+    sections = [table_markdown(table, tables) for table in tables]
+    sections += across_markdown(across_bundles(tables))
+    return _encodable("\n".join([TITLE, *sections, *(f"Left out: {of}\n" for of in left_out)]))
 
 
 @contextmanager
