@@ -301,7 +301,8 @@ def _of_scores(name: str, text: str, expected: dict[Line, Summary]) -> Iterator[
                     metric, scale = ("gap_closed", 100) if head == "gap closed ↑" else (score, 1)
                     summary = by_place.get((named[1], label, named[2], device[1], metric))
                     if summary and not _shows(cell, summary, scale):
-                        where, scaled = section.splitlines()[0], (*(scale * part for part in summary[:3]), summary[3])
+                        where, (mean, low, high, n) = section.splitlines()[0], summary
+                        scaled = scale * mean, scale * low, scale * high, n
                         yield f"{name}, {where}: {label}, {head}: {cell} there, {_said(scaled)} by the records"
 
 

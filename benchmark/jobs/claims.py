@@ -21,7 +21,8 @@ BUILT_IN = "built-in"
 
 def require_distinct(registry: Registry, metrics: Iterable[Metric], protocol: Protocol) -> None:
     """Raises `UsageError` where a metric declares what another one at hand, asked for or not, has as its own."""
-    for cls in map(type, metrics):
+    for metric in metrics:
+        cls = type(metric)
         taken = find_owner(registry, cls, _own(cls, protocol), protocol)
         if taken is not None:
             value, owner = taken

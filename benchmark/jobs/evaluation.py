@@ -20,8 +20,9 @@ from backbones.api import Backbone
 from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reference import Reference
 from benchmark.extractors.api import Features
+from benchmark.jobs.contract import BadSample, check_sample
+from benchmark.jobs.failures import call_theirs
 from benchmark.jobs.foreign import ForeignSource
-from benchmark.jobs.sampling import BadSample, check_sample
 from benchmark.machine.runs import Runs, measure_runs
 from benchmark.metrics import api
 from benchmark.metrics.api import PAIR, PRINCIPAL_AXES
@@ -78,7 +79,7 @@ class Evaluation(api.Evaluation):
         if self.source is None:
             raise BadSample("this row has images, but no latents of its own")
         with seeded_globals(self.device, purpose, self.seed):
-            z = self.source.sample(n, self.stream(purpose))
+            z = call_theirs(self.source.sample, n, self.stream(purpose))
         return check_sample(z, n, self.backbone.latent_shape, self.device)
 
     def measure_draws(self, n: int, generator: torch.Generator) -> Runs:
@@ -100,7 +101,10 @@ class Evaluation(api.Evaluation):
         return self.decoding[self.seed, n]
 
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
-        return decode_images(self.backbone, z, self.stream(purpose))
+        try:
+            return decode_images(self.backbone, z, self.stream(purpose))
+        except ArithmeticError as error:  # of latents beyond all bounds
+            raise BadSample(str(error)) from error
 
     @functools.cached_property
     def features(self) -> Tensor:

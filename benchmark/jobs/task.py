@@ -7,16 +7,15 @@ owns the records is given their contents as they come.
 from __future__ import annotations
 
 import functools
-import json
-import math
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmark.jobs.claims import find_owner
+from benchmark.jobs.contract import check_values
 from benchmark.jobs.evaluation import Evaluation, Source
-from benchmark.jobs.failures import Failed, describe_error, is_machine_fault
+from benchmark.jobs.failures import Broken, Failed, call_theirs, describe_error, is_machine_fault, told_of
 from benchmark.jobs.fit import find_or_fit, open_source
 from benchmark.jobs.foreign import ForeignSource
 from benchmark.jobs.identity import Job
@@ -71,7 +70,8 @@ def execute(task: Task, listener: Listener) -> Outcome:
             source = _source(task, listener)
             if isinstance(source, ForeignSource):
                 closing.callback(source.close)
-            evaluation = _evaluation(job, work, source) if task.metrics else None
+            with told_of("what it is measured on cannot be read"):
+                evaluation = _evaluation(job, work, source) if task.metrics else None
         except Failed as failure:
             return Outcome(failures=[str(failure)], unfit=True)
         wanted = {metric.name: metric for metric in work.metrics}
@@ -97,7 +97,8 @@ def _source(task: Task, listener: Listener) -> Source | None:
     if job.row.prior is None:
         reference = REFERENCES[job.row.name]
         split = reference.decodes(work.protocol.split)
-        return None if reference.from_images else PosteriorDraws(work.split(split))
+        with told_of("its posteriors cannot be read"):
+            return None if reference.from_images else PosteriorDraws(work.split(split))
     listener.began(FIT)
     made = find_or_fit(job, work)
     if not task.recorded:
@@ -105,7 +106,8 @@ def _source(task: Task, listener: Listener) -> Source | None:
     if made["status"] != "ok":
         here = " here, though it is recorded as fine" if task.recorded else ""
         raise Failed(f"fit {made['status']}{here}: {made['reason']}")
-    return open_source(job, work)
+    with told_of("its fit cannot be read"):
+        return open_source(job, work)
 
 
 def _evaluation(job: Job, work: Workspace, source: Source | None) -> Evaluation:
@@ -136,19 +138,14 @@ def _measure(metric: Metric, evaluation: Evaluation, work: Workspace) -> dict[st
     start = time.perf_counter()
     try:
         try:
-            values = metric.measure(evaluation)
+            values = call_theirs(metric.measure, evaluation)
         except Died as death:
             say(f"{metric.name}: {describe_error(death)}; tried once more")
-            values = metric.measure(evaluation)
-        bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-        if bad:
-            raise ValueError(f"{', '.join(bad)} not finite")
-        if not all(isinstance(name, str) for name in values):
-            raise TypeError("names of values are strings")
+            values = call_theirs(metric.measure, evaluation)
+        values = call_theirs(check_values, values)
         taken = find_owner(work.registry, type(metric), values, work.protocol)
         if taken is not None:
-            raise TypeError(f"it returned '{taken[0]}', which is a value of {taken[1]}: it is to have another name")
-        values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read; raises where JSON has no such
+            raise Broken(f"it returned '{taken[0]}', which is a value of {taken[1]}: it is to have another name")
         content = {"status": "ok", "values": values, **_columns(metric, work)}
     except Died as death:
         content = {"status": "crashed", "reason": f"{describe_error(death)}, twice", "output": death.output}
