@@ -19,7 +19,6 @@ from torch import Tensor
 from backbones.api import Backbone
 from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reference import Reference
-from benchmark.extractors.api import Features
 from benchmark.jobs.contract import BadSample, check_sample
 from benchmark.jobs.failures import call_theirs
 from benchmark.jobs.foreign import ForeignSource
@@ -31,6 +30,7 @@ from benchmark.store.cache import load_or_make
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
+MMD_DRAWS = "mmd sample"  # the purpose of the latents of all two-sample metrics
 DRAWS_VERSION = 1  # of streams, decoding and extraction: what is kept under another is not found
 
 
@@ -53,7 +53,7 @@ class Evaluation(api.Evaluation):
     identity: dict[str, Any]
     backbone: Backbone
     held_out: PosteriorSplit
-    features_of: Features
+    features_of: Callable[[Tensor], Tensor]
     reference: Reference
     protocol: Protocol
     seed: int
@@ -128,7 +128,7 @@ class Evaluation(api.Evaluation):
 
     def latent_pairs(self, purpose: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         n = self.protocol.mmd_latents
-        drawn = self.latents(n, "mmd sample").flatten(1)
+        drawn = self.latents(n, MMD_DRAWS).flatten(1)
         real = self.held_out.one_each(n, self.stream(f"{purpose} held-out")).flatten(1)
         yield "", drawn, real
         if len(self.backbone.latent_shape) == 3:
