@@ -72,6 +72,8 @@ def run(resolved: Resolved) -> Finished:
     except BaseException:  # Ctrl-C above all: what is measured is shown
         board.write()
         raise
+    for sentence in resolved.left_out:  # once more, where it is not scrolled away
+        say(f"left out: {sentence}")
     table = board.finish(work.bundle.id[:16], work.protocol.hash)
     seconds, failed = time.perf_counter() - started, len(running.failed)
     left_out = f", {len(resolved.left_out)} left out" if resolved.left_out else ""

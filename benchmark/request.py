@@ -210,6 +210,8 @@ def resolve(
     made = [
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
     ]
+    named = {str(path): registry.broken.get(str(path)) for path in request.plugins}
+    left_out += [f"broken plugin {path}: {why}" for path, why in named.items() if why is not None]
     notes = list(dict.fromkeys(row.note for row in made if row.note))
     return Resolved(
         make_jobs(made, bundle, request.seeds, preset.budget, device.type),
