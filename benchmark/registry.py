@@ -30,7 +30,7 @@ import pluggy
 
 from backbones.api import Backbone
 from benchmark.datasets.api import Dataset
-from benchmark.errors import UsageError, unknown_name
+from benchmark.errors import UsageError, unknown_name, words_of
 from benchmark.executors.api import Executor
 from benchmark.machine.switches import kept_functions, kept_switches
 from benchmark.metrics.api import FIT, REFERENCE_ROWS, Metric
@@ -339,7 +339,7 @@ def _why(error: BaseException) -> str:
     """What went wrong with a plugin, and where, if that is a file which it imports from beside it."""
     frames = traceback.walk_tb(error.__traceback__)
     own = [frame for frame, _ in frames if frame.f_globals.get("__name__", "").startswith(PLUGIN)]
-    said = re.sub(rf"{PLUGIN}\w+?\.", "", f"{type(error).__name__}: {error}")
+    said = re.sub(rf"{PLUGIN}\w+?\.", "", f"{type(error).__name__}: {words_of(error)}")
     if not own or own[-1].f_code.co_filename == own[0].f_code.co_filename:
         return said
     return f"{said} ({Path(own[-1].f_code.co_filename).name}, line {own[-1].f_lineno})"

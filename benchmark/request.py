@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.reference import Reference, find_reference, obtain_reference
 from benchmark.datasets.api import Dataset
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, words_of
 from benchmark.executors.api import Executor, Terms
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.claims import require_distinct
@@ -220,14 +220,18 @@ def resolve(
         request.results,
         notes,
         left_out,
-        _choose_executor(request, registry),
+        _choose_executor(request, registry, extractor, bundle),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
     )
 
 
-def _choose_executor(request: Request, registry: Registry) -> type[Executor]:
-    """The one that is named; else this process, which can neither share the work nor end a job that hangs."""
-    alone = (request.workers or 1) == 1 and request.job_timeout is None
+def _choose_executor(request: Request, registry: Registry, extractor: Extractor, bundle: Bundle) -> type[Executor]:
+    """The one that is named; else this process, which can neither share the work nor end a job that hangs.
+
+    A stranger's extractor or backbone, whose code may end its process, is not called in this one.
+    """
+    strangers = extractor.source or registry.get("backbone", bundle.backbone_name).source
+    alone = (request.workers or 1) == 1 and request.job_timeout is None and not strangers
     return registry.get("executor", request.executor or ("here" if alone else "processes"))
 
 
@@ -235,7 +239,7 @@ def _made(cls: type[Metric]) -> Metric:
     try:
         return cls()
     except (Exception, SystemExit) as error:
-        raise UsageError(f"metric {cls.name} cannot be made: {type(error).__name__}: {error}") from error
+        raise UsageError(f"metric {cls.name} cannot be made: {type(error).__name__}: {words_of(error)}") from error
 
 
 def _choose_extractor(

@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from benchmark.errors import NO_SPACE
+from benchmark.errors import NO_SPACE, words_of
 from benchmark.processes.child import LONGEST, Died, printable
 from priors.api import Diverged
 
@@ -69,7 +69,7 @@ def is_machine_fault(error: BaseException) -> bool:
         return False
     full = isinstance(error, OSError) and error.errno in NO_SPACE
     # the CPU's allocator raises a plain RuntimeError
-    short = full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in _words_of(error)
+    short = full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in words_of(error)
     return short or not _is_theirs(error)
 
 
@@ -90,19 +90,12 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, Died):
         words = f"; its last words: {error.output[-1]}" if error.output else ""
         return f"{error}{words}"
-    said = _words_of(error)
+    said = words_of(error)
     if isinstance(error, (Broken, Diverged, Reported)):
         return in_one_line(said)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return in_one_line(f"{type(error).__name__}: {said}") + where
-
-
-def _words_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # of a stranger's class
-        return "(its message cannot be read)"
 
 
 def in_one_line(text: str) -> str:
