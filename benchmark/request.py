@@ -154,7 +154,8 @@ def _read(file: Path) -> dict[str, Any]:
 class Resolved:
     """A request whose names have become classes: jobs in order, what they share, and what is to be said beforehand.
 
-    `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job. `executor` has the jobs
+    `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job; `broken`: why
+    plugins that were named were left out. `executor` has the jobs
     done, on `terms`.
     """
 
@@ -164,6 +165,7 @@ class Resolved:
     results: Path
     notes: list[str]
     left_out: list[str]
+    broken: list[str]
     executor: type[Executor]
     terms: Terms
 
@@ -211,7 +213,7 @@ def resolve(
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
     ]
     named = {str(path): registry.broken.get(str(path)) for path in request.plugins}
-    left_out += [f"broken plugin {path}: {why}" for path, why in named.items() if why is not None]
+    broken = [f"broken plugin {path}: {why}" for path, why in named.items() if why is not None]
     notes = list(dict.fromkeys(row.note for row in made if row.note))
     return Resolved(
         make_jobs(made, bundle, request.seeds, preset.budget, device.type),
@@ -220,6 +222,7 @@ def resolve(
         request.results,
         notes,
         left_out,
+        broken,
         _choose_executor(request, registry, extractor, bundle),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
     )
