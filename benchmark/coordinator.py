@@ -74,18 +74,17 @@ def run(resolved: Resolved) -> Finished:
     except BaseException:  # Ctrl-C above all: what is measured is shown
         board.write()
         raise
-    for sentence in resolved.left_out:  # once more, where it is not scrolled away
+    for sentence in resolved.broken:  # said when it was met, and here, where it is not scrolled away
         say(f"left out: {sentence}")
     gone = running.count_gone()
     if gone:
         say(f"{gone} records are no longer in {results / 'records'}: it was removed or emptied while the run went on")
     table = board.finish(work.bundle.id[:16], work.protocol.hash)
     seconds, failed = time.perf_counter() - started, len(running.failed)
-    left_out = f", {len(resolved.left_out)} left out" if resolved.left_out else ""
+    count = len(resolved.left_out) + len(resolved.broken)
+    left_out = f", {count} left out" if count else ""
     fine = f"{len(jobs) - failed} jobs fine, {failed} failed{left_out}"
-    return Finished(
-        failed + len(resolved.left_out) + gone, table, f"{fine}, {seconds:.1f} s: {results / 'leaderboard.md'}"
-    )
+    return Finished(failed + count + gone, table, f"{fine}, {seconds:.1f} s: {results / 'leaderboard.md'}")
 
 
 @dataclass(eq=False)
