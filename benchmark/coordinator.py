@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from tabulate import tabulate
 from benchmark.executors.api import Executor, Loss
 from benchmark.jobs.forecast import Forecast, forecast
 from benchmark.jobs.identity import Job, class_identity
+from benchmark.jobs.marks import Marks
 from benchmark.jobs.pending import Pending, identity_of
 from benchmark.jobs.task import Outcome, Task
 from benchmark.metrics.api import FIT, Metric
@@ -72,11 +74,17 @@ def run(resolved: Resolved) -> Finished:
     except BaseException:  # Ctrl-C above all: what is measured is shown
         board.write()
         raise
+    for sentence in resolved.broken:  # said when it was met, and here, where it is not scrolled away
+        say(f"left out: {sentence}")
+    gone = running.count_gone()
+    if gone:
+        say(f"{gone} records are no longer in {results / 'records'}: it was removed or emptied while the run went on")
     table = board.finish(work.bundle.id[:16], work.protocol.hash)
     seconds, failed = time.perf_counter() - started, len(running.failed)
-    left_out = f", {len(resolved.left_out)} left out" if resolved.left_out else ""
+    count = len(resolved.left_out) + len(resolved.broken)
+    left_out = f", {count} left out" if count else ""
     fine = f"{len(jobs) - failed} jobs fine, {failed} failed{left_out}"
-    return Finished(failed + len(resolved.left_out), table, f"{fine}, {seconds:.1f} s: {results / 'leaderboard.md'}")
+    return Finished(failed + count + gone, table, f"{fine}, {seconds:.1f} s: {results / 'leaderboard.md'}")
 
 
 @dataclass(eq=False)
@@ -107,8 +115,10 @@ class _Running:
         self._queue: deque[_Piece] = deque()
         self._unfit: set[str] = set()  # ids of fits that failed in this run
         self.failed: set[int] = set()
+        self._recorded: list[Path] = []
         self._stages = self._make_stages()
         self._count = sum(map(len, self._stages))
+        self._marks: Marks | None = None  # where a job may end this process
 
     def finish(self) -> None:
         """Do all that there is to do."""
@@ -119,6 +129,9 @@ class _Running:
         if any(row.seconds for row in rows):
             say(f"about {_about(rows)} of work, by the seconds that are recorded")
         with self._resolved.executor(self, self._resolved.terms) as executor:
+            if executor.in_this_process:
+                self._marks = Marks(self._resolved.results)
+                due = [self._put_back(stage) for stage in due]
             for stage, capacity in zip(due, (executor.capacity, 1)):
                 self._queue.extend(stage)
                 while self._queue or self._flying:
@@ -128,6 +141,19 @@ class _Running:
                         executor.wait()
                     elif self._queue:  # another command is at all of them
                         time.sleep(LOOK_AGAIN)
+
+    def count_gone(self) -> int:
+        """How many of the records that this run made are no longer there."""
+        return sum(not path.exists() for path in self._recorded)
+
+    def _put_back(self, stage: list[_Piece]) -> list[_Piece]:
+        """The jobs at which earlier runs ended without a word come last: the others are not to wait behind them."""
+        assert self._marks is not None
+        left = {piece.number: said for piece in stage if (said := self._marks.find(piece.job))}
+        for piece in stage:
+            if piece.number in left:
+                say(f"{piece.job.row.label} seed {piece.job.seed}: {left[piece.number]}; it is done last")
+        return sorted(stage, key=lambda piece: piece.number in left)
 
     def _make_stages(self) -> tuple[list[_Piece], list[_Piece]]:
         """Scores, with every fit; and timings."""
@@ -178,12 +204,16 @@ class _Running:
             piece.doing = FIT if piece.job.row.prior else names[0]
             self._flying[piece.number] = piece
             recorded = bool(piece.job.row.prior) and not pending.fit
+            if self._marks:
+                self._marks.set(piece.job, piece.doing)
             executor.submit(piece.number, Task(piece.job, self._work, names, piece.threads, recorded))
             return True
         return False
 
     def began(self, number: int, kind: str) -> None:
         self._flying[number].doing = kind
+        if self._marks:
+            self._marks.set(self._flying[number].job, kind)
 
     def made(self, number: int, kind: str, content: dict[str, Any]) -> None:
         piece = self._flying[number]
@@ -196,6 +226,8 @@ class _Running:
 
     def done(self, number: int, outcome: Outcome) -> None:
         piece = self._flying.pop(number)
+        if self._marks:
+            self._marks.remove(piece.job)
         piece.lock.release()
         piece.failures += outcome.failures
         if outcome.unfit:
@@ -225,7 +257,8 @@ class _Running:
                 self._unfit.add(job.fit_id)
         metric = next((metric for metric in piece.metrics if metric.name == kind), None)
         identity = job.fit_identity if metric is None else identity_of(job, metric, self._work)
-        self._ledger.store.put(job.facts(), kind, identity, content)
+        record = self._ledger.store.put(job.facts(), kind, identity, content)
+        self._recorded.append(self._ledger.store.path(job.facts(), kind, record["id"]))
 
     def _conclude(self, piece: _Piece) -> None:
         """Say what became of a piece."""

@@ -19,6 +19,14 @@ class UsageError(Exception):
         super().__init__(" ".join(line.strip() for line in message.splitlines() if line.strip()))
 
 
+def words_of(error: BaseException) -> str:
+    """What an error says; a stranger's class may fail even at that."""
+    try:
+        return str(error)
+    except BaseException:
+        return "(its message cannot be read)"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     known = sorted(known)

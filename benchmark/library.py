@@ -28,9 +28,9 @@ def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
     """Fit and score priors and write the leaderboard, as the command `run` does; returns `load_results` of its table.
 
     Give a `Request`, or its fields: `run(priors="evalp,ncp", dataset="digits", seeds=2, results="results")`.
-    Everything is done in this process, but for priors of plugins, which have processes of their own. `workers=4` shares
-    the work among processes, with the same numbers. Rows that fail are recorded and said, and are missing from what is
-    returned.
+    Everything is done in this process, but for priors and metrics of plugins, which have processes of their own.
+    `workers=4` shares the work among processes, with the same numbers. Rows that fail are recorded and said, and are
+    missing from what is returned.
     Raises `UsageError` for what does not exist or does not fit together.
     """
     if request is not None and fields:

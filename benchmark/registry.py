@@ -18,6 +18,8 @@ import pkgutil
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -28,8 +30,9 @@ import pluggy
 
 from backbones.api import Backbone
 from benchmark.datasets.api import Dataset
-from benchmark.errors import UsageError, unknown_name
+from benchmark.errors import UsageError, unknown_name, words_of
 from benchmark.executors.api import Executor
+from benchmark.machine.switches import kept_functions, kept_switches
 from benchmark.metrics.api import FIT, REFERENCE_ROWS, Metric
 from benchmark.plugin_files import GROUP, Plugin
 from benchmark.processes.child import Answer, Child, Died, Raised
@@ -238,9 +241,10 @@ class Registry:
         """Import one plugin and take its classes. Whatever it raises is noted, and nothing else is harmed."""
         of = of or origin
         try:
-            module = load()
-            self._manager.register(module, of)
-            self._manager.check_pending()
+            with self._undisturbed(origin):
+                module = load()
+                self._manager.register(module, of)
+                self._manager.check_pending()
         except (Exception, SystemExit) as error:
             self.broken[of] = _why(error)
             if self._manager.has_plugin(of):
@@ -258,11 +262,25 @@ class Registry:
         for kind, hook in hooks:
             self._take(kind, origin, of, hook, inspect.getmodule(module))
 
+    @contextmanager
+    def _undisturbed(self, origin: str) -> Iterator[None]:
+        """While a stranger's code is imported here, what it changes of this process is put back, and said."""
+        if origin == "built-in":
+            yield
+            return
+        replaced: list[str] = []
+        with kept_functions(replaced.append), kept_switches():
+            yield
+        if replaced and self.apart:
+            say(f"plugin {origin} replaced {', '.join(replaced)}, which was put back")
+
     def _take(self, kind: str, origin: str, of: str, hook: Any, module: ModuleType | None) -> None:
         if kind == "prior" and self.apart and origin != "built-in":
             return
         try:
-            for cls in hook():
+            with self._undisturbed(origin):
+                found = list(hook())
+            for cls in found:
                 _check(cls, KINDS[kind].base)
                 defined_in = sys.modules.get(cls.__module__)  # which need not be the module that registers it
                 source = None if origin == "built-in" else source_hash(module, defined_in)
@@ -323,7 +341,7 @@ def _why(error: BaseException) -> str:
     """What went wrong with a plugin, and where, if that is a file which it imports from beside it."""
     frames = traceback.walk_tb(error.__traceback__)
     own = [frame for frame, _ in frames if frame.f_globals.get("__name__", "").startswith(PLUGIN)]
-    said = re.sub(rf"{PLUGIN}\w+?\.", "", f"{type(error).__name__}: {error}")
+    said = re.sub(rf"{PLUGIN}\w+?\.", "", f"{type(error).__name__}: {words_of(error)}")
     if not own or own[-1].f_code.co_filename == own[0].f_code.co_filename:
         return said
     return f"{said} ({Path(own[-1].f_code.co_filename).name}, line {own[-1].f_lineno})"

@@ -19,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.reference import Reference, find_reference, obtain_reference
 from benchmark.datasets.api import Dataset
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, words_of
 from benchmark.executors.api import Executor, Terms
 from benchmark.extractors.api import Extractor, Unavailable
+from benchmark.jobs.claims import require_distinct
 from benchmark.jobs.identity import Job
 from benchmark.jobs.pending import Ledger
 from benchmark.jobs.plan import make_jobs, make_rows
@@ -153,7 +154,8 @@ def _read(file: Path) -> dict[str, Any]:
 class Resolved:
     """A request whose names have become classes: jobs in order, what they share, and what is to be said beforehand.
 
-    `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job. `executor` has the jobs
+    `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job; `broken`: why
+    plugins that were named were left out. `executor` has the jobs
     done, on `terms`.
     """
 
@@ -163,6 +165,7 @@ class Resolved:
     results: Path
     notes: list[str]
     left_out: list[str]
+    broken: list[str]
     executor: type[Executor]
     terms: Terms
 
@@ -204,10 +207,13 @@ def resolve(
         protocol = protocol.model_copy(update={"features": len(reference.statistics(torch.device("cpu")).mean)})
     for metric in metrics:
         protocol.part(metric.reads)  # raises where one reads what no protocol has
+    require_distinct(registry, metrics, protocol)
     work = Workspace(bundle, registry, protocol, extractor, reference, metrics, device)
     made = [
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
     ]
+    named = {str(path): registry.broken.get(str(path)) for path in request.plugins}
+    broken = [f"broken plugin {path}: {why}" for path, why in named.items() if why is not None]
     notes = list(dict.fromkeys(row.note for row in made if row.note))
     return Resolved(
         make_jobs(made, bundle, request.seeds, preset.budget, device.type),
@@ -216,14 +222,19 @@ def resolve(
         request.results,
         notes,
         left_out,
-        _choose_executor(request, registry),
+        broken,
+        _choose_executor(request, registry, extractor, bundle),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
     )
 
 
-def _choose_executor(request: Request, registry: Registry) -> type[Executor]:
-    """The one that is named; else this process, which can neither share the work nor end a job that hangs."""
-    alone = (request.workers or 1) == 1 and request.job_timeout is None
+def _choose_executor(request: Request, registry: Registry, extractor: Extractor, bundle: Bundle) -> type[Executor]:
+    """The one that is named; else this process, which can neither share the work nor end a job that hangs.
+
+    A stranger's extractor or backbone, whose code may end its process, is not called in this one.
+    """
+    strangers = extractor.source or registry.get("backbone", bundle.backbone_name).source
+    alone = (request.workers or 1) == 1 and request.job_timeout is None and not strangers
     return registry.get("executor", request.executor or ("here" if alone else "processes"))
 
 
@@ -231,7 +242,7 @@ def _made(cls: type[Metric]) -> Metric:
     try:
         return cls()
     except (Exception, SystemExit) as error:
-        raise UsageError(f"metric {cls.name} cannot be made: {type(error).__name__}: {error}") from error
+        raise UsageError(f"metric {cls.name} cannot be made: {type(error).__name__}: {words_of(error)}") from error
 
 
 def _choose_extractor(

@@ -278,11 +278,9 @@ def _compared(
                 verdict = "unknown" if fault else "DISAGREES"
                 yield Finding(record, verdict, f"fails here: {'; '.join(outcome.failures)}")
             elif made is None:
-                yield Finding(
-                    record,
-                    "unknown",
-                    "what this metric needs, such as the reference of training images, is not beside the bundle",
-                )
+                lacking = "what this metric needs, such as the reference of training images, is not beside the bundle"
+                gone = f"{cache} was emptied meanwhile: name another temporary folder with TMPDIR"
+                yield Finding(record, "unknown", gone if outcome.measured else lacking)
             else:
                 yield _judged(record, made, same and _same_machine(record, made), values)
 

@@ -11,9 +11,10 @@ from scipy import integrate
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from benchmark.check.contract import CONTRACT, Broken, check, count_passes, divergence, learning
+from benchmark.check.contract import CONTRACT, check, count_passes, divergence, learning
 from benchmark.check.new_prior import new_prior
 from benchmark.check.targets import TARGETS
+from benchmark.jobs.failures import Broken
 from benchmark.jobs.plan import resolve_config
 from benchmark.registry import Registry
 from benchmark.settings import parse_named
@@ -41,7 +42,7 @@ def broken(member, more, targets):
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_every_prior_holds_the_contract_after_a_few_steps(member):
-    assert broken(member, FEW, []) == (12, [])
+    assert broken(member, FEW, []) == (13, [])
 
 
 def trains(member):
@@ -54,7 +55,7 @@ def trains(member):
     "member", [pytest.param(member, marks=pytest.mark.slow if trains(member) else ()) for member in MEMBERS]
 )
 def test_every_prior_holds_the_contract_and_learns_the_ring(member):
-    assert broken(member, {}, ["ring"]) == (13, [])
+    assert broken(member, {}, ["ring"]) == (14, [])
 
 
 def test_the_template_passes_as_it_is(tmp_path):
@@ -343,3 +344,72 @@ def test_the_divergence_that_is_shown_of_a_mixture_in_the_plane_is_exact():
     finding = learning(Wide((2,), Wide.Config()), TARGETS["ring"](), CPU)
     shown = re.search(r"KL (-?[\d.]+) nats", finding.detail)
     assert float(shown[1]) == pytest.approx(exact, abs=6e-4)  # draws would leave an error of 0.02
+
+
+PLUGIN = """
+import os, sys, torch
+from priors.api import LatentPrior, hookimpl
+from priors.parts.standard_normal import log_standard_normal
+
+class Mine(LatentPrior):
+    name = "mine"
+    network_evaluations = 0
+    def fit(self, posterior, generator, progress):
+        {fit}
+    def sample(self, n, generator):
+        {sample}
+        return torch.randn(n, *self.latent_shape, generator=generator)
+    def log_prob(self, z):
+        {log_prob}
+        return log_standard_normal(z)
+    def diagnostics(self, generator):
+        return {diagnostics}
+
+@hookimpl
+def register_priors():
+    return [Mine]
+"""
+SOUND = {"fit": "pass", "sample": "", "log_prob": "", "diagnostics": "{}"}
+FAKE = 'print("holds  fits at all\\nmine: all checks hold", flush=True); '
+#: what it does -> the line that says that it does not hold
+ATTACKS = {
+    "ends in order": ({"fit": "sys.exit(0)"}, "fits at all .*SystemExit: 0"),
+    "ends at once": ({"fit": "os._exit(0)"}, "comes to an end .*exit code 0"),
+    "boasts and ends": ({"fit": f"{FAKE}os._exit(0)"}, "comes to an end .*exit code 0"),
+    "boasts and goes on": ({"fit": FAKE, "log_prob": "return z"}, r"log_prob of .* returned \(\d+, 2\)"),
+    "is killed": ({"sample": "os.abort()"}, "comes to an end .*SIGABRT"),
+    "ends in a draw": ({"sample": "sys.exit(0)"}, "shape and dtype of samples .*SystemExit: 0"),
+    "forgets a sum": ({"log_prob": "return -0.5 * z**2"}, r"log_prob of .* returned \(\d+, 2\)"),
+    "no numbers": ({"log_prob": "return z.flatten(1).sum(1) * float('nan')"}, "are no numbers"),
+    "whole numbers": ({"log_prob": "return z.flatten(1).sum(1).long()"}, "int64, expected a float each"),
+    "half of it": ({"log_prob": "return log_standard_normal(z) / 2"}, "integrates to"),
+    "facts of lists": ({"fit": "return {'losses': [1, 2]}"}, "fits at all .*losses of type list"),
+    "diagnoses a word": ({"diagnostics": "5"}, "diagnostics .*int"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_plugin_passes_that_does_not_hold(attack, tmp_path, cli):
+    edit, said = ATTACKS[attack]
+    (tmp_path / "mine.py").write_text(PLUGIN.format(**SOUND | edit))
+    done = cli("check", "mine", "--plugin", tmp_path / "mine.py", "--target", "standard")
+    assert done.code == 1
+    assert re.search(f"^FAILS .*{said}", done.out, re.MULTILINE), done.out
+    assert re.fullmatch(r"mine: \d+ checks fail", done.out.splitlines()[-1])
+    assert "all checks hold" not in done.out
+
+
+def test_a_plugin_that_holds_passes(tmp_path, cli):
+    (tmp_path / "mine.py").write_text(PLUGIN.format(**SOUND | {"fit": "print('at work')"}))
+    done = cli("check", "mine", "--plugin", tmp_path / "mine.py", "--target", "standard")
+    assert done.code == 0, done.out
+    assert done.out.endswith("mine: all checks hold\n")
+    assert "mine: at work" in done.err
+
+
+def test_settings_that_do_not_suit_a_plugin_are_one_line(tmp_path, cli):
+    (tmp_path / "mine.py").write_text(PLUGIN.format(**SOUND))
+    done = cli("check", "mine[steps=3]", "--plugin", tmp_path / "mine.py")
+    assert done.code == 2
+    assert "steps" in done.err
+    assert "Traceback" not in done.err

@@ -298,8 +298,11 @@ def test_a_run_tells_of_a_broken_plugin_and_goes_on(small_bundle, tmp_path, cli)
     (tmp_path / "bad.py").write_text(BROKEN["raises on import"][0])
     plugins = ["--plugin", tmp_path / "bad.py", "--plugin", EXAMPLE]
     done = cli(*words(small_bundle, tmp_path, "gaussian,full_gaussian", *plugins))
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
     assert f"broken plugin {tmp_path / 'bad.py'}: OSError: no licence" in done.err
+    *_, told, last = done.err.splitlines()
+    assert told == f"left out: broken plugin {tmp_path / 'bad.py'}: OSError: no licence"
+    assert "0 failed, 1 left out" in last
     assert "full_gaussian" in set(pd.read_csv(tmp_path / "results" / "leaderboard.csv")["prior"])
 
 

@@ -20,9 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from benchmark.metrics.frechet import Frechet
 from benchmark.metrics.samples import as_png
+from benchmark.recount import find_differences
+from benchmark.report.board import Board
 from benchmark.report.tables import make_tables
 from benchmark.store.cache import _sha256
 from benchmark.store.places import cache_root, fresh_cache
+from benchmark.store.records import RecordStore
 from benchmark.store.sealed import file_hash, read_sealed, write_sealed
 from benchmark.verify import difference_limit, differing_pixels, draw_share, group_by_fit, judge_value
 from priors.latent_flow import LatentFlow
@@ -133,6 +136,71 @@ def test_a_value_that_was_tampered_with_and_sealed_again_is_found(results, cli):
         assert re.search(rf"^DISAGREES .*{re.escape(PRIOR)} seed 1: {kind}: ", done.out, re.MULTILINE)
 
 
+def _edit(page, old, new, count=1):
+    def edit(results):
+        text = (results / page).read_text()
+        assert re.search(old, text, re.MULTILINE)
+        (results / page).write_text(re.sub(old, new, text, count=count, flags=re.MULTILINE))
+
+    return edit
+
+
+SCORE = r"\| (\*\*)?latent_flow\[steps=20\](\*\*)? +\| +\d"
+PAGES = {
+    "a mean": (_edit("leaderboard.csv", r"(latent_flow\[steps=20\],.*,fd),\d", r"\1,9"), "FD digit-cnn by fd: 9"),
+    "an interval": (_edit("leaderboard.csv", r",[\d.]+,2$", ",0.5,2"), "of 2 seeds there"),
+    "a count of seeds": (_edit("leaderboard.csv", ",2$", ",5"), "of 5 seeds there"),
+    "a line too many": (
+        _edit("leaderboard.csv", r"\Z", "small,conv_vae,0,b,mine,False,p,cpu,fd,fd,0,0,0,5\n"),
+        "mine, fd",
+    ),
+    "a line twice": (_edit("leaderboard.csv", r"^(small.*)$", r"\1\n\1"), "twice"),
+    "a line too few": (_edit("leaderboard.csv", r"^small.*\n", ""), "is missing"),
+    "no page": (lambda results: (results / "leaderboard.csv").unlink(), "leaderboard.csv: it is not there"),
+    "no text": (
+        lambda results: (results / "leaderboard.md").write_bytes(b"\xff\xfe"),
+        "leaderboard.md: it cannot be read",
+    ),
+    "a score": (_edit("leaderboard.md", SCORE, "| latent_flow[steps=20] | 9"), "FD digit-cnn ↓: 9"),
+    "another cell": (_edit("leaderboard.md", r"(gaussian.*)0\.\d\d\d", r"\g<1>0.999"), "0.999"),
+    "a row": (_edit("leaderboard.md", r"^(\| gaussian)", r"| mine | 1 |\n\1"), "no row mine | 1"),
+    "emphasis": (_edit("leaderboard.md", r"^\| gaussian ", "| **gaussian** "), "**gaussian**"),
+}
+
+
+@pytest.mark.parametrize("what", PAGES)
+def test_a_table_that_was_tampered_with_is_found(what, results, cli):
+    edit, said = PAGES[what]
+    edit(results)
+    differences, _, compared = find_differences(results, RecordStore(results / "records").all()[0])
+    assert any(said in sentence for sentence in differences), differences
+    assert compared > 20
+
+
+def test_tables_that_are_not_the_records_are_told_with_what_makes_them_again(results, cli):
+    change(results, "fd", lambda record: record["values"].update(fd=0.01))
+    done = cli("verify", "--share", 0, "--results", results)
+    assert done.code == 1
+    assert re.search(r"^DISAGREES leaderboard.csv, line \d+: .*latent_flow.* by fd: ", done.out, re.MULTILINE)
+    assert f"python -m benchmark leaderboard --results {results} makes them" in done.err
+    cli("leaderboard", "--results", results)
+    assert cli("verify", "--share", 0, "--results", results).code == 0
+
+
+def test_words_beside_a_table_are_told_and_are_no_disagreement(results, cli):
+    _edit("leaderboard.md", r"\Z", "- Note: mine is the best.\n")(results)
+    done = cli("verify", "--share", 0, "--results", results)
+    assert done.code == 0
+    assert "leaderboard.md: this version does not write: - Note: mine is the best." in done.out
+
+
+def test_the_shipped_tables_are_worked_out_again():
+    shipped = Path(__file__).parents[1] / "results"
+    differences, words, compared = find_differences(shipped, RecordStore(shipped / "records").all()[0])
+    assert (differences, words) == ([], [])
+    assert compared > 4_000
+
+
 def test_rounding_is_no_disagreement(results, cli):
     change(results, "fd", lambda record: record["values"].update(fd=record["values"]["fd"] * (1 + 1e-8)))
     done = cli("verify", "--share", 1, "--results", results)
@@ -143,6 +211,7 @@ def test_rounding_is_no_disagreement(results, cli):
 def test_a_damaged_record_is_named_and_left_out(results, cli):
     record, path = the_record(results, "fd", "latent_flow", 1)
     path.write_text(json.dumps({**record, "values": {"fd": 0.0}}))
+    Board(results).write()
     done = cli("verify", "--share", 1, "--results", results)
     assert done.code == 0
     assert summary(done) == [RECORDS - 1, 0, 0, 0]
@@ -173,6 +242,7 @@ if not torch.cuda.is_available():
 def test_a_record_that_cannot_be_computed_again_is_named_with_the_reason(results, cli):
     for kind, seed, edit, _ in UNKNOWN:
         change(results, kind, edit, seed=seed)
+    Board(results).write()
     done = cli("verify", "--share", 1, "--results", results)
     unfitted = int(len(UNKNOWN) == 7)  # a seed of which nothing is left
     assert done.code == 0
@@ -276,6 +346,7 @@ def test_on_another_machine_a_row_of_two_seeds_says_nothing_but_equality(results
         write_sealed(path, {**record, "provenance": {**record["provenance"], "device": "another"}})
     change(results, "fd", lambda record: record["values"].update(fd=record["values"]["fd"] * 2))
     change(results, "samples", _png)
+    Board(results).write()
     done = cli("verify", "--share", 1, "--results", results)
     assert done.code == 0
     assert summary(done) == [RECORDS - 2, 0, 2, 0]

@@ -19,6 +19,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from benchmark.check.targets import TARGETS, SquashingVAE, Target
+from benchmark.jobs.contract import check_count, check_density, check_facts
+from benchmark.jobs.failures import Broken, describe_error
 from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
 from benchmark.scores.mmd import BANDWIDTHS, median_squared_distance, mmd_between
@@ -42,10 +44,6 @@ class Finding:
     detail: str
 
 
-class Broken(Exception):
-    """A check that does not hold; the message says what was found."""
-
-
 def check(
     prior: type[LatentPrior], settings: dict[str, Any], targets: list[str], device: torch.device
 ) -> Iterator[Finding]:
@@ -60,14 +58,14 @@ def check(
         made = build(target.shape)
         with seeded_globals(device, "check fit"):
             posterior = target.posterior(device, prior.needs_backbone)
-            made.train().fit(posterior, stream(device, "check fit"), lambda *_, **__: None)
+            check_facts(made.train().fit(posterior, stream(device, "check fit"), lambda *_, **__: None))
         return made.eval()
 
     resolve_config(prior, settings, "synthetic", (2,), "quick")  # settings that were typed wrongly are no finding
     try:
         fitted = fit(TARGETS["ring"]())
-    except Exception as error:
-        yield Finding("fits at all", False, f"{type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:
+        yield Finding("fits at all", False, describe_error(error))
         return
     for name, examine in CONTRACT.items():
         yield _finding(name, partial(examine, fitted, device))
@@ -85,16 +83,16 @@ def check(
             yield learning(made, target, device)
         except Diverged as error:
             yield Finding(f"learns {name}", False if name in fitted.learns else None, f"diverged: {error}")
-        except Exception as error:
-            yield Finding(f"learns {name}", False, f"{type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:
+            yield Finding(f"learns {name}", False, describe_error(error))
 
 
 def _finding(name: str, examine: Callable[[], str | None]) -> Finding:
     """The examination's word: a sentence where it holds, None where it does not apply."""
     try:
         detail = examine()
-    except Exception as error:
-        return Finding(name, False, str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:
+        return Finding(name, False, describe_error(error))
     return Finding(name, None, "does not apply") if detail is None else Finding(name, True, detail)
 
 
@@ -150,7 +148,7 @@ class _Density:
 @torch.no_grad()
 def _density(prior: LatentPrior, device: torch.device) -> _Density | None:
     points, area = _grid(device, 8.0)
-    log = prior.log_prob(points)
+    log = check_density(prior.log_prob(points), points, "log_prob")
     return None if log is None else _Density(log.double(), area)
 
 
@@ -209,6 +207,8 @@ def _counts_its_passes(prior: LatentPrior, device: torch.device) -> str | None:
     def count(seed: int) -> dict[str, float]:
         return count_passes(prior, PASSES_OF, lambda: _draw(prior, PASSES_OF, device, seed))
 
+    if not isinstance(prior.network_evaluations, (int, float)):
+        check_count(prior.network_evaluations, "network_evaluations")
     passes, stated = count(0), prior.network_evaluations
     counted = sum(passes.values())
     if not passes and stated and list(prior.parameters(recurse=False)):
@@ -266,12 +266,19 @@ def _network_of(prior: nn.Module, layer: str) -> str:
 
 @torch.no_grad()
 def _energy_is_a_number_each(prior: LatentPrior, device: torch.device) -> str | None:
-    energy = prior.energy(_draw(prior, 100, device))
+    z = _draw(prior, 100, device)
+    energy = check_density(prior.energy(z), z, "energy")
     if energy is None:
         return None
-    if tuple(energy.shape) != (100,) or not energy.isfinite().all():
-        raise Broken(f"energy of 100 latents has shape {tuple(energy.shape)}")
+    if not energy.isfinite().all():
+        raise Broken("energy of 100 latents is not finite")
     return "one finite number a latent"
+
+
+@torch.no_grad()
+def _diagnoses(prior: LatentPrior, device: torch.device) -> str | None:
+    told = check_facts(prior.diagnostics(stream(device, "check diagnostics")))
+    return ", ".join(f"{name} {value:.3g}" for name, value in told.items()) or None
 
 
 CONTRACT: dict[str, Callable[[LatentPrior, torch.device], str | None]] = {
@@ -281,6 +288,7 @@ CONTRACT: dict[str, Callable[[LatentPrior, torch.device], str | None]] = {
     "flows invert, log-det is autograd's": _flows_invert,
     "energy": _energy_is_a_number_each,
     "network evaluations": _counts_its_passes,
+    "diagnostics": _diagnoses,
 }
 
 
@@ -306,7 +314,10 @@ def _block(prior: LatentPrior, device: torch.device) -> str:
     z = _draw(prior.eval(), 3, device)
     if tuple(z.shape) != (3, 2, 4, 4):
         raise Broken(f"sample(3) gave {tuple(z.shape)}")
-    return "samples have that shape"
+    with torch.no_grad():
+        for name in ("log_prob", "energy"):
+            check_density(getattr(prior, name)(z), z, name)
+    return "samples have that shape, densities are a number each"
 
 
 def _refuses_nan(prior: LatentPrior, device: torch.device) -> str | None:

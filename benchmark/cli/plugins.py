@@ -22,7 +22,7 @@ def list_(plugin: PluginOption = None) -> None:
         from benchmark.cli.describing import summarise
         from benchmark.registry import KINDS, Registry
 
-    registry = Registry(list(plugin or []))
+    registry = Registry(list(plugin or []), apart=True)
     for kind in KINDS:
         show(f"{kind}s:")
         for name, cls in registry.all(kind).items():
@@ -69,11 +69,12 @@ def check(
     plugin: PluginOption = None,
 ) -> None:
     """Hold a prior to the contract and to what it says it learns; exit 1 when a check does not hold."""
+    from benchmark.check.apart import check_apart
     from benchmark.check.contract import check
     from benchmark.check.targets import TARGETS
-    from benchmark.registry import Registry
+    from benchmark.registry import ForeignPrior, Registry
 
-    registry = Registry(list(plugin or []))
+    registry = Registry(list(plugin or []), apart=True)
     asked = parse_named(prior, "check")
     if len(asked) != 1 or len(asked[0][1]) != 1:
         raise UsageError(f"check {prior}: expected one prior with one value for each setting")
@@ -86,7 +87,9 @@ def check(
         if path in registry.broken:  # else a built-in of the same name would be checked in its place
             raise UsageError(f"broken plugin {path}: {registry.broken[path]}")
     failed = 0
-    for finding in check(cls, settings, list(target or TARGETS), choose_device(device)):
+    asked_of = settings, list(target or TARGETS), choose_device(device)
+    findings = check_apart(cls.plugin, name, *asked_of) if isinstance(cls, ForeignPrior) else check(cls, *asked_of)
+    for finding in findings:
         failed += finding.held is False
         mark = {True: "holds", False: "FAILS", None: "-"}[finding.held]
         show(f"{mark:6} {finding.check:38} {finding.detail}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,9 @@ from benchmark.cli.options import PluginOption, ResultsOption
 from benchmark.errors import UsageError
 from benchmark.machine.importing import importing
 from benchmark.progress import say, show
+
+#: sentences of one kind that `verify` shows
+SHOWN = 10
 
 
 def leaderboard(results: ResultsOption = Path("results")) -> None:
@@ -55,13 +59,24 @@ def verify(
     seed: Annotated[int, typer.Option(help="Decides which are drawn.")] = 0,
     plugin: PluginOption = None,
 ) -> None:
-    """Compute a random share of the recorded scores again, from scratch; exit 1 if any disagrees."""
+    """Hold the tables against the records, and compute a random share of the scores again; exit 1 if any disagrees."""
     with importing():
         from benchmark.names import open_registry
+        from benchmark.recount import find_differences
+        from benchmark.store.records import RecordStore
         from benchmark.verify import VERDICTS, Finding, describe, verify
 
     _require_records(results)
     registry = open_registry(plugin or [], apart=True)
+    differences, words, compared = find_differences(results, RecordStore(results / "records").all()[0])
+    for of, sentences in (("DISAGREES", differences), ("unknown  ", words)):
+        for sentence in sentences[:SHOWN]:
+            show(f"{of} {sentence}", flush=True)
+        if len(sentences) > SHOWN:
+            show(f"{of} ... and {len(sentences) - SHOWN} more")
+    advice = f"; python -m benchmark leaderboard --results {shlex.quote(str(results))} makes them from the records"
+    agree = f"the tables have {len(differences)} differences{advice}" if differences else "the tables are the records'"
+    say(f"{agree} ({compared:,} numbers of leaderboard.csv were worked out again)")
     counts, interrupted = dict.fromkeys(VERDICTS, 0), False
     alike: list[Finding] = []
     try:
@@ -78,7 +93,7 @@ def verify(
     if interrupted:
         say("interrupted: this is what was verified so far")
     show(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))
-    raise typer.Exit(130 if interrupted else 1 if counts["DISAGREES"] else 0)
+    raise typer.Exit(130 if interrupted else 1 if counts["DISAGREES"] or differences else 0)
 
 
 def _require_records(results: Path) -> None:

@@ -64,10 +64,13 @@ class Terms:
 class Executor(ABC):
     """Has each task done with `benchmark.jobs.task.execute`, in any order. A context, left when the run ends or stops.
 
+    `in_this_process`: what ends a task's process ends the run, which notes beforehand what it was at.
+
     A task can be pickled, and is idempotent: an executor may do it again where it lost it. It is `lost` at most once.
     """
 
     name: ClassVar[str]
+    in_this_process: ClassVar[bool] = False
 
     def __init__(self, owner: Owner, terms: Terms) -> None:
         self.owner, self.terms = owner, terms

@@ -10,6 +10,7 @@ from benchmark.jobs.task import Listener, Task, execute
 
 class Here(Executor):
     name = "here"
+    in_this_process = True
 
     @property
     def capacity(self) -> int:

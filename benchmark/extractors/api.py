@@ -112,7 +112,7 @@ class Features:
 
     def __init__(self, extractor: Extractor, device: torch.device, batch_size: int | None = None) -> None:
         self._network = extractor.network().to(device).eval().requires_grad_(False)
-        self._channels, self._device = extractor.channels, device
+        self._name, self._channels, self._device = extractor.name, extractor.channels, device
         self._batch_size = batch_size or (250 if device.type == "cuda" else 50)  # 50 stay in a CPU's cache
 
     @torch.no_grad()
@@ -120,7 +120,14 @@ class Features:
         if images.dtype != torch.uint8:
             raise TypeError(f"features are taken of uint8 images, got {images.dtype}")
         parts = (self._convert(part.to(self._device)) for part in images.split(self._batch_size))
-        return torch.cat([self._network(part)[0].float() for part in parts])
+        features = torch.cat([self._network(part)[0].float() for part in parts])
+        if features.dim() != 2 or len(features) != len(images) or not features.isfinite().all():
+            finite = "" if features.isfinite().all() else ", not all finite"
+            raise TypeError(
+                f"extractor {self._name}: {len(images)} images gave features {tuple(features.shape)}{finite}; "
+                "expected a row of finite numbers each"
+            )
+        return features
 
     def _convert(self, images: Tensor) -> Tensor:
         if images.shape[1] == self._channels:

@@ -19,9 +19,9 @@ from torch import Tensor
 from backbones.api import Backbone
 from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reference import Reference
-from benchmark.extractors.api import Features
+from benchmark.jobs.contract import BadSample, check_sample
+from benchmark.jobs.failures import call_theirs
 from benchmark.jobs.foreign import ForeignSource
-from benchmark.jobs.sampling import BadSample, check_sample
 from benchmark.machine.runs import Runs, measure_runs
 from benchmark.metrics import api
 from benchmark.metrics.api import PAIR, PRINCIPAL_AXES
@@ -30,6 +30,7 @@ from benchmark.store.cache import load_or_make
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
+MMD_DRAWS = "mmd sample"  # the purpose of the latents of all two-sample metrics
 DRAWS_VERSION = 1  # of streams, decoding and extraction: what is kept under another is not found
 
 
@@ -52,7 +53,7 @@ class Evaluation(api.Evaluation):
     identity: dict[str, Any]
     backbone: Backbone
     held_out: PosteriorSplit
-    features_of: Features
+    features_of: Callable[[Tensor], Tensor]
     reference: Reference
     protocol: Protocol
     seed: int
@@ -78,7 +79,7 @@ class Evaluation(api.Evaluation):
         if self.source is None:
             raise BadSample("this row has images, but no latents of its own")
         with seeded_globals(self.device, purpose, self.seed):
-            z = self.source.sample(n, self.stream(purpose))
+            z = call_theirs(self.source.sample, n, self.stream(purpose))
         return check_sample(z, n, self.backbone.latent_shape, self.device)
 
     def measure_draws(self, n: int, generator: torch.Generator) -> Runs:
@@ -100,7 +101,10 @@ class Evaluation(api.Evaluation):
         return self.decoding[self.seed, n]
 
     def decoded(self, z: Tensor, purpose: str) -> Tensor:
-        return decode_images(self.backbone, z, self.stream(purpose))
+        try:
+            return decode_images(self.backbone, z, self.stream(purpose))
+        except ArithmeticError as error:  # of latents beyond all bounds
+            raise BadSample(str(error)) from error
 
     @functools.cached_property
     def features(self) -> Tensor:
@@ -124,7 +128,7 @@ class Evaluation(api.Evaluation):
 
     def latent_pairs(self, purpose: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         n = self.protocol.mmd_latents
-        drawn = self.latents(n, "mmd sample").flatten(1)
+        drawn = self.latents(n, MMD_DRAWS).flatten(1)
         real = self.held_out.one_each(n, self.stream(f"{purpose} held-out")).flatten(1)
         yield "", drawn, real
         if len(self.backbone.latent_shape) == 3:

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save
 
-from benchmark.jobs.failures import Failed, describe_error, is_machine_fault
+from benchmark.jobs.failures import Failed, told_of
 from benchmark.jobs.fitting import Specimen, fit_prior
 from benchmark.jobs.foreign import Foreign, ForeignSource, fit_apart
 from benchmark.jobs.identity import Job
@@ -21,7 +21,8 @@ from priors.api import LatentPrior
 
 def find_or_fit(job: Job, work: Workspace) -> dict[str, Any]:
     """The content of a fit's record, its state being in the cache where it succeeded. Raises `Failed`."""
-    return _cached_fit(job) or _fit(job, work)
+    with told_of("fit"):
+        return _cached_fit(job) or _fit(job, work)
 
 
 def open_source(job: Job, work: Workspace) -> LatentPrior | ForeignSource:
@@ -52,13 +53,8 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
         return {**made, "provenance": provenance(work.device)}
     record = {**made, "note": job.row.note, "provenance": provenance(work.device)}
     path = _fit_path(job)
-    try:
-        write_atomic(path, save(state))
-        write_sealed(path.with_suffix(".json"), {"state": file_hash(path), "record": record})
-    except Exception as error:
-        if is_machine_fault(error):
-            raise Failed(f"fit: {describe_error(error)}; not recorded, so the next run tries again") from error
-        raise
+    write_atomic(path, save(state))
+    write_sealed(path.with_suffix(".json"), {"state": file_hash(path), "record": record})
     return record
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.jobs.failures import describe_error, in_one_line, is_machine_fault
+from benchmark.jobs.contract import check_facts
+from benchmark.jobs.failures import Broken, call_theirs, describe_error, is_machine_fault
 from benchmark.settings import validate
 from benchmark.streams import seeded_globals, stream
 from priors.api import AggregatePosterior, Diverged, LatentPrior
@@ -53,39 +54,23 @@ def fit_prior(
     start = time.perf_counter()
     try:
         with seeded_globals(of.device, "fit", of.seed):
-            prior = of.build(cls).to(of.device).train()
-            facts = prior.fit(posterior, stream(of.device, "fit", of.seed), log)
+            prior = call_theirs(of.build, cls).to(of.device).train()
+            facts = call_theirs(prior.fit, posterior, stream(of.device, "fit", of.seed), log)
         if of.device.type == "cuda":
             torch.cuda.synchronize(of.device)
         seconds = time.perf_counter() - start
-        facts = _checked_facts(facts)
-        state = state_of(prior)
+        facts = call_theirs(check_facts, facts)
+        state = call_theirs(state_of, prior)
         bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
         if bad:
             raise Diverged(f"{bad[0]} is not finite after the fit")
-        _require_loadable(state, of.build(cls))
+        _require_loadable(state, call_theirs(of.build, cls))
     except (Exception, SystemExit) as error:
         status = "fault" if is_machine_fault(error) else "diverged" if isinstance(error, Diverged) else "failed"
         return {"status": status, "reason": describe_error(error), "log": log.points}, {}
     parameters = sum(parameter.numel() for parameter in prior.parameters())
     values = {**facts, "fit_seconds": seconds}
     return {"status": "ok", "values": values, "parameters": parameters, "log": log.points}, state
-
-
-def _checked_facts(facts: Any) -> dict[str, Any]:
-    if facts is None:
-        return {}
-    if not isinstance(facts, dict):
-        raise TypeError(f"fit returned {type(facts).__name__}; expected None or a dict of numbers and sentences")
-    facts = {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
-    for name, value in facts.items():
-        if not isinstance(value, (int, float, str)):
-            raise TypeError(f"fit returned {name} of type {type(value).__name__}; expected a number or a sentence")
-    facts = {name: in_one_line(value) if isinstance(value, str) else value for name, value in facts.items()}
-    bad = [name for name, value in facts.items() if not isinstance(value, str) and not math.isfinite(value)]
-    if bad:
-        raise Diverged(f"fit returned {bad[0]}={facts[bad[0]]}")
-    return facts
 
 
 def state_of(prior: LatentPrior) -> dict[str, Tensor]:
@@ -96,11 +81,11 @@ def state_of(prior: LatentPrior) -> dict[str, Tensor]:
 
 
 def _require_loadable(state: dict[str, Tensor], fresh: LatentPrior) -> None:
-    """Whoever finds a fit in the cache loads it into a fresh prior. Raises `TypeError` where that fails."""
+    """Whoever finds a fit in the cache loads it into a fresh prior. Raises `Broken` where that fails."""
     try:
         fresh.load_state_dict(state)
     except RuntimeError as error:
-        raise TypeError(f"the fitted state needs every parameter and buffer from __init__ on: {error}") from error
+        raise Broken(f"the fitted state needs every parameter and buffer from __init__ on: {error}") from error
 
 
 @dataclass

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle
-from benchmark.jobs.failures import Reported, describe_error, is_machine_fault
+from benchmark.jobs.contract import check_count, check_density, check_sample
+from benchmark.jobs.failures import Reported, call_theirs, describe_error, is_machine_fault
 from benchmark.jobs.fitting import Specimen, fit_prior
-from benchmark.jobs.sampling import check_sample
 from benchmark.machine.arithmetic import require_float32
 from benchmark.machine.runs import Runs, measure_runs
 from benchmark.machine.threads import limit_threads
@@ -37,6 +37,7 @@ from priors.api import AggregatePosterior, LatentPrior, PosteriorSplit
 
 #: characters of what a fit may have recorded
 LONGEST_RECORD = 1_000_000
+NETWORK = "network_evaluations"
 #: seconds between two words of a fit on its progress
 TELL_EVERY = 0.2
 
@@ -136,7 +137,7 @@ class ForeignSource:
     @property
     def network_evaluations(self) -> int:
         self._started()
-        return self._facts["network_evaluations"]
+        return check_count(self._facts[NETWORK], NETWORK)
 
     def close(self) -> None:
         """End the process."""
@@ -146,7 +147,7 @@ class ForeignSource:
 
     def _density(self, name: str, z: Tensor) -> Tensor | None:
         _, tensors = self._call(_density_there, name, save({"z": z.cpu().contiguous()}))
-        return tensors["value"].to(z.device) if tensors else None
+        return check_density(tensors["value"].to(z.device), z, name) if tensors else None
 
     def _call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
         return self._ask(self._started(), function, *arguments)
@@ -235,38 +236,40 @@ def _backbone(foreign: Foreign, bundle: Bundle, device: torch.device) -> Backbon
 def _load_there(foreign: Foreign, of: Specimen, state: Path) -> Answer:
     global _held
     _prepare(of.device)
-    prior = of.load(foreign.find(), load_file(state))
+    prior = call_theirs(of.load, foreign.find(), load_file(state))
     _held = prior, of
     shapes = [list(parameter.shape) for parameter in prior.parameters()]
-    return {"parameters": shapes, "network_evaluations": int(prior.network_evaluations)}, {}
+    return {"parameters": shapes, "network_evaluations": check_count(prior.network_evaluations, NETWORK)}, {}
 
 
 @torch.no_grad()
 def _sample_there(n: int, generators: dict[str, Any]) -> Answer:
     prior, of = _loaded()
     generator = _take_on(generators, of.device)
-    z = check_sample(prior.sample(n, generator), n, of.latent_shape, of.device)
+    z = check_sample(call_theirs(prior.sample, n, generator), n, of.latent_shape, of.device)
     return None, {"z": z.cpu(), "generator": generator.get_state()}
 
 
 @torch.no_grad()
 def _density_there(name: str, z: bytes) -> Answer:
     prior, of = _loaded()
-    value = getattr(prior, name)(load(z)["z"].to(of.device))
-    return None, {} if value is None else {"value": value.cpu()}
+    latents = load(z)["z"].to(of.device)
+    value = call_theirs(getattr(prior, name), latents)
+    checked = check_density(value, latents, name)
+    return None, {} if checked is None else {"value": checked.cpu()}
 
 
 @torch.no_grad()
 def _diagnose_there(generators: dict[str, Any]) -> Answer:
     prior, of = _loaded()
-    return prior.diagnostics(_take_on(generators, of.device)), {}
+    return call_theirs(prior.diagnostics, _take_on(generators, of.device)), {}
 
 
 @torch.no_grad()
 def _measure_there(n: int, generators: dict[str, Any], repeats: int, seconds: float) -> Answer:
     prior, of = _loaded()
     generator = _take_on(generators, of.device)
-    runs = measure_runs(lambda: prior.sample(n, generator), of.device, repeats, seconds)
+    runs = call_theirs(measure_runs, lambda: prior.sample(n, generator), of.device, repeats, seconds)
     return [runs.peak_bytes, runs.seconds], {}
 
 

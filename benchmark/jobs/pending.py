@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.jobs.failures import describe_error
 from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.workspace import Workspace
+from benchmark.machine.switches import kept_switches
 from benchmark.metrics.api import Facts, Metric
 from benchmark.progress import say
 from benchmark.store.records import RecordStore, record_id
@@ -51,7 +53,9 @@ class Ledger:
             found.fit = fit is None or fit["status"] != "ok"
         for metric in metrics:
             try:
-                if not _is_asked(metric, job, work):
+                with kept_switches() if work.registry.origin(type(metric)) != "built-in" else nullcontext():
+                    asked = _is_asked(metric, job, work)
+                if not asked:
                     continue
             except (Exception, SystemExit) as error:
                 found.failures.append(f"{metric.name}: applies: {describe_error(error)}")

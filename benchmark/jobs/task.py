@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import time
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from benchmark.jobs.evaluation import Evaluation, Source
-from benchmark.jobs.failures import Failed, describe_error, is_machine_fault
+from benchmark.jobs.claims import BUILT_IN, find_owner
+from benchmark.jobs.contract import check_values
+from benchmark.jobs.evaluation import MMD_DRAWS, Evaluation, Source
+from benchmark.jobs.failures import Broken, Failed, call_theirs, describe_error, in_one_line, is_machine_fault, told_of
 from benchmark.jobs.fit import find_or_fit, open_source
-from benchmark.jobs.foreign import ForeignSource
+from benchmark.jobs.foreign import LONGEST_RECORD, ForeignSource
 from benchmark.jobs.identity import Job
 from benchmark.jobs.reference_rows import REFERENCES, PosteriorDraws
 from benchmark.jobs.workspace import Workspace
+from benchmark.machine.arithmetic import require_float32
+from benchmark.machine.switches import kept_switches
 from benchmark.machine.threads import limit_threads
 from benchmark.metrics.api import FIT, Metric
-from benchmark.processes.child import Died
+from benchmark.processes.child import Answer, Child, Died, Raised
 from benchmark.progress import say
+from benchmark.store.cache import keep_nothing
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import content_hash
 
@@ -70,14 +74,20 @@ def execute(task: Task, listener: Listener) -> Outcome:
             source = _source(task, listener)
             if isinstance(source, ForeignSource):
                 closing.callback(source.close)
-            evaluation = _evaluation(job, work, source) if task.metrics else None
+            with told_of("what it is measured on cannot be read"):
+                evaluation = _evaluation(job, work, source) if task.metrics else None
         except Failed as failure:
             return Outcome(failures=[str(failure)], unfit=True)
         wanted = {metric.name: metric for metric in work.metrics}
         for name in task.metrics:
             assert evaluation is not None
             listener.began(name)
-            content = _measure(wanted[name], evaluation, work)
+            start = time.perf_counter()
+            if work.registry.origin(type(wanted[name])) == BUILT_IN:
+                content = _owned(work, wanted[name], _measured(wanted[name], evaluation))
+            else:
+                content = _measured_apart(task, wanted[name], evaluation)
+            content |= {"seconds": time.perf_counter() - start, "provenance": provenance(work.device)}
             reason = f"{name}: {content.get('reason')}"
             if content["status"] == "fault":
                 outcome.failures.append(f"{reason}; not recorded, so the next run tries again")
@@ -94,9 +104,7 @@ def _source(task: Task, listener: Listener) -> Source | None:
     """What a job draws from; None where it has nothing but images. Raises `Failed`."""
     job, work = task.job, task.work
     if job.row.prior is None:
-        reference = REFERENCES[job.row.name]
-        split = reference.decodes(work.protocol.split)
-        return None if reference.from_images else PosteriorDraws(work.split(split))
+        return _open(job, work)
     listener.began(FIT)
     made = find_or_fit(job, work)
     if not task.recorded:
@@ -104,7 +112,17 @@ def _source(task: Task, listener: Listener) -> Source | None:
     if made["status"] != "ok":
         here = " here, though it is recorded as fine" if task.recorded else ""
         raise Failed(f"fit {made['status']}{here}: {made['reason']}")
-    return open_source(job, work)
+    return _open(job, work)
+
+
+def _open(job: Job, work: Workspace) -> Source | None:
+    """The same where its fit is in the cache."""
+    with told_of("what it draws from cannot be read"):
+        if job.row.prior:
+            return open_source(job, work)
+        reference = REFERENCES[job.row.name]
+        draws = None if reference.from_images else work.split(reference.decodes(work.protocol.split))
+        return None if draws is None else PosteriorDraws(draws)
 
 
 def _evaluation(job: Job, work: Workspace, source: Source | None) -> Evaluation:
@@ -130,35 +148,100 @@ def _evaluation(job: Job, work: Workspace, source: Source | None) -> Evaluation:
     )
 
 
-def _measure(metric: Metric, evaluation: Evaluation, work: Workspace) -> dict[str, Any]:
+def _measured(metric: Metric, evaluation: Evaluation) -> dict[str, Any]:
     """The content of a measurement's record. A prior whose process dies is given one more chance."""
-    start = time.perf_counter()
     try:
         try:
-            values = metric.measure(evaluation)
+            values = call_theirs(metric.measure, evaluation)
         except Died as death:
             say(f"{metric.name}: {describe_error(death)}; tried once more")
-            values = metric.measure(evaluation)
-        bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-        if bad:
-            raise ValueError(f"{', '.join(bad)} not finite")
-        if not all(isinstance(name, str) for name in values):
-            raise TypeError("names of values are strings")
-        values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read; raises where JSON has no such
-        content = {"status": "ok", "values": values, **_columns(metric, work)}
+            values = call_theirs(metric.measure, evaluation)
+        return {"status": "ok", "values": call_theirs(check_values, values)}
     except Died as death:
-        content = {"status": "crashed", "reason": f"{describe_error(death)}, twice", "output": death.output}
+        return {"status": "crashed", "reason": f"{describe_error(death)}, twice", "output": death.output}
     except (Exception, SystemExit) as error:
-        content = {"status": "fault" if is_machine_fault(error) else "failed", "reason": describe_error(error)}
-    return {**content, "seconds": time.perf_counter() - start, "provenance": provenance(work.device)}
+        return {"status": "fault" if is_machine_fault(error) else "failed", "reason": describe_error(error)}
+
+
+def _measured_apart(task: Task, metric: Metric, evaluation: Evaluation) -> dict[str, Any]:
+    """The same of a stranger's metric, in a process of its own: what it changes there is no other measurement's.
+
+    What it is likely to look at is made here first, and found there; what else it asks for is not kept.
+    """
+    _make_ready(metric, evaluation)
+    for attempt in (1, 2):
+        try:
+            with Child(lambda line: say(f"{metric.name}: {line}")) as child:
+                content = child.call(_measure_there, replace(task, metrics=(metric.name,))).value
+            break
+        except Died as death:
+            if attempt == 2:
+                return {"status": "crashed", "reason": f"{describe_error(death)}, twice", "output": death.output}
+            say(f"{metric.name}: {describe_error(death)}; tried once more")
+        except (Raised, OSError) as error:
+            return {"status": "fault", "reason": in_one_line(str(error).splitlines()[-1])}
+    content = _owned(task.work, metric, _believed(content))
+    return content | _columns(metric, task.work) if content["status"] == "ok" else content
+
+
+def _believed(content: dict[str, Any]) -> dict[str, Any]:
+    """What a record is to say, checked here once more: nobody knows what became of the code there."""
+    try:
+        if content["status"] == "ok":
+            content = {"status": "ok", "values": check_values(content["values"])}
+        else:
+            content = {**content, "reason": in_one_line(content["reason"])}
+        length = len(json.dumps(content))
+        if length > LONGEST_RECORD:
+            raise Broken(f"its record would be {length:,} characters long, of at most {LONGEST_RECORD:,}")
+    except Exception as error:
+        return {"status": "failed", "reason": describe_error(error)}
+    return content
+
+
+def _owned(work: Workspace, metric: Metric, content: dict[str, Any]) -> dict[str, Any]:
+    """The same content, or the failure of one that has another metric's values."""
+    taken = find_owner(work.registry, type(metric), content.get("values", {}), work.protocol)
+    if taken is None:
+        return content
+    reason = f"it returned '{taken[0]}', which is a value of {taken[1]}: it is to have another name"
+    return {"status": "failed", "reason": reason}
+
+
+def _make_ready(metric: Metric, evaluation: Evaluation) -> None:
+    """Draws and features that a metric of these settings is likely to look at, in the cache; what fails fails there."""
+    with suppress(Exception):
+        if "extractor" in metric.reads and "generated" in metric.reads:
+            _ = evaluation.features
+    with suppress(Exception):
+        if "mmd_latents" in metric.reads:
+            evaluation.latents(evaluation.protocol.mmd_latents, MMD_DRAWS)
+
+
+def _measure_there(task: Task) -> Answer:
+    """In the child: one metric of a job whose fit is in the cache."""
+    job, work = task.job, task.work
+    keep_nothing()
+    if work.device.type == "cuda":
+        require_float32()
+    (metric,) = (each for each in work.metrics if each.name in task.metrics)
+    with limit_threads(task.threads), ExitStack() as closing:
+        try:
+            source = _open(job, work)
+            if isinstance(source, ForeignSource):
+                closing.callback(source.close)
+            return _measured(metric, _evaluation(job, work, source)), {}
+        except (Exception, SystemExit) as error:
+            return {"status": "fault", "reason": describe_error(error)}, {}
 
 
 def _columns(metric: Metric, work: Workspace) -> dict[str, Any]:
     """The columns that a stranger's metric declares, for its record: tables are made where its class is not at hand."""
-    if work.registry.origin(type(metric)) == "built-in":
+    if work.registry.origin(type(metric)) == BUILT_IN:
         return {}
     try:
-        declared = type(metric).columns(work.protocol)
+        with kept_switches():
+            declared = type(metric).columns(work.protocol)
         columns = None if declared is None else [asdict(column) for column in declared]
         content_hash(columns)  # raises where JSON cannot hold them
     except (Exception, SystemExit) as error:

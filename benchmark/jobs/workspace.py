@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from benchmark.bundles.reference import Reference, find_reference
 from benchmark.extractors.api import Extractor, Features
 from benchmark.machine.devices import choose_device
 from benchmark.machine.runs import Runs
+from benchmark.machine.switches import kept_switches
 from benchmark.metrics.api import Metric
 from benchmark.plugin_files import Plugin
 from benchmark.progress import say
@@ -89,8 +92,15 @@ class Workspace:
             return None
 
     @functools.cached_property
-    def features_of(self) -> Features:
-        return Features(self.extractor, self.device)
+    def features_of(self) -> Callable[[Tensor], Tensor]:
+        features = Features(self.extractor, self.device)
+        return features if self.extractor.source is None else partial(_look, features)
+
+
+def _look(features: Features, images: Tensor) -> Tensor:
+    """What a stranger's extractor sees: it changes neither the images nor switches."""
+    with kept_switches():
+        return features(images.clone())
 
 
 _opened: dict[str, Workspace] = {}

@@ -216,6 +216,8 @@ class Metric(ABC):
     `reads`: the fields of the protocol that decide its value, and so its identity.
     `reference_rows`: the reference rows that have it too.
     `machine_bound`: its value belongs to a device, a thread count and a dtype (timings).
+    `values`: names of what `measure` returns beside the values of its columns; `*` stands for any characters. A value
+    belongs to one metric: what another returns under a name of these, or of a column, is refused.
     """
 
     name: ClassVar[str]
@@ -223,6 +225,7 @@ class Metric(ABC):
     reads: ClassVar[tuple[str, ...]]
     reference_rows: ClassVar[tuple[str, ...]] = ()
     machine_bound: ClassVar[bool] = False
+    values: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column] | None:

@@ -21,6 +21,7 @@ class ExtractionTime(Metric):
     reads = ("extractor", "timing_repeats", "timing_seconds")
     reference_rows = ("aggregate_posterior",)
     machine_bound = True
+    values = ("extraction_images", "extraction_seconds", "extraction_seconds_quartiles", "extraction_repeats")
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column]:

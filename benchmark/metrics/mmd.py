@@ -74,6 +74,7 @@ class ProjectedMMD(MMD):
     """
 
     name = "mmd_pca64"
+    values = tuple(f"mmd_{kernel}_pca64_p" for kernel in KERNELS)
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column]:

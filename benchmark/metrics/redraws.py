@@ -18,6 +18,7 @@ from benchmark.scores.mmd import KERNELS, mmd_between
 class Redraws(Metric):
     name = "redraws"
     reads = (*dict.fromkeys((*IMAGE_SETTINGS, *LATENT_SETTINGS)), "mmd_bandwidths", "redraws")
+    values = ("fd_redraws", *(f"mmd_{kernel}_redraws" for kernel in KERNELS))
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column]:

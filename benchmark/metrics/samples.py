@@ -41,6 +41,7 @@ class Samples(Metric):
     name = "samples"
     reads = ("split", "grid_columns", "rounding")
     reference_rows = ("aggregate_posterior", "reconstruction")
+    values = ("png",)
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column]:

@@ -10,11 +10,20 @@ eager time of small networks is Python's.
 from __future__ import annotations
 
 import statistics
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
 from benchmark.metrics.api import Column, Evaluation, Metric, hookimpl
+
+#: names of what is measured here, and so of no prior's diagnostics
+MEASURED = (
+    "network_evaluations",
+    "parameters",
+    *(f"{part}_{of}_*" for part in ("prior", "replayed", "decode", "images") for of in ("seconds", "repeats")),
+    *(f"{part}_peak_bytes_*" for part in ("prior", "decode")),
+)
 
 
 class SamplingTime(Metric):
@@ -22,6 +31,7 @@ class SamplingTime(Metric):
     version = 3
     reads = ("timing_batches", "timing_repeats", "timing_seconds")
     machine_bound = True
+    values = (*MEASURED, "effective_sample_size")
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column]:
@@ -66,7 +76,11 @@ class SamplingTime(Metric):
                 values[f"{what}_seconds_{batch}_quartiles"] = [low, high]
         values["network_evaluations"] = source.network_evaluations
         values["parameters"] = sum(parameter.numel() for parameter in source.parameters())
-        return values | source.diagnostics(generator)
+        told = source.diagnostics(generator)
+        measured_here = [name for name in told if any(fnmatchcase(str(name), each) for each in MEASURED)]
+        if measured_here:
+            raise TypeError(f"diagnostics returned {measured_here[0]}, which is measured: call it something else")
+        return values | told
 
 
 @hookimpl

@@ -81,7 +81,7 @@ class Board:
         # of two processes the later one sees the records of both
         with lock(f"results-{folder}"), _uncollected():
             self.tables, damaged, in_none = make_tables(results, self._store)
-            pages = _pages(self.tables, [*damaged, *in_none])
+            pages = make_pages(self.tables, [*damaged, *in_none])
             for page, text in pages.items():
                 _write(results / page, text)
             _sweep(results / "boards", {Path(page).name for page in pages})
@@ -121,7 +121,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _pages(tables: list[Table], left_out: list[str]) -> dict[str, str]:
+def make_pages(tables: list[Table], left_out: list[str]) -> dict[str, str]:
     """Place in the results folder -> text."""
     standing = find_standing(tables)
     across = find_across(standing.columns)

@@ -12,6 +12,8 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from benchmark.errors import UsageError
+
 CACHE_VARIABLE = "LATENT_PRIOR_CACHE"
 DATA_VARIABLE = "LATENT_PRIOR_DATA"
 #: what the system says of a place that is there to be read
@@ -25,9 +27,14 @@ def cache_root() -> Path:
 
 @contextmanager
 def fresh_cache() -> Iterator[Path]:
-    """An empty cache in place of the usual one, gone afterwards."""
+    """An empty cache in place of the usual one, gone afterwards. Raises `UsageError` where there is no place for it."""
     usual = os.environ.get(CACHE_VARIABLE)
-    with tempfile.TemporaryDirectory(prefix="latent-prior-benchmark-") as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="latent-prior-benchmark-", ignore_cleanup_errors=True)
+    except OSError as error:
+        said = error.strerror or "there is none that can be written"
+        raise UsageError(f"no temporary folder: {said}; name one with TMPDIR") from error
+    with temporary as folder:
         os.environ[CACHE_VARIABLE] = folder
         try:
             yield Path(folder)
