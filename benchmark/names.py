@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.find import find_bundle
+from benchmark.bundles.reference import without_images
 from benchmark.datasets.api import Dataset
+from benchmark.datasets.content import last_seen
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.metrics.api import Metric
 from benchmark.progress import say
 from benchmark.registry import PATIENCE, Registry
-from benchmark.settings import parse_named, validate
+from benchmark.settings import construct, parse_named, validate
 
+#: what a run is on where nothing else is named
+DATASET, BACKBONE = "digits", "conv_vae"
 #: words that stand for all metrics whose values belong to no machine, and to one
 BOUND_TO_MACHINE = {"scores": False, "timings": True}
 
@@ -31,7 +36,10 @@ def open_registry(plugins: Iterable[Path], apart: bool = False, patience: float 
 def find_dataset(registry: Registry, name: str) -> Dataset:
     """A registered data set, with settings where they are given, or a path: what ends in .npz or holds a separator."""
     if _is_path(name):
-        return PathDataset(Path(name))
+        images = PathDataset(Path(name).expanduser())
+        if images.name in registry.at_hand("dataset"):  # recipes and published figures go by names
+            images.name = f"own_{images.name}"
+        return images
     asked = parse_named(name, "--dataset")
     if len(asked) != 1 or len(asked[0][1]) != 1:
         raise UsageError(f"--dataset {name}: expected one data set with one value for each setting")
@@ -39,16 +47,23 @@ def find_dataset(registry: Registry, name: str) -> Dataset:
     try:
         cls = registry.get("dataset", name)
     except UsageError as error:
-        raise UsageError(f"{error}; the folder is ./{name}" if Path(name).is_dir() else str(error)) from error
+        folder = f"; the folder is {shlex.quote(f'./{name}')}" if Path(name).is_dir() else ""
+        raise UsageError(f"{error}{folder}") from error
     return cls(validate(cls.Config, settings, f"data set {name}"))
 
 
-def choose_bundle(registry: Registry, dataset: str, backbone: str, name: str | None) -> Bundle:
-    """The bundle of that name or folder, else that of the data set and backbone; of several, a line says which."""
-    registry.get("backbone", backbone)
-    images = None if name else find_dataset(registry, dataset)
+def choose_bundle(registry: Registry, dataset: str | None, backbone: str | None, name: str | None) -> Bundle:
+    """The bundle of that name or folder, else that of the data set and backbone; of several, a line says which.
+
+    What is None is the bundle's own, else the usual one. Raises `UsageError`, also where they contradict each other.
+    """
+    if name is None:
+        dataset, backbone = dataset or DATASET, backbone or BACKBONE
+    if backbone is not None:
+        registry.get("backbone", backbone)
+    images = None if dataset is None else find_dataset(registry, dataset)
     bundle, others = find_bundle(images, backbone, name)
-    if images is not None and bundle.dataset != images.name:
+    if images is not None and not bundle.is_own and bundle.dataset == images.preview:
         preparation = bundle.card["dataset"]["preparation"]
         say(f"there is no bundle of {images.name} here; {bundle.path.name} stands in: {preparation}")
     if others:
@@ -56,22 +71,28 @@ def choose_bundle(registry: Registry, dataset: str, backbone: str, name: str | N
     return bundle
 
 
-def find_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset | None:
-    """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one."""
-    if _is_path(typed):
-        return PathDataset(Path(typed))
+def find_dataset_of(registry: Registry, typed: str | None, bundle: Bundle) -> Dataset | None:
+    """The image source of a bundle: the path that was typed, else what its card names; None where it is not known here.
+
+    A path is in no card: images of one are looked for where they were last seen.
+    """
     try:
+        if typed is not None and _is_path(typed):
+            return find_dataset(registry, typed)
+        if bundle.is_own:
+            seen = last_seen(bundle.card["dataset"]["sha256"])
+            return find_dataset(registry, seen) if seen else None
         cls = registry.get("dataset", bundle.dataset)
+        return cls(construct(cls.Config, bundle.card["dataset"].get("settings", {}), f"data set {bundle.dataset}"))
     except UsageError:
         return None
-    return cls(cls.Config(**bundle.card["dataset"].get("settings", {})))
 
 
-def require_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset:
+def require_dataset_of(registry: Registry, typed: str | None, bundle: Bundle) -> Dataset:
     """The same; raises `UsageError` where there is none."""
     source = find_dataset_of(registry, typed, bundle)
     if source is None:
-        raise UsageError(f"no data set is called '{bundle.dataset}': name the path of its images with --dataset")
+        raise UsageError(without_images(bundle))
     return source
 
 

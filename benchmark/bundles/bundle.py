@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbones.api import Backbone
+from benchmark.datasets.api import USER_SUPPLIED
 from benchmark.progress import say
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
 
@@ -43,6 +44,11 @@ class Bundle:
     @property
     def dataset(self) -> str:
         return self.card["dataset"]["name"]
+
+    @property
+    def is_own(self) -> bool:
+        """Made from somebody's images at a path: its data set's name is no registered one, whatever it says."""
+        return self.card["dataset"].get("terms") == USER_SUPPLIED
 
     @property
     def backbone_name(self) -> str:

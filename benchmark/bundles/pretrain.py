@@ -12,8 +12,11 @@ from backbones.api import Backbone
 from backbones.training import TrainingDiverged, posterior, train
 from benchmark.bundles.bundle import SPLITS, Bundle, round_weights, write_bundle
 from benchmark.bundles.decoding import decode_images
+from benchmark.bundles.find import note_bundle
 from benchmark.bundles.reconstructions import make_reconstructions
 from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.content import load_images
+from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.progress import say, track
@@ -25,6 +28,7 @@ from benchmark.store.places import cache_root
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import content_hash
 from benchmark.streams import stream
+from benchmark.suggestion import suggest
 from priors.api import PosteriorSplit
 
 COLLAPSED = 0.1  # nats that a group of latents carries at least, on the mean over validation images
@@ -49,18 +53,19 @@ def pretrain(
     A run that was killed goes on from its last epoch. Raises `UsageError` where `out` is taken.
     """
     origin = provenance(device)  # of the code as it is now, not as it may be hours later
-    images = dataset.load(roots)
+    images, image_hash = load_images(dataset, roots)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
     config = validate(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
     typed = dataset.config.model_dump(mode="json", exclude_unset=True)
-    name = "-".join([dataset.name, *_name_parts(typed), backbone_class.name, *_name_parts(settings)])
+    # two folders may each hold a faces.npz
+    of = [dataset.name, image_hash[:8]] if isinstance(dataset, PathDataset) else [dataset.name]
+    name = "-".join([*of, *_name_parts(typed), backbone_class.name, *_name_parts(settings)])
     path = out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)
     if path.exists():
         raise UsageError(f"{path} exists already: remove it to train again, or name another folder with --out")
     if note:
         say(note)
     extractor = registry.get("extractor", dataset.extractor)()
-    image_hash = images.content_hash()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         try:
@@ -104,10 +109,13 @@ def pretrain(
     }
     bundle = write_bundle(path, card, backbone, parts)
     checkpoint.unlink()
+    if out:
+        note_bundle(out)
     _reconstruct_fully(bundle, backbone, images, extractor, device)
     say(
         f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
-        f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training"
+        f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training; "
+        f"go on with: {suggest('run', bundle=out or path.name)}"
     )
     return bundle
 

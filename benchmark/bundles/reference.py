@@ -8,7 +8,6 @@ They belong to images, not to a backbone: every bundle of the same images uses t
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.content import load_images
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features
 from benchmark.metrics.api import Statistics
@@ -27,6 +27,7 @@ from benchmark.scores.frechet import feature_statistics
 from benchmark.store.places import cache_root
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
 from benchmark.streams import stream
+from benchmark.suggestion import suggest
 
 SUBSAMPLE = 2_000
 
@@ -142,24 +143,33 @@ def obtain_reference(
         reference = None
     if reference is not None:
         return reference
-    command = reference_command(bundle, extractor, split)
-    missing = f"no {extractor.name} reference of {bundle.path.name}; make it with: {command}"
+    missing = f"no {extractor.name} reference of {bundle.path.name}"
     if dataset is None:
-        raise UsageError(missing)
+        raise UsageError(f"{missing}, and {without_images(bundle)}")
     try:
-        images = dataset.load(roots)
+        images = load_images(dataset, roots)[0]
     except UsageError as error:
-        raise UsageError(f"{missing} ({error})") from error
+        raise UsageError(f"{missing}; make it with: {reference_command(bundle, extractor, split)} ({error})") from error
     say(f"computing the {extractor.name} reference of {bundle.path.name}, {split} split, once")
     with track(f"{extractor.name} reference") as progress:
         return make_reference(bundle, images, extractor, split, device, None, progress)
 
 
-def reference_command(bundle: Bundle, extractor: Extractor, split: str) -> str:
-    """The command that makes a reference."""
+def reference_command(bundle: Bundle, extractor: Extractor, split: str, out: Path | None = None) -> str:
+    """The command that makes a reference; `out`: the folder, None for the cache."""
+    return suggest("reference", bundle=bundle.path, extractor=extractor.name, split=split, out=out)
+
+
+def without_images(bundle: Bundle) -> str:
+    """That a bundle's images are not to be found, and what to name."""
+    if bundle.is_own:
+        return (
+            f"where the images of {bundle.path.name} ('{bundle.dataset}') lie is not known here: "
+            "name their path with --dataset"
+        )
     return (
-        f"python -m benchmark reference --dataset {bundle.dataset} --bundle {shlex.quote(str(bundle.path))} "
-        f"--extractor {extractor.name} --split {split}"
+        f"the data set '{bundle.dataset}' of {bundle.path.name} is not registered here: name the file that registers "
+        "it with --plugin, or the path of its images with --dataset"
     )
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import typer
 
 from benchmark.cli import images, plugins, pretrain, results, run
+from benchmark.cli.options import flags_of
 from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
 from benchmark.progress import say
+from benchmark.suggestion import set_commands, set_typed
 
 app = typer.Typer(
     help="A benchmark of latent priors for frozen, pretrained VAEs.",
@@ -31,8 +37,33 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "leaderboard": results.leaderboard,
     "verify": results.verify,
 }
+OPTIONS = {name: flags_of(command) for name, command in COMMANDS.items()}
+set_commands({name: set(flags.values()) for name, flags in OPTIONS.items()})
+
+
+def _prepared(name: str, command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which begins with what every one begins with and ends as every one ends."""
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        given = {each: _expand_home(value) for each, value in given.items()}
+        parameters = inspect.signature(command).parameters
+        typed = {flag: given[each] for each, flag in OPTIONS[name].items() if given[each] != parameters[each].default}
+        set_typed(typed)
+        command(**given)
+
+    return call
+
+
+def _expand_home(value: Any) -> Any:
+    """`~` is the home folder, also where the shell leaves it: `--out=~/mine`."""
+    if isinstance(value, list):
+        return [_expand_home(each) for each in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name)(_prepared(name, command))
 
 
 @app.callback()

@@ -12,6 +12,7 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.machine.devices import choose_device
 from benchmark.machine.importing import importing
 from benchmark.settings import parse_named
+from benchmark.suggestion import suggest
 
 
 def list_(plugin: PluginOption = None) -> None:
@@ -82,5 +83,5 @@ def new_prior(
 
     path = new_prior(name, folder, Registry().at_hand("prior"))
     print(f"written: {path}\nnext:")
-    print(f"  python -m benchmark check {name} --plugin {path}")
-    print(f"  python -m benchmark run --priors {name} --plugin {path}")
+    print(f"  {suggest('check', name, plugin=path)}")
+    print(f"  {suggest('run', priors=name, plugin=path)}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,11 +23,13 @@ from benchmark.errors import UsageError
 SPLITS = ("train", "val", "test")
 #: what ends so is read as an image; torchvision's list, which takes seconds to import
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+#: characters of a data set's name, which folders and files are named after
+LONGEST_NAME = 80
 GREY = ("1", "L", "I;16", "I;16B")
 
 
 class PathDataset(Dataset):
-    """Images from a path. Its name is the path's last part in lower case, other characters as `_`.
+    """Images from a path. Its name is the path's last part in lower case, other characters as `_`; see `_name`.
 
     `.npz`: uint8 arrays `train`, `val`, `test` of shape (n, H, W) or (n, H, W, C) with C = 1 or 3.
     Folder: sub-folders `train`, `val`, `test`, or images that are split at random 80 / 10 / 10; each image is
@@ -37,7 +41,7 @@ class PathDataset(Dataset):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self.name = re.sub(r"[^a-z0-9_-]+", "_", path.stem.lower()).strip("_") or "images"
+        self.name = _name(path.stem)
         self.extractor = "efficientnet-lite0"
 
     @property
@@ -102,6 +106,19 @@ class PathDataset(Dataset):
     @staticmethod
     def _image_files(folder: Path) -> list[Path]:
         return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+
+
+def _name(stem: str) -> str:
+    """A word of a to z, digits, - and _; what that loses of a long name or one in another script, a hash makes up for.
+
+    `Faces 2` -> `faces_2`; `猫` -> `images-a810bf84`.
+    """
+    stem = unicodedata.normalize("NFC", stem.lower())  # which file systems do not agree on
+    word = re.sub(r"[^a-z0-9_-]+", "_", stem).strip("_")
+    if stem.isascii() and len(word) <= LONGEST_NAME:
+        return word or "images"
+    digest = hashlib.sha256(stem.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{word[:LONGEST_NAME].strip('_') or 'images'}-{digest}"
 
 
 def _read(file: Path, use: Callable[[Image.Image], Any]) -> Any:
