@@ -17,6 +17,7 @@ from benchmark.metrics.api import Metric
 from benchmark.progress import say
 from benchmark.registry import PATIENCE, Registry
 from benchmark.settings import construct, parse_named, validate
+from benchmark.store.places import expand_home
 
 #: what a run is on where nothing else is named
 DATASET, BACKBONE = "digits", "conv_vae"
@@ -36,7 +37,7 @@ def open_registry(plugins: Iterable[Path], apart: bool = False, patience: float 
 def find_dataset(registry: Registry, name: str) -> Dataset:
     """A registered data set, with settings where they are given, or a path: what ends in .npz or holds a separator."""
     if _is_path(name):
-        images = PathDataset(Path(name).expanduser())
+        images = PathDataset(expand_home(Path(name)))
         if images.name in registry.at_hand("dataset"):  # recipes and published figures go by names
             images.name = f"own_{images.name}"
         return images

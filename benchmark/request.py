@@ -188,6 +188,7 @@ def resolve(
     device = choose_device(request.device)
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
+    _require_backbone(registry, bundle)
     fixed = settings or {}
     left_out: list[str] = []
     reference_split = fixed.get("reference_split", preset.reference_split)
@@ -220,6 +221,14 @@ def resolve(
         _choose_executor(request, registry),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
     )
+
+
+def _require_backbone(registry: Registry, bundle: Bundle) -> None:
+    """Raise `UsageError` where what the bundle's card names is not here, or not what its weights are of."""
+    try:
+        bundle.require_backbone(registry.get("backbone", bundle.backbone_name))
+    except (UsageError, Damaged) as error:
+        raise UsageError(f"{bundle.path.name}: {error}") from error
 
 
 def _choose_executor(request: Request, registry: Registry) -> type[Executor]:

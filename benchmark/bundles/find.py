@@ -12,7 +12,7 @@ from benchmark.datasets.api import Dataset
 from benchmark.datasets.content import hash_images
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError, unknown_name
-from benchmark.store.places import cache_root
+from benchmark.store.places import cache_root, expand_home
 from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
 from benchmark.suggestion import suggest
 
@@ -94,7 +94,7 @@ def find_bundle(dataset: Dataset | None, backbone: str | None, name: str | None)
 
 def _named(name: str) -> Bundle:
     """The bundle of that folder, name or id."""
-    folder = Path(name)
+    folder = expand_home(Path(name))
     if (folder / "bundle.json").exists():
         try:
             return open_bundle(folder)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.card import ReferenceCard, read_card
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images
 from benchmark.errors import UsageError
@@ -25,7 +26,7 @@ from benchmark.metrics.api import Statistics
 from benchmark.progress import Progress, say, track
 from benchmark.scores.frechet import feature_statistics
 from benchmark.store.places import cache_root
-from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
+from benchmark.store.sealed import Damaged, file_hash, write_atomic, write_sealed
 from benchmark.streams import stream
 from benchmark.suggestion import suggest
 
@@ -75,14 +76,14 @@ def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict
         if not card_path.exists():
             continue
         try:
-            card = read_sealed(card_path)
+            card = read_card(card_path, ReferenceCard)
         except Damaged as error:
             damaged = damaged or error
             continue
         if card["images"] != bundle.card["dataset"]["sha256"] or card["extractor"] != extractor.identity():
             continue
         path = card_path.with_suffix(".safetensors")
-        if not path.exists() or file_hash(path) != card["sha256"]:
+        if not path.is_file() or file_hash(path) != card["sha256"]:
             damaged = damaged or Damaged(f"{path}: missing, or does not match its hash in {card_path.name}")
             continue
         return path, card

@@ -30,7 +30,7 @@ def list_(plugin: PluginOption = None) -> None:
     bundles, damaged = all_bundles()
     print("bundles:")
     for name, made in bundles.items():
-        shape, best = "x".join(map(str, made.latent_shape)), made.card["training"]["best_epoch"]
+        shape, best = "x".join(map(str, made.latent_shape)), made.card["training"].get("best_epoch")
         print(f"  {name}  ({made.dataset}, {made.backbone_name}, latent {shape}, epoch {best}, {made.id[:16]})")
     for title, reasons in (("damaged bundles", damaged), ("broken plugins", registry.broken)):
         if reasons:
