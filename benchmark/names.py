@@ -59,7 +59,8 @@ def choose_bundle(registry: Registry, dataset: str | None, backbone: str | None,
     What is None is the bundle's own, else the usual one. Raises `UsageError`, also where they contradict each other.
     """
     if name is None:
-        dataset, backbone = dataset or DATASET, backbone or BACKBONE
+        dataset = DATASET if dataset is None else dataset
+        backbone = BACKBONE if backbone is None else backbone
     if backbone is not None:
         registry.get("backbone", backbone)
     images = None if dataset is None else find_dataset(registry, dataset)

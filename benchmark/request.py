@@ -226,7 +226,7 @@ def resolve(
 def _require_backbone(registry: Registry, bundle: Bundle) -> None:
     """Raise `UsageError` where what the bundle's card names is not here, or not what its weights are of."""
     try:
-        bundle.require_backbone(registry.get("backbone", bundle.backbone_name))
+        bundle.build(registry.get("backbone", bundle.backbone_name))
     except (UsageError, Damaged) as error:
         raise UsageError(f"{bundle.path.name}: {error}") from error
 

@@ -25,14 +25,26 @@ def set_typed(options: Mapping[str, Any]) -> None:
 
 
 def suggest(command: str, *arguments: str, **options: Any) -> str:
-    """The line for a shell: `suggest("run", bundle="my vae")` -> `python -m benchmark run --bundle 'my vae'`.
-
-    A list repeats its option; what is None is left out. What was typed just now (`CARRIED`) goes along.
-    """
-    named = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    """A command as `spell` has it, with what was typed just now (`CARRIED`) where it takes that too."""
     carried = {name: _typed[name] for name in CARRIED if name in _typed and name in _takes.get(command, set())}
+    return _spell(command, arguments, {**carried, **_flags(options)})
+
+
+def spell(command: str, *arguments: str, **options: Any) -> str:
+    """The line for a shell: `spell("run", bundle="my vae")` -> `python -m benchmark run --bundle 'my vae'`.
+
+    A list repeats its option; what is None is left out.
+    """
+    return _spell(command, arguments, _flags(options))
+
+
+def _flags(options: dict[str, Any]) -> dict[str, Any]:
+    return {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+
+
+def _spell(command: str, arguments: Sequence[str], options: Mapping[str, Any]) -> str:
     words = [command, *arguments]
-    for option, value in {**carried, **named}.items():
+    for option, value in options.items():
         each = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         words += [word for one in each if one is not None for word in (option, str(one))]
     return f"python -m benchmark {shlex.join(map(str, words))}"

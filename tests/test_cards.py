@@ -141,7 +141,7 @@ def test_posteriors_that_are_not_finite_are_one_line(cached, cli, tmp_path):
     "at, value, part",
     [
         (("backbone", "name"), "no_such_vae", "no_such_vae"),
-        (("backbone", "config", "nz"), 7, "as its card says"),
+        (("backbone", "config", "nz"), 7, "not the weights of the conv_vae"),
         (("backbone", "config", "nz"), "seven", "nz='seven'"),
         (("backbone", "config", "no_such_setting"), 7, "no_such_setting"),
         (("dataset", "extractor"), "no-such-extractor", "no-such-extractor"),

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backbones.api import Backbone, BackboneConfig
+from backbones.api import Backbone
 from benchmark.bundles.card import BundleCard, read_card
 from benchmark.datasets.api import USER_SUPPLIED
 from benchmark.progress import say
@@ -61,19 +61,6 @@ class Bundle:
     def latent_shape(self) -> tuple[int, ...]:
         return tuple(self.card["latent_shape"])
 
-    def require_backbone(self, cls: type[Backbone]) -> None:
-        """Raise what `backbone` does, without the weights being read, where the class allows it."""
-        config = self._config(cls)
-        try:
-            with torch.device("meta"):  # shapes without numbers
-                state = cls(tuple(self.card["dataset"]["image_shape"]), config).state_dict()
-        except Exception:  # one that cannot be made so
-            return
-        require_tensors(self.path / "weights.safetensors", {name: list(value.shape) for name, value in state.items()})
-
-    def _config(self, cls: type[Backbone]) -> BackboneConfig:
-        return construct(cls.Config, self.card["backbone"]["config"], f"{cls.name} in {self.path / 'bundle.json'}")
-
     def backbone(self, cls: type[Backbone], device: torch.device) -> Backbone:
         """The frozen backbone in evaluation mode, built by the class that the card names.
 
@@ -85,7 +72,11 @@ class Bundle:
                 f"{self.path.name} was made by another source of the backbone {cls.name}: its images may be other "
                 "ones than were recorded; put the file back, or train again"
             )
-        config = self._config(cls)
+        return self.build(cls).to(device).eval().requires_grad_(False)
+
+    def build(self, cls: type[Backbone]) -> Backbone:
+        """A backbone of that class with the settings and weights that are here; raises as `backbone` does."""
+        config = construct(cls.Config, self.card["backbone"]["config"], f"{cls.name} in {self.path / 'bundle.json'}")
         weights = self.path / "weights.safetensors"
         try:
             backbone = cls(tuple(self.card["dataset"]["image_shape"]), config)
@@ -93,7 +84,7 @@ class Bundle:
         except (RuntimeError, ValueError, SafetensorError) as error:
             said = " ".join(str(error).split())[:200]
             raise Damaged(f"{weights}: not the weights of the {cls.name} in bundle.json ({said})") from error
-        return backbone.to(device).eval().requires_grad_(False)
+        return backbone
 
     def posterior(self, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std of q(z|x), float32, each (n, *latent_shape)."""

@@ -56,7 +56,8 @@ def flags_of(command: Callable[..., None]) -> dict[str, str]:
     for name, hint in get_type_hints(command, include_extras=True).items():
         for info in getattr(hint, "__metadata__", ()):
             if isinstance(info, OptionInfo):
-                flags[name] = next(iter(info.param_decls or ()), f"--{name.replace('_', '-')}")
+                declared = [each for each in map(str, (info.default, *(info.param_decls or ()))) if each[:2] == "--"]
+                flags[name] = next(iter(declared), f"--{name.replace('_', '-')}")
     return flags
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from typing import Any
 
@@ -18,6 +17,7 @@ from benchmark.report.selection import machine_of
 from benchmark.report.signatures import find_signatures
 from benchmark.report.statistics import RANKED_FROM, Difference, above_best, not_worse_than_best, share_seeds
 from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Table, TableRow
+from benchmark.suggestion import spell
 
 
 def table_markdown(table: Table, all_tables: list[Table]) -> str:
@@ -127,8 +127,7 @@ def _without_training_images(table: Table) -> list[str]:
     p, measured = table.protocol, {source for row in table.rows.values() for source, _ in row.values}
     if p.reference_split or "latent_memorisation" not in measured or measured & {"memorisation", "fld"}:
         return []
-    of = f"--dataset {shlex.quote(table.dataset)} --bundle {table.bundle} --extractor {p.extractor.get('name')}"
-    made = f"`python -m benchmark reference {of} --split train`"
+    made = f"`{spell('reference', bundle=table.bundle, extractor=p.extractor.get('name'), split='train')}`"
     return [f"Memorisation among images needs a reference of training images; where there is none, {made} makes it."]
 
 
