@@ -175,5 +175,12 @@ def test_a_reference_card_without_what_it_is_read_for_is_damaged(cached, cli, tm
     assert "Traceback" not in done.err
 
 
+def test_the_name_of_a_folder_stays_one_line(cached, cli):
+    cached.rename(cached.parent / "bad\n  digits-conv_vae  (digits, conv_vae)")
+    done = cli("list")
+    assert "\n  digits-conv_vae" not in done.out
+    assert "rename the folder" in done.out
+
+
 def test_a_good_bundle_passes(cached):
     assert open_bundle(cached).dataset == "small"

@@ -33,6 +33,9 @@ def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
         card.parent for root in (SHIPPED, cache_root() / "bundles") for card in sorted(root.glob("[!.]*/bundle.json"))
     ]
     for folder in [*kept, *_elsewhere()]:
+        if not folder.name.isprintable():
+            damaged[ascii(folder.name)] = f"{ascii(str(folder))}: a name that no line can show: rename the folder"
+            continue
         try:
             bundle, name = open_bundle(folder), folder.name
             if name in bundles and bundles[name].id != bundle.id:
