@@ -34,7 +34,7 @@ def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
     ]
     for folder in [*kept, *_elsewhere()]:
         if not folder.name.isprintable():
-            damaged[ascii(folder.name)] = f"{ascii(str(folder))}: a name that no line can show: rename the folder"
+            damaged[ascii(folder.name)] = f"{str(folder)!a}: a name that no line can show: rename the folder"
             continue
         try:
             bundle, name = open_bundle(folder), folder.name
