@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from backbones.api import Backbone, Progress
@@ -21,6 +22,10 @@ from backbones.api import Backbone, Progress
 
 class TrainingDiverged(RuntimeError):
     """The loss of a backbone is no longer finite; the message says at which epoch."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that cannot be gone on from: cut, overwritten, or of another training. The message names it."""
 
 
 @dataclass
@@ -74,7 +79,8 @@ def train(
     """The backbone's optimiser with a cosine decay over `config.epochs`; the best epoch's weights are left in it.
 
     Images are uint8 (n, C, H, W) on the backbone's device. `checkpoint` is written after each epoch and
-    taken up when it exists. Raises `TrainingDiverged`.
+    taken up when it exists. Raises `TrainingDiverged`, and `DamagedCheckpoint`, after which the backbone is to be made
+    anew.
     """
     config, device = backbone.config, train_images.device
     steps = len(train_images) // config.batch_size
@@ -87,12 +93,12 @@ def train(
     log = TrainingLog()
     best: dict[str, Tensor] = {}
     if checkpoint.exists():
-        # to the CPU: loading moves what belongs on the device, and step counts there would be waited for at each step
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        backbone.load_state_dict(state["backbone"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        log, best = TrainingLog(**state["log"]), state["best"]
+        try:
+            log, best = _go_on(checkpoint, backbone, optimiser, schedule)
+        except Exception as error:  # whatever reading what somebody else may have written comes to
+            raise DamagedCheckpoint(
+                f"{checkpoint}: not a checkpoint of this training ({_first_line(error)})"
+            ) from error
     for epoch in range(len(log.val_loss), config.epochs):
         start, losses = time.perf_counter(), torch.zeros((), device=device)
         generator = _generator(device, seed, epoch)
@@ -132,6 +138,31 @@ def train(
         progress((epoch + 1) * steps, total, epoch=epoch + 1, val_loss=log.val_loss[-1])
     backbone.load_state_dict(best)
     return log
+
+
+def _go_on(
+    checkpoint: Path,
+    backbone: Backbone,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> tuple[TrainingLog, dict[str, Tensor]]:
+    """Put everything as it was when the checkpoint was written; the log, and the best epoch's weights."""
+    if not checkpoint.is_file():
+        raise ValueError("no regular file")
+    # to the CPU: loading moves what belongs on the device, and step counts there would be waited for at each step
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    log = TypeAdapter(TrainingLog).validate_python(state["log"])
+    if not 1 <= log.best_epoch <= len(log.val_loss) == len(log.train_loss) == len(log.val_terms):
+        raise ValueError("its log is not whole")
+    for weights in (state["best"], state["backbone"]):
+        backbone.load_state_dict(weights)
+    optimiser.load_state_dict(state["optimiser"])
+    schedule.load_state_dict(state["schedule"])
+    return log, state["best"]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 @torch.no_grad()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.find import find_bundle
+from benchmark.bundles.reference import without_images
 from benchmark.datasets.api import Dataset
+from benchmark.datasets.content import last_seen
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.metrics.api import Metric
 from benchmark.progress import say
 from benchmark.registry import PATIENCE, Registry
-from benchmark.settings import parse_named, validate
+from benchmark.settings import construct, parse_named, validate
+from benchmark.store.places import expand_home
 
+#: what a run is on where nothing else is named
+DATASET, BACKBONE = "digits", "conv_vae"
 #: words that stand for all metrics whose values belong to no machine, and to one
 BOUND_TO_MACHINE = {"scores": False, "timings": True}
 
@@ -32,7 +38,7 @@ def open_registry(plugins: Iterable[Path], apart: bool = False, patience: float 
 def find_dataset(registry: Registry, name: str) -> Dataset:
     """A registered data set or a path, with settings where they are given. Raises `UsageError`."""
     if (path := _as_path(name)) is not None:
-        return PathDataset(path, validate(PathDataset.Config, _path_settings(name), f"data set {path}"))
+        return _find_images(registry, path, _path_settings(name))
     typed = name
     try:
         asked = parse_named(name, "--dataset")
@@ -41,17 +47,32 @@ def find_dataset(registry: Registry, name: str) -> Dataset:
         name, (settings,) = asked[0]
         cls = registry.get("dataset", name)
     except UsageError as error:
-        folder = Path(name).is_dir()  # with the brackets that are its own, or without settings
-        raise UsageError(f"{error}; the folder is ./{typed}" if folder else str(error)) from error
+        # with the brackets that are its own, or without settings
+        folder = f"; the folder is {shlex.quote(f'./{typed}')}" if Path(typed).is_dir() else ""
+        raise UsageError(f"{error}{folder}") from error
     return cls(validate(cls.Config, settings, f"data set {name}"))
 
 
-def choose_bundle(registry: Registry, dataset: str, backbone: str, name: str | None) -> Bundle:
-    """The bundle of that name or folder, else that of the data set and backbone; of several, a line says which."""
-    registry.get("backbone", backbone)
-    images = None if name else find_dataset(registry, dataset)
+def _find_images(registry: Registry, path: Path, settings: dict[str, Any]) -> PathDataset:
+    images = PathDataset(path, validate(PathDataset.Config, settings, f"data set {path}"))
+    if images.name in registry.at_hand("dataset"):  # recipes and published figures go by names
+        images.name = f"own_{images.name}"
+    return images
+
+
+def choose_bundle(registry: Registry, dataset: str | None, backbone: str | None, name: str | None) -> Bundle:
+    """The bundle of that name or folder, else that of the data set and backbone; of several, a line says which.
+
+    What is None is the bundle's own, else the usual one. Raises `UsageError`, also where they contradict each other.
+    """
+    if name is None:
+        dataset = DATASET if dataset is None else dataset
+        backbone = BACKBONE if backbone is None else backbone
+    if backbone is not None:
+        registry.get("backbone", backbone)
+    images = None if dataset is None else find_dataset(registry, dataset)
     bundle, others = find_bundle(images, backbone, name)
-    if images is not None and bundle.dataset != images.name:
+    if images is not None and not bundle.is_own and bundle.dataset == images.preview:
         preparation = bundle.card["dataset"]["preparation"]
         say(f"there is no bundle of {images.name} here; {bundle.path.name} stands in: {preparation}")
     if others:
@@ -59,26 +80,31 @@ def choose_bundle(registry: Registry, dataset: str, backbone: str, name: str | N
     return bundle
 
 
-def find_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset | None:
-    """The image source of a bundle: the path that was typed, or the data set that its card names, if there is one.
+def find_dataset_of(registry: Registry, typed: str | None, bundle: Bundle) -> Dataset | None:
+    """The image source of a bundle: the path that was typed, else what its card names; None where it is not known here.
 
-    Its images are made as the card says, where nothing else is typed.
+    Its images are made as the card says, where nothing else is typed. A path is in no card: images of one are looked
+    for where they were last seen.
     """
-    if (path := _as_path(typed)) is not None:
-        kept = {name: value for name, value in bundle.card["dataset"].get("settings", {}).items() if value is not None}
-        return PathDataset(path, validate(PathDataset.Config, kept | _path_settings(typed), f"data set {path}"))
+    kept = bundle.card["dataset"].get("settings", {})
+    if typed is not None and (path := _as_path(typed)) is not None:
+        given = {name: value for name, value in kept.items() if value is not None}
+        return _find_images(registry, path, given | _path_settings(typed))
     try:
+        if bundle.is_own:
+            seen = last_seen(bundle.card["dataset"]["sha256"])
+            return find_dataset(registry, seen) if seen else None
         cls = registry.get("dataset", bundle.dataset)
+        return cls(construct(cls.Config, kept, f"data set {bundle.dataset}"))
     except UsageError:
         return None
-    return cls(cls.Config(**bundle.card["dataset"].get("settings", {})))
 
 
-def require_dataset_of(registry: Registry, typed: str, bundle: Bundle) -> Dataset:
+def require_dataset_of(registry: Registry, typed: str | None, bundle: Bundle) -> Dataset:
     """The same; raises `UsageError` where there is none."""
     source = find_dataset_of(registry, typed, bundle)
     if source is None:
-        raise UsageError(f"no data set is called '{bundle.dataset}': name the path of its images with --dataset")
+        raise UsageError(without_images(bundle))
     return source
 
 
@@ -95,7 +121,7 @@ def choose_metrics(registry: Registry, words: Iterable[str] | None) -> list[type
 def _as_path(dataset: str) -> Path | None:
     """The path of a typed data set, without its settings: what ends in .npz or holds a separator. None of a name."""
     path = dataset[: len(dataset) - len(_settings_in(dataset))]
-    return Path(path).expanduser() if path.endswith(".npz") or "/" in path or "\\" in path else None
+    return expand_home(Path(path)) if path.endswith(".npz") or "/" in path or "\\" in path else None
 
 
 def _path_settings(dataset: str) -> dict[str, Any]:
@@ -111,5 +137,5 @@ def _settings_in(dataset: str) -> str:
     """The brackets at the end of a typed data set; none where they belong to the name of what is there."""
     bracket = dataset.rfind("[")
     return (
-        dataset[bracket:] if bracket >= 0 and dataset.endswith("]") and not Path(dataset).expanduser().exists() else ""
+        dataset[bracket:] if bracket >= 0 and dataset.endswith("]") and not expand_home(Path(dataset)).exists() else ""
     )

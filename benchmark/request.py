@@ -47,7 +47,8 @@ class Request(BaseModel):
     """What is compared, on what, how, and where it is kept. Every field is an option of `run` and a key of its file.
 
     `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, groups of them or `'all'`, or a list
-    of such words; None for a handful and those of `plugins`. `seeds`: how many from 0 on, or a list of them.
+    of such words; None for a handful and those of `plugins`. `dataset`, `backbone`: None for those of `bundle`, else
+    digits and conv_vae. `seeds`: how many from 0 on, or a list of them.
     `workers`: how many processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most.
     `job_timeout`: seconds. `executor`: by name, None for the usual one of so many workers. Paths are relative to the
     current folder.
@@ -56,8 +57,8 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     priors: Priors | None = None
-    dataset: str = "digits"
-    backbone: str = "conv_vae"
+    dataset: str | None = None
+    backbone: str | None = None
     bundle: str | None = None
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     budget: Budget | None = None
@@ -190,6 +191,7 @@ def resolve(
     device = choose_device(request.device)
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
+    _require_backbone(registry, bundle)
     fixed = settings or {}
     left_out: list[str] = []
     reference_split = fixed.get("reference_split", preset.reference_split)
@@ -228,6 +230,14 @@ def resolve(
     )
 
 
+def _require_backbone(registry: Registry, bundle: Bundle) -> None:
+    """Raise `UsageError` where what the bundle's card names is not here, or not what its weights are of."""
+    try:
+        bundle.build(registry.get("backbone", bundle.backbone_name))
+    except (UsageError, Damaged) as error:
+        raise UsageError(f"{bundle.path.name}: {error}") from error
+
+
 def _choose_executor(request: Request, registry: Registry, extractor: Extractor, bundle: Bundle) -> type[Executor]:
     """The one that is named; else this process, which can neither share the work nor end a job that hangs.
 
@@ -253,19 +263,21 @@ def _choose_extractor(
     protocol_of: Callable[[Extractor], Protocol],
     reference_of: ReferenceOf,
 ) -> tuple[Extractor, Protocol, Reference | None]:
-    """The extractor asked for with its reference; the data set's own, said in one line, where that cannot be had."""
-    usual = bundle.card["dataset"]["extractor"]
-    asked = request.extractor or usual
-    for name in dict.fromkeys([asked, usual]):
-        extractor = registry.get("extractor", name)(request.inception_weights if name == asked else None)
-        try:
-            protocol = protocol_of(extractor)
-            return extractor, protocol, reference_of(bundle, dataset, extractor, protocol.images)
-        except (Unavailable, UsageError) as error:
-            if extractor.embedded or name == usual:
-                raise UsageError(str(error)) from error
-            say(f"{name} cannot be used: {error}; scoring with {usual} instead")
-    raise AssertionError("the usual extractor either serves or is an error")
+    """The extractor asked for, else the data set's own, with its reference.
+
+    Raises `UsageError` where it is not to be had: the score of another one is not what was asked for.
+    """
+    name = bundle.card["dataset"]["extractor"] if request.extractor is None else request.extractor
+    try:
+        extractor = registry.get("extractor", name)(request.inception_weights)
+    except UsageError as error:
+        asked = "" if request.extractor else f"{bundle.path.name}: "
+        raise UsageError(f"{asked}{error}") from error
+    try:
+        protocol = protocol_of(extractor)
+        return extractor, protocol, reference_of(bundle, dataset, extractor, protocol.images)
+    except Unavailable as error:
+        raise UsageError(f"{name} cannot be used: {error}") from error
 
 
 def stored_reference(bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: str) -> Reference | None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -232,7 +231,7 @@ def _stored_reference(identity: dict[str, Any]) -> ReferenceOf:
         if reference is None:
             raise Unverifiable(
                 f"no {extractor.name} reference of the {split} split beside the bundle; make it with: "
-                f"{reference_command(bundle, extractor, split)} --out {shlex.quote(str(bundle.path / 'reference'))}"
+                f"{reference_command(bundle, extractor, split, bundle.path / 'reference')}"
             )
         return reference
 

@@ -19,14 +19,26 @@ from benchmark.registry import Registry
 from benchmark.store.sealed import Damaged, read_sealed, write_sealed
 
 
+def card_of(name, images):
+    """What pretrain says of these images, by split."""
+    dataset = {
+        "name": name,
+        "image_shape": list(images["train"].shape[1:]),
+        "counts": {split: len(part) for split, part in images.items()},
+        "preparation": "made up",
+        "sha256": "0" * 64,
+        "extractor": "digit-cnn",
+    }
+    return {"dataset": dataset, "training": {"seed": 0}}
+
+
 @pytest.fixture
 def written(tmp_path):
     """A bundle on disk, with what it was made from."""
     backbone = tiny(ConvVAE, nz=5)
     images = {"train": bright_squares(12), "val": bright_squares(4, seed=1), "test": bright_squares(6, seed=2)}
     posteriors = {split: posterior(backbone, part) for split, part in images.items()}
-    card = {"dataset": {"name": "squares", "image_shape": [1, 32, 32]}, "training": {"seed": 0}}
-    return write_bundle(tmp_path / "bundle", card, backbone, posteriors), backbone, posteriors
+    return write_bundle(tmp_path / "bundle", card_of("squares", images), backbone, posteriors), backbone, posteriors
 
 
 def test_bundle_round_trip(written):
@@ -210,7 +222,7 @@ def test_a_bundle_keeps_every_bit_of_its_weights_and_halves_those_that_are_round
         round_weights(backbone)
     images = as_images(splits_of(2, 2, 2), "")
     posteriors = {split: posterior(backbone, getattr(images, split)) for split in SPLITS}
-    card = {"dataset": {"name": "blocks", "image_shape": [3, 64, 64]}, "training": {}}
+    card = card_of("blocks", {split: getattr(images, split) for split in SPLITS})
     bundle = write_bundle(tmp_path / "bundle", card, backbone, posteriors)
     loaded = bundle.backbone(ConvVAE, CPU).state_dict()
     for name, value in backbone.state_dict().items():

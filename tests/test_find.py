@@ -72,9 +72,9 @@ def test_a_start_that_two_ids_share_names_both(monkeypatch):
     bundles = {name: SimpleNamespace(id=name * 4 + end) for name, end in (("aa", "1"), ("bb", "2"))}
     bundles["twin"] = SimpleNamespace(id="aa" * 4 + "3")
     monkeypatch.setattr("benchmark.bundles.find.all_bundles", lambda: (bundles, {}))
-    assert find_bundle(None, "", "bbbbbbbb") == (bundles["bb"], [])
+    assert find_bundle(None, None, "bbbbbbbb") == (bundles["bb"], [])
     with pytest.raises(UsageError, match="several bundles begin with aaaaaaaa: aaaaaaaa1, aaaaaaaa3"):
-        find_bundle(None, "", "aaaaaaaa")
+        find_bundle(None, None, "aaaaaaaa")
 
 
 def test_settings_that_are_typed_select_bundles_made_with_them_alone(cached):

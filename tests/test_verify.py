@@ -276,7 +276,7 @@ def test_without_its_references_a_bundle_verifies_what_needs_none(results, cli):
     done = cli("verify", "--share", 1, "--results", results)
     assert done.code == 0
     assert summary(done) == [RECORDS - 16, 0, 16, 0]
-    assert "make it with: python -m benchmark reference --dataset small" in done.out
+    assert "make it with: python -m benchmark reference --bundle" in done.out
 
 
 def test_a_fit_that_fails_here_is_a_disagreement(results, cli, monkeypatch):

@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbones.api import Backbone
+from benchmark.bundles.card import BundleCard, read_card
+from benchmark.datasets.api import USER_SUPPLIED
 from benchmark.progress import say
+from benchmark.settings import construct
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
 
 SCHEMA = 1
@@ -45,6 +49,11 @@ class Bundle:
         return self.card["dataset"]["name"]
 
     @property
+    def is_own(self) -> bool:
+        """Made from somebody's images at a path: its data set's name is no registered one, whatever it says."""
+        return self.card["dataset"].get("terms") == USER_SUPPLIED
+
+    @property
     def backbone_name(self) -> str:
         return self.card["backbone"]["name"]
 
@@ -53,34 +62,79 @@ class Bundle:
         return tuple(self.card["latent_shape"])
 
     def backbone(self, cls: type[Backbone], device: torch.device) -> Backbone:
-        """The frozen backbone in evaluation mode, built by the class that the card names."""
+        """The frozen backbone in evaluation mode, built by the class that the card names.
+
+        Raises `Damaged` where the weights are not its, `UsageError` where it has no such settings.
+        """
         made_by = self.card["backbone"].get("source")
         if made_by not in (None, cls.source):
             say(
                 f"{self.path.name} was made by another source of the backbone {cls.name}: its images may be other "
                 "ones than were recorded; put the file back, or train again"
             )
-        backbone = cls(tuple(self.card["dataset"]["image_shape"]), cls.Config(**self.card["backbone"]["config"]))
-        backbone.load_state_dict(load_file(self.path / "weights.safetensors"))
-        return backbone.to(device).eval().requires_grad_(False)
+        return self.build(cls).to(device).eval().requires_grad_(False)
+
+    def build(self, cls: type[Backbone]) -> Backbone:
+        """A backbone of that class with the settings and weights that are here; raises as `backbone` does."""
+        config = construct(cls.Config, self.card["backbone"]["config"], f"{cls.name} in {self.path / 'bundle.json'}")
+        weights = self.path / "weights.safetensors"
+        try:
+            backbone = cls(tuple(self.card["dataset"]["image_shape"]), config)
+            backbone.load_state_dict(load_file(weights))
+        except (RuntimeError, ValueError, SafetensorError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise Damaged(f"{weights}: not the weights of the {cls.name} in bundle.json ({said})") from error
+        return backbone
 
     def posterior(self, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std of q(z|x), float32, each (n, *latent_shape)."""
-        parts = load_file(self.path / "posterior.safetensors")
-        return parts[f"{split}.mean"].float().to(device), parts[f"{split}.std"].float().to(device)
+        path = self.path / "posterior.safetensors"
+        parts = load_file(path)
+        mean, std = parts[f"{split}.mean"].float(), parts[f"{split}.std"].float()
+        if not (mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
+            raise Damaged(f"{path}: means and deviations of {split} images that are not finite, or below zero")
+        return mean.to(device), std.to(device)
 
 
 def open_bundle(path: Path) -> Bundle:
     """Read a bundle's card and check every part against it. Raises `Damaged`, naming the file."""
-    card = read_sealed(path / "bundle.json")
-    if card.get("schema") != SCHEMA:
-        raise Damaged(f"{path / 'bundle.json'}: schema {card.get('schema')}, this version reads {SCHEMA}")
+    schema = read_sealed(path / "bundle.json").get("schema")
+    if schema != SCHEMA:
+        raise Damaged(f"{path / 'bundle.json'}: schema {schema}, this version reads {SCHEMA}")
+    card = read_card(path / "bundle.json", BundleCard)
     for part in PARTS:
-        if not (path / part).exists():
+        if part not in card["parts"]:
+            raise Damaged(f"{path / 'bundle.json'}: parts: no {part}")
+        if not (path / part).is_file():
             raise Damaged(f"{path / part}: missing from the bundle")
-        if file_hash(path / part) != card["parts"][part]:
+        if _hash(path / part) != card["parts"][part]:
             raise Damaged(f"{path / part}: does not match its hash in bundle.json (truncated or edited)")
+    shapes = {
+        f"{split}.{name}": [card["posterior_counts"][split], *card["latent_shape"]]
+        for split in SPLITS
+        for name in ("mean", "std")
+    }
+    require_tensors(path / "posterior.safetensors", shapes)
     return Bundle(path, card)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:
+        raise Damaged(f"{path}: not readable ({error.strerror or error})") from error
+
+
+def require_tensors(path: Path, shapes: dict[str, list[int]]) -> None:
+    """Raise `Damaged` where a safetensors file lacks one of these tensors, or has it in another shape."""
+    try:
+        with safe_open(path, "pt") as file:
+            held = {name: list(file.get_slice(name).get_shape()) for name in list(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise Damaged(f"{path}: not readable as tensors ({error})") from error
+    for name, shape in shapes.items():
+        if held.get(name) != shape:
+            raise Damaged(f"{path}: {name} is {held.get(name, 'missing')}, not {shape} as its card says")
 
 
 @torch.no_grad()

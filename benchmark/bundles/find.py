@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import backbones
 from benchmark.bundles.bundle import Bundle, open_bundle
-from benchmark.datasets.api import USER_SUPPLIED, Dataset
+from benchmark.datasets.api import Dataset
+from benchmark.datasets.content import hash_images
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError, unknown_name
-from benchmark.store.places import cache_root
-from benchmark.store.sealed import Damaged
+from benchmark.store.places import cache_root, expand_home
+from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
+from benchmark.suggestion import suggest
 
 #: so many digits of an id are as good as the whole; tables have 16
 ID_FROM = 8
@@ -20,73 +23,145 @@ SHIPPED = Path(backbones.__file__).parent / "pretrained"
 
 
 def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
-    """Good bundles by name, shipped ones first, and the reason of each damaged one.
+    """Good bundles by name, shipped ones first, then the cache's and those written elsewhere; why others are damaged.
 
     A name is that of the folder; of another bundle in a folder of the same name, with the start of its id behind it.
     """
     bundles: dict[str, Bundle] = {}
     damaged: dict[str, str] = {}
-    for root in (SHIPPED, cache_root() / "bundles"):
-        for card in sorted(root.glob("[!.]*/bundle.json")):
-            try:
-                bundle, name = open_bundle(card.parent), card.parent.name
-                if name in bundles and bundles[name].id != bundle.id:
-                    name = f"{name}-{bundle.id[:8]}"
-                bundles.setdefault(name, bundle)
-            except Damaged as error:
-                damaged[card.parent.name] = str(error)
+    kept = [
+        card.parent for root in (SHIPPED, cache_root() / "bundles") for card in sorted(root.glob("[!.]*/bundle.json"))
+    ]
+    for folder in [*kept, *_elsewhere()]:
+        if not folder.name.isprintable():
+            damaged[ascii(folder.name)] = f"{str(folder)!a}: a name that no line can show: rename the folder"
+            continue
+        try:
+            bundle, name = open_bundle(folder), folder.name
+            if name in bundles and bundles[name].id != bundle.id:
+                name = f"{name}-{bundle.id[:8]}"
+            bundles.setdefault(name, bundle)
+        except Damaged as error:
+            damaged[folder.name] = str(error)
     return bundles, damaged
 
 
-def find_bundle(dataset: Dataset | None, backbone: str, name: str | None) -> tuple[Bundle, list[str]]:
+def note_bundle(folder: Path) -> None:
+    """Note that a bundle was written to a folder that was named, so that its data set finds it there."""
+    there = os.path.abspath(folder)
+    write_sealed(cache_root() / "elsewhere" / f"{content_hash(there)}.json", {"folder": there})
+
+
+def _elsewhere() -> Iterator[Path]:
+    """The folders that were noted and still hold a bundle."""
+    for note in sorted((cache_root() / "elsewhere").glob("*.json")):
+        try:
+            folder = Path(str(read_sealed(note).get("folder")))
+        except Damaged:
+            continue
+        if (folder / "bundle.json").exists():
+            yield folder
+
+
+def find_bundle(dataset: Dataset | None, backbone: str | None, name: str | None) -> tuple[Bundle, list[str]]:
     """The bundle of that name, folder or id, else the first of the data set and backbone; and the others that match.
 
-    Bundles of the data set's usual settings come first. Where a data set has no bundle its preview's serves.
+    What else is given must be what a named bundle was made from. Images from a path are told by their pixels; of other
+    data sets bundles of the usual settings come first, and where one has no bundle its preview's serves.
     Raises `UsageError`.
     """
-    if name is not None and (Path(name) / "bundle.json").exists():
-        try:
-            return open_bundle(Path(name)), []
-        except Damaged as error:
-            raise UsageError(str(error)) from error
-    bundles, damaged = all_bundles()
     if name is not None:
-        if name in bundles:
-            return bundles[name], []
-        begun = {bundle.id: bundle for bundle in bundles.values() if bundle.id.startswith(name)}
-        if len(name) >= ID_FROM and begun:
-            if len(begun) > 1:
-                raise UsageError(f"the ids of several bundles begin with {name}: {', '.join(sorted(begun))}")
-            return next(iter(begun.values())), []
-        raise UsageError(damaged[name]) if name in damaged else unknown_name("bundle", name, bundles)
-    if dataset is None:
-        raise UsageError("neither a bundle nor a data set is named")
-    typed = dataset.config.model_dump(mode="json", exclude_unset=True)
-    own = dataset.terms == USER_SUPPLIED
-
-    def made_of(name: str) -> list[str]:
-        return [
-            key
-            for key, bundle in bundles.items()
-            if (bundle.dataset, bundle.backbone_name) == (name, backbone)
-            and (bundle.card["dataset"].get("terms") == USER_SUPPLIED) == own
-            and typed.items() <= bundle.card["dataset"].get("settings", {}).items()
-        ]
-
-    def made_of_others(key: str) -> bool:
-        """Its images were made with other settings than the data set's, which do not differ in what was typed."""
-        usual = dataset.Config().model_dump(mode="json")
-        return {**usual, **bundles[key].card["dataset"].get("settings", {})} != dataset.config.model_dump(mode="json")
-
-    matching = sorted(made_of(dataset.name), key=made_of_others) or (
-        made_of(dataset.preview) if dataset.preview else []
-    )
+        bundle = _named(name)
+        _require_agreement(bundle, dataset, backbone, name)
+        return bundle, []
+    if dataset is None or backbone is None:
+        raise UsageError("neither a bundle nor a data set with a backbone is named")
+    bundles, damaged = all_bundles()
+    of_backbone = {key: bundle for key, bundle in bundles.items() if bundle.backbone_name == backbone}
+    if isinstance(dataset, PathDataset):
+        matching, namesakes = _of_pixels(dataset, of_backbone)
+    else:
+        matching, namesakes = _of_name(dataset, dataset.name, of_backbone), []
+        if not matching and dataset.preview:
+            matching = _of_name(dataset, dataset.preview, of_backbone)
     if not matching:
-        if isinstance(dataset, PathDataset) and not dataset.path.exists():
-            raise UsageError(f"--dataset {dataset.path}: no such file or folder")
+        others = f"; {', '.join(namesakes)}: made from other images or with other settings" if namesakes else ""
+        command = suggest("pretrain", dataset=dataset.label, backbone=backbone)
         raise UsageError(
-            f"there is no bundle of {dataset.label} with {backbone} (there are: {', '.join(bundles) or 'none'}); "
-            f"make one with: python -m benchmark pretrain --dataset {shlex.quote(dataset.label)} --backbone {backbone}"
+            f"there is no bundle of {dataset.label} with {backbone} "
+            f"(there are: {', '.join(bundles) or 'none'}{others}); make one with: {command}"
             + "".join(f"; damaged: {why}" for why in damaged.values())
         )
     return bundles[matching[0]], matching[1:]
+
+
+def _named(name: str) -> Bundle:
+    """The bundle of that folder, name or id."""
+    folder = expand_home(Path(name))
+    if (folder / "bundle.json").exists():
+        try:
+            return open_bundle(folder)
+        except Damaged as error:
+            raise UsageError(str(error)) from error
+    bundles, damaged = all_bundles()
+    if name in bundles:
+        return bundles[name]
+    begun = {bundle.id: bundle for bundle in bundles.values() if bundle.id.startswith(name)}
+    if len(name) >= ID_FROM and begun:
+        if len(begun) > 1:
+            raise UsageError(f"the ids of several bundles begin with {name}: {', '.join(sorted(begun))}")
+        return next(iter(begun.values()))
+    if name in damaged:
+        raise UsageError(damaged[name])
+    if name and folder.exists():
+        raise UsageError(f"--bundle {name}: not the folder of a bundle (there is no bundle.json in it)")
+    raise unknown_name("bundle", name, bundles)
+
+
+def _require_agreement(bundle: Bundle, dataset: Dataset | None, backbone: str | None, name: str) -> None:
+    """Raise `UsageError` where the bundle was made from something else than is named beside it."""
+    if backbone is not None and backbone != bundle.backbone_name:
+        raise UsageError(
+            f"--backbone {backbone} contradicts --bundle {name}, whose backbone is {bundle.backbone_name}: "
+            "leave one out"
+        )
+    if dataset is None:
+        return
+    if isinstance(dataset, PathDataset):
+        agrees = hash_images(dataset) == bundle.card["dataset"]["sha256"]
+    else:
+        names = [dataset.name, *([dataset.preview] if dataset.preview else [])]
+        agrees = any(_of_name(dataset, each, {name: bundle}) for each in names)
+    if not agrees:
+        made_from = bundle.card["dataset"]
+        settings = ", ".join(f"{name}={value}" for name, value in made_from.get("settings", {}).items())
+        of = f"your images '{bundle.dataset}'" if bundle.is_own else bundle.dataset
+        raise UsageError(
+            f"--dataset {dataset.label} contradicts --bundle {name}, which was made from {of}"
+            f"{f' with {settings}' if settings else ''} ({made_from['preparation']}; pixels "
+            f"{made_from['sha256'][:8]}): leave one out"
+        )
+
+
+def _of_pixels(dataset: PathDataset, bundles: dict[str, Bundle]) -> tuple[list[str], list[str]]:
+    """Names of the bundles of these images, and of those of other images that were called the same."""
+    own, sha256 = {key: bundle for key, bundle in bundles.items() if bundle.is_own}, hash_images(dataset)
+    matching = [key for key, bundle in own.items() if bundle.card["dataset"]["sha256"] == sha256]
+    namesakes = [key for key, bundle in own.items() if bundle.dataset == dataset.name and key not in matching]
+    return matching, namesakes
+
+
+def _of_name(dataset: Dataset, name: str, bundles: dict[str, Bundle]) -> list[str]:
+    """Names of the bundles of a registered data set, or of its preview, that were made with the settings typed.
+
+    Those whose images were made with other settings than its usual ones, which were not typed, come last.
+    """
+    typed = dataset.config.model_dump(mode="json", exclude_unset=True)
+    usual = dataset.Config().model_dump(mode="json") if name == dataset.name else {}
+    made_with = {key: {**usual, **bundle.card["dataset"].get("settings", {})} for key, bundle in bundles.items()}
+    matching = [
+        key
+        for key, bundle in bundles.items()
+        if bundle.dataset == name and not bundle.is_own and typed.items() <= made_with[key].items()
+    ]
+    return sorted(matching, key=lambda key: made_with[key] != {**usual, **typed})

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import shlex
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from backbones.api import Backbone
-from backbones.training import TrainingDiverged, posterior, train
+from backbones.api import Backbone, BackboneConfig
+from backbones.training import DamagedCheckpoint, TrainingDiverged, TrainingLog, posterior, train
 from benchmark.bundles.bundle import SPLITS, Bundle, round_weights, write_bundle
 from benchmark.bundles.decoding import decode_images
+from benchmark.bundles.find import note_bundle
 from benchmark.bundles.reconstructions import make_reconstructions
 from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.content import load_images
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features, Unavailable
+from benchmark.machine.devices import total_memory
 from benchmark.progress import say, track
 from benchmark.registry import Registry
 from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.scores.mmd import mmd_between
 from benchmark.settings import format_value, validate
-from benchmark.store.places import cache_root
+from benchmark.store.places import cache_root, lock_path
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import content_hash
 from benchmark.streams import stream
+from benchmark.suggestion import suggest
 from priors.api import PosteriorSplit
 
+COPIES = 5  # of each parameter: gradient, two moments, and the best epoch's, beside itself
 COLLAPSED = 0.1  # nats that a group of latents carries at least, on the mean over validation images
 HOLE_LATENTS = 2_000
 FINISHING_LATENTS = 10_000
@@ -51,72 +60,148 @@ def pretrain(
     A run that was killed goes on from its last epoch. Raises `UsageError` where `out` is taken.
     """
     origin = provenance(device)  # of the code as it is now, not as it may be hours later
-    images = dataset.load(roots)
+    images, image_hash = load_images(dataset, roots)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
     config = validate(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
     typed = dataset.config.model_dump(mode="json", exclude_unset=True)
-    name = "-".join([dataset.name, *_name_parts(typed), backbone_class.name, *_name_parts(settings)])
+    # two folders may each hold a faces.npz
+    of = [dataset.name, image_hash[:8]] if isinstance(dataset, PathDataset) else [dataset.name]
+    name = "-".join([*of, *_name_parts(typed), backbone_class.name, *_name_parts(settings)])
     path = out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)
-    if path.exists():
-        raise UsageError(f"{path} exists already: remove it to train again, or name another folder with --out")
+    extractor = registry.get("extractor", dataset.extractor)()
+    run = content_hash(
+        [backbone_class.name, backbone_class.version, config.model_dump(), image_hash, seed, device.type]
+    )
+    checkpoint = cache_root() / "pretrain" / f"{run}.pt"
     if config.batch_size > len(images.train):
         raise UsageError(
             f"batch_size {config.batch_size} is larger than the {len(images.train)} training images: take, for "
             f"example, --set batch_size={_power_of_two(len(images.train))}"
         )
-    if note:
-        say(note)
-    extractor = registry.get("extractor", dataset.extractor)()
-    image_hash = images.content_hash()
+    _require_memory(backbone_class, images.shape, config, device)
+    with _alone(path, checkpoint):
+        if note:
+            say(note)
+        backbone, log = _trained(backbone_class, config, dataset, images, seed, device, checkpoint)
+        round_weights(backbone)
+        collapsed = [name for name, term in log.terms.items() if name.startswith("kl") and term < COLLAPSED]
+        if collapsed:
+            say(
+                f"{', '.join(collapsed)}: below {COLLAPSED} nats on the validation images, "
+                "so these latents carry nothing"
+            )
+        parts = {}
+        for number, split in enumerate(SPLITS):
+            chosen = _choose(getattr(images, split), keep[number] if keep else None, split)
+            parts[split] = posterior(backbone, chosen.to(device))
+        draws = PosteriorSplit(*parts["train"])
+        noise = stream(device, "finish")
+        backbone.finish(draws.one_each(min(len(draws), FINISHING_LATENTS), noise), noise)
+        card = {
+            "dataset": {
+                "name": dataset.name,
+                "settings": dataset.config.model_dump(mode="json"),
+                "image_shape": list(images.shape),
+                "counts": dict(zip(SPLITS, images.counts)),
+                "preparation": images.preparation,
+                "terms": dataset.terms,
+                "sha256": image_hash,
+                "extractor": dataset.extractor,
+            },
+            "training": {"seed": seed, **vars(log), "collapsed": collapsed, **origin},
+            "hole": _measure_hole(*parts["test"]),
+            "reconstruction": _score_reconstruction(extractor, backbone, images.test, parts["test"]),
+        }
+        try:
+            bundle = write_bundle(path, card, backbone, parts)
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be written: {error.strerror or error}; the training is kept, and the same command with "
+                "another --out goes on from it"
+            ) from error
+        checkpoint.unlink(missing_ok=True)
+        if out:
+            note_bundle(out)
+        _reconstruct_fully(bundle, backbone, images, extractor, device)
+        say(
+            f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
+            f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training; "
+            f"go on with: {suggest('run', bundle=out or path.name)}"
+        )
+    return bundle
+
+
+def _trained(
+    cls: type[Backbone],
+    config: BackboneConfig,
+    dataset: Dataset,
+    images: Images,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path,
+) -> tuple[Backbone, TrainingLog]:
+    """A backbone trained on the images, from its checkpoint on where there is one. Raises `UsageError`."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         try:
-            backbone = backbone_class(images.shape, config).to(device).to(memory_format=torch.channels_last)
+            backbone = cls(images.shape, config).to(device).to(memory_format=torch.channels_last)
         except ValueError as error:
             raise UsageError(f"{error}{_suggest_size(dataset, images)}") from error
-    what = f"{backbone.name} on {dataset.name}"
+    what = f"{cls.name} on {dataset.name}"
     say(f"training {what}: {len(images.train)} images, {sum(p.numel() for p in backbone.parameters()):,} parameters")
-    run = content_hash([backbone.name, backbone.version, config.model_dump(), image_hash, seed, device.type])
-    checkpoint = cache_root() / "pretrain" / f"{run}.pt"
     with track(what) as progress:
         try:
-            log = train(backbone, images.train.to(device), images.val.to(device), seed, checkpoint, progress)
+            return backbone, train(backbone, images.train.to(device), images.val.to(device), seed, checkpoint, progress)
+        except DamagedCheckpoint as error:
+            aside = checkpoint.with_suffix(".damaged")
+            os.replace(checkpoint, aside)
+            say(f"{error}; it is now {aside.name}, and the training begins again")
         except (ValueError, TrainingDiverged) as error:
             raise UsageError(str(error)) from error
-    round_weights(backbone)
-    collapsed = [name for name, term in log.terms.items() if name.startswith("kl") and term < COLLAPSED]
-    if collapsed:
-        say(f"{', '.join(collapsed)}: below {COLLAPSED} nats on the validation images, so these latents carry nothing")
-    parts = {}
-    for number, split in enumerate(SPLITS):
-        chosen = _choose(getattr(images, split), keep[number] if keep else None, split)
-        parts[split] = posterior(backbone, chosen.to(device))
-    draws = PosteriorSplit(*parts["train"])
-    noise = stream(device, "finish")
-    backbone.finish(draws.one_each(min(len(draws), FINISHING_LATENTS), noise), noise)
-    card = {
-        "dataset": {
-            "name": dataset.name,
-            "settings": dataset.config.model_dump(mode="json"),
-            "image_shape": list(images.shape),
-            "counts": dict(zip(SPLITS, images.counts)),
-            "preparation": images.preparation,
-            "terms": dataset.terms,
-            "sha256": image_hash,
-            "extractor": dataset.extractor,
-        },
-        "training": {"seed": seed, **vars(log), "collapsed": collapsed, **origin},
-        "hole": _measure_hole(*parts["test"]),
-        "reconstruction": _score_reconstruction(extractor, backbone, images.test, parts["test"]),
-    }
-    bundle = write_bundle(path, card, backbone, parts)
-    checkpoint.unlink()
-    _reconstruct_fully(bundle, backbone, images, extractor, device)
-    say(
-        f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
-        f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training"
-    )
-    return bundle
+    return _trained(cls, config, dataset, images, seed, device, checkpoint)
+
+
+@contextmanager
+def _alone(path: Path, checkpoint: Path) -> Iterator[None]:
+    """Nobody else writes to the folder or to the checkpoint meanwhile, and the folder can be written.
+
+    Raises `UsageError`, or what the system says of the folder, before hours of training are lost to it.
+    """
+    with ExitStack() as held:
+        for key, what in (
+            (
+                os.path.abspath(path),
+                f"{path} is being made by another pretrain: wait, or name another folder with --out",
+            ),
+            (checkpoint.stem, "the same backbone is being trained on these images by another pretrain: wait for it"),
+        ):
+            try:
+                held.enter_context(FileLock(lock_path(f"pretrain-{content_hash(key)[:16]}"), timeout=0))
+            except Timeout:
+                raise UsageError(what) from None
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path} exists already: remove it to train again, or name another folder with --out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}."):
+            pass
+        yield
+
+
+def _require_memory(
+    cls: type[Backbone], shape: tuple[int, int, int], config: BackboneConfig, device: torch.device
+) -> None:
+    """Raise `UsageError` where the backbone alone is more than the machine holds: asking for it may end the process."""
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            parameters = sum(parameter.numel() for parameter in cls(shape, config).parameters())
+    except Exception:  # one that cannot be made so: then it is made, and says what is wrong
+        return
+    needed, there = COPIES * 4 * parameters, total_memory(device)
+    if there is not None and needed > there:
+        raise UsageError(
+            f"{cls.name} with these settings has {parameters:,} parameters, whose training takes {needed / 2**30:,.0f} "
+            f"GiB; this machine has {there / 2**30:,.0f}: make it smaller with --set"
+        )
 
 
 def _power_of_two(at_most: int) -> int:
@@ -128,7 +213,7 @@ def _suggest_size(dataset: Dataset, images: Images) -> str:
     if not isinstance(dataset, PathDataset):
         return ""
     side = max(16, _power_of_two(max(images.shape[1:])))
-    return f"; --dataset {shlex.quote(dataset.with_size(side).label)} makes them {side}x{side}"
+    return f"; {suggest('pretrain', dataset=dataset.with_size(side).label)} makes them {side}x{side}"
 
 
 def _measure_hole(mean: Tensor, std: Tensor) -> dict[str, float]:

@@ -8,28 +8,27 @@ They belong to images, not to a backbone: every bundle of the same images uses t
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import load_file, save
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.card import ReferenceCard, read_card
 from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.content import load_images
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features
 from benchmark.metrics.api import Statistics
 from benchmark.progress import Progress, say, track
 from benchmark.scores.frechet import feature_statistics
 from benchmark.store.places import cache_root
-from benchmark.store.schema import Hash, check
-from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
+from benchmark.store.sealed import Damaged, file_hash, write_atomic, write_sealed
 from benchmark.streams import stream
+from benchmark.suggestion import suggest
 
 SUBSAMPLE = 2_000
 
@@ -77,38 +76,20 @@ def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict
         if not card_path.exists():
             continue
         try:
-            card = _read_card(card_path)
+            card = read_card(card_path, ReferenceCard)
         except Damaged as error:
             damaged = damaged or error
             continue
         if card["images"] != bundle.card["dataset"]["sha256"] or card["extractor"] != extractor.identity():
             continue
         path = card_path.with_suffix(".safetensors")
-        if not path.exists() or file_hash(path) != card["sha256"]:
+        if not path.is_file() or file_hash(path) != card["sha256"]:
             damaged = damaged or Damaged(f"{path}: missing, or does not match its hash in {card_path.name}")
             continue
         return path, card
     if damaged is not None:
         raise damaged
     return None
-
-
-class _Card(TypedDict):
-    images: Hash
-    extractor: dict[str, Any]
-    sha256: Hash
-
-
-_CARD: TypeAdapter[Any] = TypeAdapter(_Card)
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    card = read_sealed(path)
-    try:
-        check(_CARD, card)
-    except ValueError as error:
-        raise Damaged(f"{path}: {error}") from error
-    return card
 
 
 def require_images_of(bundle: Bundle, images: Images) -> None:
@@ -163,24 +144,33 @@ def obtain_reference(
         reference = None
     if reference is not None:
         return reference
-    command = reference_command(bundle, extractor, split)
-    missing = f"no {extractor.name} reference of {bundle.path.name}; make it with: {command}"
+    missing = f"no {extractor.name} reference of {bundle.path.name}"
     if dataset is None:
-        raise UsageError(missing)
+        raise UsageError(f"{missing}, and {without_images(bundle)}")
     try:
-        images = dataset.load(roots)
+        images = load_images(dataset, roots)[0]
     except UsageError as error:
-        raise UsageError(f"{missing} ({error})") from error
+        raise UsageError(f"{missing}; make it with: {reference_command(bundle, extractor, split)} ({error})") from error
     say(f"computing the {extractor.name} reference of {bundle.path.name}, {split} split, once")
     with track(f"{extractor.name} reference") as progress:
         return make_reference(bundle, images, extractor, split, device, None, progress)
 
 
-def reference_command(bundle: Bundle, extractor: Extractor, split: str) -> str:
-    """The command that makes a reference."""
+def reference_command(bundle: Bundle, extractor: Extractor, split: str, out: Path | None = None) -> str:
+    """The command that makes a reference; `out`: the folder, None for the cache."""
+    return suggest("reference", bundle=bundle.path, extractor=extractor.name, split=split, out=out)
+
+
+def without_images(bundle: Bundle) -> str:
+    """That a bundle's images are not to be found, and what to name."""
+    if bundle.is_own:
+        return (
+            f"where the images of {bundle.path.name} ('{bundle.dataset}') lie is not known here: "
+            "name their path with --dataset"
+        )
     return (
-        f"python -m benchmark reference --dataset {bundle.dataset} --bundle {shlex.quote(str(bundle.path))} "
-        f"--extractor {extractor.name} --split {split}"
+        f"the data set '{bundle.dataset}' of {bundle.path.name} is not registered here: name the file that registers "
+        "it with --plugin, or the path of its images with --dataset"
     )
 
 

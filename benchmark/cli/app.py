@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import typer
 
 from benchmark.cli import images, plugins, pretrain, results, run
+from benchmark.cli.options import flags_of
 from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
 from benchmark.progress import say
+from benchmark.store.places import expand_home, settle_places
+from benchmark.suggestion import set_commands, set_typed
 
 app = typer.Typer(
     help="A benchmark of latent priors for frozen, pretrained VAEs.",
@@ -35,8 +44,47 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": results.report,
     "verify": results.verify,
 }
+#: what an interrupted command leaves, and how to go on
+GO_ON = {
+    "run": "what was recorded stays, and the same command goes on from here",
+    "pretrain": "the same command goes on from the last whole epoch",
+    "reference": "splits that were written stay; name those that are missing with --split",
+    "bound": "nothing is kept; the same command begins again, and fewer --samples take less time",
+    "check": "the checks above hold or fail as they say; --target NAME alone takes less time",
+    "verify": "nothing was changed; a smaller --share takes less time",
+    "leaderboard": "the records are as they were, and the same command writes every table again",
+}
+OPTIONS = {name: flags_of(command) for name, command in COMMANDS.items()}
+set_commands({name: set(flags.values()) for name, flags in OPTIONS.items()})
+
+
+def _prepared(name: str, command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which begins with what every one begins with and ends as every one ends."""
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        settle_places()
+        given = {each: _expand_homes(value) for each, value in given.items()}
+        parameters = inspect.signature(command).parameters
+        typed = {flag: given[each] for each, flag in OPTIONS[name].items() if given[each] != parameters[each].default}
+        set_typed(typed)
+        try:
+            command(**given)
+        except KeyboardInterrupt:
+            say(f"interrupted: {GO_ON.get(name, 'nothing was changed; the same command begins again')}")
+            raise typer.Exit(130) from None
+
+    return call
+
+
+def _expand_homes(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expand_homes(each) for each in value]
+    return expand_home(value) if isinstance(value, Path) else value
+
+
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name)(_prepared(name, command))
 
 
 @app.callback()
@@ -45,7 +93,10 @@ def options() -> None:
 
 
 def main() -> None:
-    """Run a command; exit 0 when all went well, 1 when a job failed, 2 for wrong usage, 130 when interrupted."""
+    """Run a command; exit 0 when all went well, 1 when a job failed, 2 for wrong usage, 130 when interrupted.
+
+    2, too, where the machine or a file does not give what is needed; 3 for a fault of the suite, its traceback saved.
+    """
     keep_freed_memory()
     try:
         app()
@@ -55,14 +106,44 @@ def main() -> None:
     except UsageError as error:
         say(f"error: {error}")
         sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted before anything was done")
+        sys.exit(130)
     except UNUSABLE_PATH as error:
         say(f"error: cannot use {error.filename}: {_said(error)} (--results, --out and caches are folders)")
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
+    except Exception as error:
+        sys.exit(_last_resort(error))
+
+
+def _last_resort(error: Exception) -> int:
+    """Say in one line what nobody foresaw: the machine's faults, files that are damaged, and bugs of ours."""
+    from benchmark.jobs.failures import describe_error, in_one_line, is_machine_fault
+    from benchmark.store.sealed import Damaged
+
+    if isinstance(error, Damaged):
+        say(f"error: {in_one_line(str(error))}: put back what was there, or remove it, and it is made again")
+        return 2
+    if isinstance(error, OSError) and (error.filename or error.errno in NO_SPACE):
         say(f"error: {_said(error)}: {error.filename or 'the disk is full'}; what is recorded stays")
-        sys.exit(2)
+        return 2
+    if is_machine_fault(error):
+        say(f"error: out of memory ({describe_error(error)}); what is recorded stays: make sizes or batches smaller")
+        return 2
+    say(f"error: a fault of the suite: {describe_error(error)}; {_saved(error)}")
+    return 3
+
+
+def _saved(error: Exception) -> str:
+    """Where the traceback of an error was written, for whoever mends it."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        handle, path = tempfile.mkstemp(prefix="latent-prior-benchmark-", suffix=".txt", text=True)
+        with open(handle, "w", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        return "its traceback could not be saved"
+    return f"its traceback, to report it with, is in {path}"
 
 
 def _leave(code: int | str | None) -> None:

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.options import (
-    BackboneOption,
+    BundleBackboneOption,
+    BundleDatasetOption,
     BundleOption,
     DataRootOption,
-    DatasetOption,
     DeviceOption,
     ExtractorOption,
     Part,
@@ -25,8 +25,8 @@ from benchmark.store.places import data_roots
 
 
 def reference(
-    dataset: DatasetOption,
-    backbone: BackboneOption = "conv_vae",
+    dataset: BundleDatasetOption = None,
+    backbone: BundleBackboneOption = None,
     bundle: BundleOption = None,
     extractor: ExtractorOption = None,
     inception_weights: WeightsOption = None,
@@ -42,6 +42,7 @@ def reference(
     """
     from benchmark.bundles.reconstructions import make_reconstructions
     from benchmark.bundles.reference import make_reference
+    from benchmark.datasets.content import load_images
     from benchmark.extractors.api import Unavailable
     from benchmark.names import choose_bundle, open_registry, require_dataset_of
     from benchmark.progress import track
@@ -51,7 +52,7 @@ def reference(
     source = require_dataset_of(registry, dataset, opened)
     name = extractor or opened.card["dataset"]["extractor"]
     chosen = registry.get("extractor", name)(inception_weights)
-    images, where = source.load(data_roots(data_root)), choose_device(device)
+    images, where = load_images(source, data_roots(data_root))[0], choose_device(device)
     model = opened.backbone(registry.get("backbone", opened.backbone_name), where)
     for part in [each.value for each in split or Part]:
         of = f"{opened.path.name}, {part} split"
@@ -66,8 +67,8 @@ def reference(
 
 
 def bound(
-    dataset: DatasetOption,
-    backbone: BackboneOption = "conv_vae",
+    dataset: BundleDatasetOption = None,
+    backbone: BundleBackboneOption = None,
     bundle: BundleOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Draws of q(z|x) per image.")] = 100,
     split: Annotated[Part, typer.Option(help="Images to bound.")] = Part.test,
@@ -78,13 +79,14 @@ def bound(
     """Importance-weighted bound on a backbone's log-likelihood of real images, in nats."""
     from benchmark.bundles.bound import importance_weighted_bound
     from benchmark.bundles.reference import require_images_of
+    from benchmark.datasets.content import load_images
     from benchmark.names import choose_bundle, open_registry, require_dataset_of
     from benchmark.progress import track
     from benchmark.streams import stream
 
     registry, where = open_registry(plugin or []), choose_device(device)
     opened = choose_bundle(registry, dataset, backbone, bundle)
-    found = require_dataset_of(registry, dataset, opened).load(data_roots(data_root))
+    found, _ = load_images(require_dataset_of(registry, dataset, opened), data_roots(data_root))
     require_images_of(opened, found)
     images = getattr(found, split.value)
     model = opened.backbone(registry.get("backbone", opened.backbone_name), where)

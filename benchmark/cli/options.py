@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from benchmark.errors import UsageError
 from benchmark.machine.devices import DeviceName
@@ -23,6 +25,16 @@ DatasetOption = Annotated[
     str, typer.Option("--dataset", help="A data set by name, or a path (.npz or folder of images).")
 ]
 BackboneOption = Annotated[str, typer.Option("--backbone", help="Backbone, by name.")]
+BundleDatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="A data set by name, or a path (.npz or folder of images); default: the bundle's, else digits.",
+    ),
+]
+BundleBackboneOption = Annotated[
+    str | None, typer.Option("--backbone", help="Backbone, by name (default: the bundle's, else conv_vae).")
+]
 BundleOption = Annotated[
     str | None, typer.Option("--bundle", help="Bundle, by name, id or folder, where several match.")
 ]
@@ -36,6 +48,17 @@ PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="A Pyt
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder with image data (also: $LATENT_PRIOR_DATA).")
 ]
+
+
+def flags_of(command: Callable[..., None]) -> dict[str, str]:
+    """The parameters of a command that are options, and how each is typed: `data_root` -> `--data-root`."""
+    flags = {}
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        for info in getattr(hint, "__metadata__", ()):
+            if isinstance(info, OptionInfo):
+                declared = [each for each in map(str, (info.default, *(info.param_decls or ()))) if each[:2] == "--"]
+                flags[name] = next(iter(declared), f"--{name.replace('_', '-')}")
+    return flags
 
 
 def parse_settings(words: list[str] | None) -> dict[str, Any]:

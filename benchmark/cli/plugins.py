@@ -13,6 +13,7 @@ from benchmark.machine.devices import choose_device
 from benchmark.machine.importing import importing
 from benchmark.progress import show
 from benchmark.settings import parse_named
+from benchmark.suggestion import suggest
 
 
 def list_(plugin: PluginOption = None) -> None:
@@ -107,5 +108,5 @@ def new_prior(
 
     path = new_prior(name, folder, Registry().at_hand("prior"))
     show(f"written: {path}\nnext:")
-    show(f"  python -m benchmark check {name} --plugin {path}")
-    show(f"  python -m benchmark run --priors {name} --plugin {path}")
+    show(f"  {suggest('check', name, plugin=path)}")
+    show(f"  {suggest('run', priors=name, plugin=path)}")

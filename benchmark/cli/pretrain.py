@@ -24,7 +24,7 @@ def pretrain(
     dataset: DatasetOption,
     backbone: BackboneOption = "conv_vae",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, NAME=VALUE (repeatable).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of initialisation, order and noise.")] = 0,
     device: DeviceOption = "auto",
     data_root: DataRootOption = None,
     keep: Annotated[
@@ -47,6 +47,6 @@ def pretrain(
         seed,
         choose_device(device),
         data_roots(data_root),
-        parse_counts(keep) if keep else None,
+        None if keep is None else parse_counts(keep),
         out,
     )

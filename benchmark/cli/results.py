@@ -71,7 +71,7 @@ def verify(
     differences, words, compared = find_differences(results, RecordStore(results / "records").all()[0])
     for of, sentences in (("DISAGREES", differences), ("unknown  ", words)):
         for sentence in sentences[:SHOWN]:
-            show(f"{of} {sentence}", flush=True)
+            show(f"{of} {sentence}")
         if len(sentences) > SHOWN:
             show(f"{of} ... and {len(sentences) - SHOWN} more")
     advice = f"; python -m benchmark leaderboard --results {shlex.quote(str(results))} makes them from the records"

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.options import (
-    BackboneOption,
+    BundleBackboneOption,
+    BundleDatasetOption,
     BundleOption,
     DataRootOption,
-    DatasetOption,
     DeviceOption,
     ExtractorOption,
     PluginOption,
@@ -36,8 +36,8 @@ def run(
             help="Priors, 'evalp[gp_weight=1,10],ncp'; groups (closed_form, flows, energy, many_pass, one_pass); all."
         ),
     ] = None,
-    dataset: DatasetOption = "digits",
-    backbone: BackboneOption = "conv_vae",
+    dataset: BundleDatasetOption = None,
+    backbone: BundleBackboneOption = None,
     bundle: BundleOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 3,
     budget: Annotated[

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -19,9 +21,12 @@ from benchmark.datasets.splits import FEWEST, SPLITS
 from benchmark.errors import UsageError
 from benchmark.progress import say, track
 
+#: characters of a data set's name, which folders and files are named after
+LONGEST_NAME = 80
+
 
 class PathDataset(Dataset):
-    """Images from a path. Its name is the path's last part in lower case, other characters as `_`.
+    """Images from a path. Its name is the path's last part in lower case, other characters as `_`; see `_name`.
 
     `.npz`: arrays `train`, `val`, `test` of shape (n, H, W) or (n, H, W, C) with C = 1 or 3.
     Folder: sub-folders `train`, `val`, `test`, or images that are split at random 80 / 10 / 10.
@@ -35,7 +40,7 @@ class PathDataset(Dataset):
     def __init__(self, path: Path, config: SizeConfig | None = None) -> None:
         super().__init__(config)
         self.path = path
-        self.name = re.sub(r"[^a-z0-9_-]+", "_", path.stem.lower()).strip("_") or "images"
+        self.name = _name(path.stem)
         self.extractor = "efficientnet-lite0"
 
     @property
@@ -113,6 +118,19 @@ def _resize(images: Tensor, sizing: Sizing) -> Tensor:
     channels = 0 if images.shape[1] == 1 else slice(None)
     arrays = images.permute(0, 2, 3, 1)[..., channels].numpy()
     return torch.stack([as_tensor(sizing.apply(Image.fromarray(array))) for array in arrays])
+
+
+def _name(stem: str) -> str:
+    """A word of a to z, digits, - and _; what that loses of a long name or one in another script, a hash makes up for.
+
+    `Faces 2` -> `faces_2`; `猫` -> `images-a810bf84`.
+    """
+    stem = unicodedata.normalize("NFC", stem.lower())  # which file systems do not agree on
+    word = re.sub(r"[^a-z0-9_-]+", "_", stem).strip("_")
+    if stem.isascii() and len(word) <= LONGEST_NAME:
+        return word or "images"
+    digest = hashlib.sha256(stem.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{word[:LONGEST_NAME].strip('_') or 'images'}-{digest}"
 
 
 def _count_twins(images: Images) -> int:

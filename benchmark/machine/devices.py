@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from benchmark.errors import UsageError
@@ -28,6 +31,20 @@ def choose_device(name: DeviceName) -> torch.device:
         return torch.device("cpu")
     require_float32()
     return torch.device("cuda")
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of memory of the device, of a CPU what this process may have of it; None where that is not known."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    known = []
+    with suppress(OSError, ValueError, AttributeError):
+        known.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # of a container
+        known.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(known, default=None)
 
 
 def count_workers(name: DeviceName, per_gpu: int) -> int:

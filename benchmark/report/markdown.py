@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 import urllib.parse
 from typing import Any
@@ -19,6 +18,7 @@ from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, IMQ, REPLAY, find_signatures
 from benchmark.report.statistics import MARGIN, RANKED_FROM, share_seeds
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, RECONSTRUCTION, UNTOLD, ZERO_LINE, Table, TableRow
+from benchmark.suggestion import spell
 from benchmark.text import in_code, in_markdown, one_line
 
 #: of the columns of a table what a run prints
@@ -196,8 +196,7 @@ def _without_training_images(table: Table) -> list[str]:
     p, measured = table.protocol, {source for row in table.rows.values() for source, _ in row.values}
     if p.reference_split or "latent_memorisation" not in measured or measured & {"memorisation", "fld"}:
         return []
-    of = f"--dataset {shlex.quote(table.dataset)} --bundle {table.bundle} --extractor {p.extractor.get('name')}"
-    made = in_code(f"python -m benchmark reference {of} --split train")
+    made = in_code(spell("reference", bundle=table.bundle, extractor=p.extractor.get("name"), split="train"))
     return [f"Memorisation among images needs a reference of training images; where there is none, {made} makes it."]
 
 

@@ -20,9 +20,18 @@ DATA_VARIABLE = "LATENT_PRIOR_DATA"
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+def expand_home(path: Path) -> Path:
+    """`~` is the home folder, also where no shell has read it: `--out=~/mine`."""
+    return Path(os.path.expanduser(path))  # which leaves what it cannot expand, where the path's own method raises
+
+
 def cache_root() -> Path:
-    """`$LATENT_PRIOR_CACHE`, else the platform's cache directory."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("latent-prior-benchmark"))
+    """`$LATENT_PRIOR_CACHE`, else the platform's cache directory. Raises `UsageError` where there is no home folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    root = expand_home(Path(named or platformdirs.user_cache_dir("latent-prior-benchmark")))
+    if not (named or root.is_absolute()):
+        raise UsageError(f"there is no home folder here to keep a cache in: name a folder with ${CACHE_VARIABLE}")
+    return root
 
 
 @contextmanager
@@ -47,7 +56,14 @@ def fresh_cache() -> Iterator[Path]:
 def data_roots(data_root: Path | None = None) -> list[Path]:
     """Folders searched for image data, first match wins: `--data-root`, `$LATENT_PRIOR_DATA`, the cache."""
     named = [data_root, Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None]
-    return [root for root in named if root is not None] + [cache_root() / "data"]
+    return [expand_home(root) for root in named if root is not None] + [cache_root() / "data"]
+
+
+def settle_places() -> None:
+    """From now on the folders that variables name are the same wherever this process, or one that it starts, stands."""
+    for variable in (CACHE_VARIABLE, DATA_VARIABLE):
+        if os.environ.get(variable):
+            os.environ[variable] = os.path.abspath(os.path.expanduser(os.environ[variable]))
 
 
 def made_folders() -> list[Path]:

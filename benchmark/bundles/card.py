@@ -1,0 +1,85 @@
+"""What a card must say to be used: a bundle may have been made elsewhere, by another version, or by hand.
+
+A seal tells that a card is as it was written, not that it makes sense. Names become folders of records, and sizes
+become tensors, so both are held to bounds before anything is done with them. What else a card says is left alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.store.sealed import Damaged, read_sealed
+
+#: a word that is one folder wherever it stands in a path
+Name = Annotated[str, Field(pattern=r"^[\w-]+$", max_length=200)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1, le=2**31)]
+
+
+class _Card(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Counts(_Card):
+    train: Size
+    val: Size
+    test: Size
+
+
+class _Dataset(_Card):
+    name: Name
+    settings: dict[str, Any] = {}
+    image_shape: list[Size] = Field(min_length=3, max_length=3)
+    counts: _Counts
+    preparation: str
+    terms: str | None = None
+    sha256: Hash
+    extractor: Name
+
+
+class _Backbone(_Card):
+    name: Name
+    source: str | None = None
+    config: dict[str, Any]
+
+
+class _Training(_Card):
+    seed: int
+    best_epoch: int | None = None
+
+
+class BundleCard(_Card):
+    """bundle.json, less its schema and seal."""
+
+    dataset: _Dataset
+    backbone: _Backbone
+    training: _Training
+    latent_shape: list[Size] = Field(min_length=1, max_length=8)
+    posterior_counts: _Counts
+    parts: dict[str, Hash]
+
+
+class ReferenceCard(_Card):
+    """The card of what an extractor saw in a split."""
+
+    images: Hash
+    extractor: dict[str, Any]
+    count: Size
+    sha256: Hash
+
+
+Card = TypeVar("Card", bound=_Card)
+
+
+def read_card(path: Path, model: type[Card]) -> dict[str, Any]:
+    """A sealed card as it stands in its file. Raises `Damaged`, naming the file and the first field that is wrong."""
+    card = read_sealed(path)
+    try:
+        model.model_validate(card)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise Damaged(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}") from error
+    return card

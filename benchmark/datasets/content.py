@@ -1,0 +1,112 @@
+"""Which images lie at a path: the hash of their pixels, found once, and the path at which a hash was last seen.
+
+A path says where images lie, not which they are: files are replaced, and two folders each hold a `faces.npz`. So what
+was made from a path is found by the pixels. Reading them all takes a while, and its outcome is kept:
+
+<cache>/images/<hash of the path and its settings>.json   what to type for them, their hash, and the stamp of the files
+
+A stamp is of names, sizes, times and inodes. Of files that were changed a moment ago it says too little, since clocks
+of file systems are coarse: those are read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from benchmark.datasets import folders, image_files, listing, npz, sizes, splits
+from benchmark.datasets import path as path_module
+from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.path import PathDataset
+from benchmark.store.places import cache_root
+from benchmark.store.sealed import Damaged, content_hash, file_hash, read_sealed, write_sealed
+
+#: seconds for which a changed file may change again without another time of change
+COARSE = 2.0
+#: the code that makes pixels of files
+READERS = (path_module, folders, image_files, listing, npz, sizes, splits)
+
+
+class _Seen(BaseModel):
+    """`stamp`: None where the files had been changed a moment before."""
+
+    typed: str
+    path: str
+    stamp: str | None
+    sha256: str
+
+
+def load_images(dataset: Dataset, roots: list[Path]) -> tuple[Images, str]:
+    """The images and the hash of their pixels, which is kept of a path's. Raises `UsageError`."""
+    stamp = _stamp(dataset) if isinstance(dataset, PathDataset) else None  # before: they may change while they are read
+    images = dataset.load(roots)
+    sha256 = images.content_hash()
+    if isinstance(dataset, PathDataset):
+        there = _absolute(dataset)
+        seen = _Seen(typed=there.label, path=str(there.path), stamp=stamp, sha256=sha256)
+        with contextlib.suppress(OSError):  # a cache that cannot be written to: they are read again next time
+            write_sealed(_note(dataset), seen.model_dump())
+    return images, sha256
+
+
+def hash_images(dataset: PathDataset) -> str:
+    """The hash of the pixels (`Images.content_hash`); they are read where it is not known. Raises `UsageError`."""
+    seen, stamp = _read(_note(dataset)), _stamp(dataset)
+    return seen.sha256 if seen and stamp and seen.stamp == stamp else load_images(dataset, [])[1]
+
+
+def last_seen(sha256: str) -> str | None:
+    """What to type, as `--dataset`, for images of that hash that lie at a path of this machine, as far as is known."""
+    for note in sorted((cache_root() / "images").glob("*.json")):
+        seen = _read(note)
+        if seen and seen.sha256 == sha256 and os.path.exists(seen.path):
+            return seen.typed
+    return None
+
+
+def _note(dataset: PathDataset) -> Path:
+    return cache_root() / "images" / f"{content_hash(_absolute(dataset).label)}.json"
+
+
+def _read(note: Path) -> _Seen | None:
+    try:
+        return _Seen(**read_sealed(note)) if note.exists() else None
+    except (Damaged, ValidationError):
+        return None  # the images are there to be read again
+
+
+def _absolute(dataset: PathDataset) -> PathDataset:
+    """The same data set wherever one stands."""
+    other = copy.copy(dataset)
+    other.path = Path(os.path.abspath(dataset.path))
+    return other
+
+
+def _stamp(dataset: PathDataset) -> str | None:
+    """What changes with the files and with the code that reads them; None where a change may not show."""
+    there = _absolute(dataset)
+    files = list(_files(there.path, set()))
+    if any(time.time() - status.st_ctime < COARSE for _, status in files):
+        return None
+    facts = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in sorted(files)]
+    return content_hash([[file_hash(Path(str(module.__file__))) for module in READERS], there.label, facts])
+
+
+def _files(path: Path, passed: set[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
+    """The path and all that lies below it, links followed, each folder once. What cannot be looked at is left out."""
+    try:
+        status = path.stat()
+        below = sorted(path.iterdir()) if path.is_dir() else []
+    except OSError:
+        return
+    yield str(path), status
+    if (status.st_dev, status.st_ino) not in passed:
+        passed.add((status.st_dev, status.st_ino))
+        for each in below:
+            yield from _files(each, passed)

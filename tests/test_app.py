@@ -1,0 +1,159 @@
+"""What ends a command early: damaged files, two of one kind at once, interrupts, and what nobody foresaw."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import only_line
+
+from benchmark.bundles import pretrain as pretraining
+from benchmark.bundles.pretrain import _alone
+from benchmark.cli import app
+
+TINY = [word for each in ("epochs=2", "width=1", "batch_size=32", "nz=3") for word in ("--set", each)]
+
+
+@pytest.fixture
+def words(small_bundle, tmp_path):
+    return [
+        "pretrain",
+        "--dataset",
+        small_bundle.parent / "small.npz",
+        *TINY,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "b",
+    ]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def foreign(path):
+    import torch
+
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def of_another_width(path):
+    import torch
+
+    state = torch.load(path, weights_only=True)
+    state["best"] = {name: value[None] for name, value in state["best"].items()}
+    torch.save(state, path)
+
+
+def without_epochs(path):
+    import torch
+
+    state = torch.load(path, weights_only=True)
+    state["log"]["best_epoch"] = 7
+    torch.save(state, path)
+
+
+HARMS = [cut, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(bytes(999)), folder, foreign]
+
+
+@pytest.mark.parametrize("harm", [*HARMS, of_another_width, without_epochs])
+def test_a_damaged_checkpoint_is_one_line_and_the_training_ends_as_if_there_were_none(
+    harm, words, tmp_path, cli, monkeypatch
+):
+    with monkeypatch.context() as patch:  # the training is done, and its bundle cannot be written
+        patch.setattr(pretraining, "write_bundle", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        done = cli(*words)
+    assert done.code == 2
+    assert "no space left" in done.err.lower()
+    assert "the training is kept" in done.err
+    (checkpoint,) = (tmp_path / "cache" / "pretrain").glob("*.pt")
+    harm(checkpoint)
+    done = cli(*words)
+    assert done.code == 0, done.err
+    assert len([line for line in done.err.splitlines() if str(checkpoint) in line]) == 1
+    assert "the training begins again" in done.err
+    assert checkpoint.with_suffix(".damaged").exists()
+    weights = (tmp_path / "b" / "weights.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "b")
+    shutil.rmtree(tmp_path / "cache" / "pretrain")
+    assert cli(*words).code == 0
+    assert (tmp_path / "b" / "weights.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("same", ["folder", "training"])
+def test_a_second_pretrain_is_told_before_its_first_epoch(same, words, tmp_path, cli, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pretraining, "_trained", lambda *given: asked.append(given[-1]) or 1 // 0)
+    assert cli(*words).code == 3  # only to learn which checkpoint it has
+    (checkpoint,) = asked
+    held = (tmp_path / "b", Path("other.pt")) if same == "folder" else (tmp_path / "other", checkpoint)
+    with _alone(*held):
+        assert "another pretrain" in cli(*words).err
+    assert len(asked) == 1
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_epoch(words, tmp_path, cli, monkeypatch):
+    monkeypatch.setattr(pretraining, "_trained", lambda *_: pytest.fail("it was trained"))
+    (tmp_path / "file").write_text("")
+    only_line(cli(*words[:-1], tmp_path / "file" / "b"))
+
+
+@pytest.mark.parametrize("setting", ["width=1000000", "nz=1000000000000"])
+def test_a_backbone_beyond_the_machine_is_one_line(setting, words, cli):
+    assert "parameters" in only_line(cli(*words, "--set", setting))
+
+
+@pytest.mark.parametrize("command", app.COMMANDS)
+def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
+    """In the first thing that a command does."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "set_typed", lambda _: None)
+    given = {"check": ["gaussian"], "new-prior": ["mine"], "pretrain": ["--dataset", "digits"]}
+    for place in ("benchmark.registry.Registry.__post_init__", "benchmark.cli.results._require_records"):
+        monkeypatch.setattr(place, interrupted)
+    monkeypatch.setattr("benchmark.cli.pretrain.choose_device", interrupted)
+    done = cli(command, *given.get(command, []))
+    assert done.code == 130
+    assert done.err.startswith("interrupted: ")
+    assert done.err.count("\n") == 1
+
+
+def test_what_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(cli, monkeypatch):
+    monkeypatch.setattr("benchmark.bundles.find.all_bundles", lambda: 1 // 0)
+    done = cli("list")
+    assert done.code == 3
+    assert done.err.count("\n") == 1
+    assert "ZeroDivisionError" in done.err
+    path = Path(re.search(r"is in (\S+)$", done.err.strip())[1])
+    assert "1 // 0" in path.read_text()
+    path.unlink()
+
+
+def test_without_a_home_folder_the_variable_is_named(cli, monkeypatch):
+    monkeypatch.delenv("LATENT_PRIOR_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: f"~/.cache/{name}")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert "LATENT_PRIOR_CACHE" in only_line(cli("run", "--priors", "gaussian"))
+
+
+def test_the_home_folder_and_relative_ones_are_read_in_variables_and_options(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    words = ["reference", "--bundle", "digits-conv_vae", "--split", "val", "--device", "cpu"]
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", "~/lpc")
+    assert cli(*words).code == 0
+    assert list((tmp_path / "home" / "lpc" / "references").rglob("*.json"))
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", "relative")
+    assert cli(*words, "--out", "~/out").code == 0
+    assert (tmp_path / "home" / "out" / "digit-cnn-val.json").exists()
+    assert not (tmp_path / "~").exists()
