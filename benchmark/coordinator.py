@@ -23,6 +23,7 @@ from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.marks import Marks
 from benchmark.jobs.pending import Pending, identity_of
 from benchmark.jobs.task import Outcome, Task
+from benchmark.live import LiveTable
 from benchmark.metrics.api import FIT, Metric
 from benchmark.progress import format_seconds, say
 from benchmark.report.board import Board
@@ -118,6 +119,7 @@ class _Running:
         self._recorded: list[Path] = []
         self._stages = self._make_stages()
         self._count = sum(map(len, self._stages))
+        self._live = LiveTable({})
         self._marks: Marks | None = None  # where a job may end this process
 
     def finish(self) -> None:
@@ -128,7 +130,8 @@ class _Running:
         rows = _forecast(self._resolved)
         if any(row.seconds for row in rows):
             say(f"about {_about(rows)} of work, by the seconds that are recorded")
-        with self._resolved.executor(self, self._resolved.terms) as executor:
+        self._live = LiveTable(Counter(piece.job.row.label for stage in due for piece in stage))
+        with self._live.shown(), self._resolved.executor(self, self._resolved.terms) as executor:
             if executor.in_this_process:
                 self._marks = Marks(self._resolved.results)
                 due = [self._put_back(stage) for stage in due]
@@ -196,6 +199,7 @@ class _Running:
             pending = self._find_pending(piece)  # again: whoever held the lock may have done it
             if not pending:
                 piece.lock.release()
+                self._live.skip(piece.job.row.label)
                 if piece.failures or piece.measured:
                     self._conclude(piece)
                 continue
@@ -203,6 +207,8 @@ class _Running:
             piece.started = piece.started or time.perf_counter()
             piece.doing = FIT if piece.job.row.prior else names[0]
             self._flying[piece.number] = piece
+            self._live.begin(piece.number, piece.job.row.label, piece.job.seed)
+            self._live.move(piece.number, piece.doing)
             recorded = bool(piece.job.row.prior) and not pending.fit
             if self._marks:
                 self._marks.set(piece.job, piece.doing)
@@ -212,6 +218,7 @@ class _Running:
 
     def began(self, number: int, kind: str) -> None:
         self._flying[number].doing = kind
+        self._live.move(number, kind)
         if self._marks:
             self._marks.set(self._flying[number].job, kind)
 
@@ -230,6 +237,7 @@ class _Running:
             self._marks.remove(piece.job)
         piece.lock.release()
         piece.failures += outcome.failures
+        self._live.end(number, done=True, failed=bool(piece.failures))
         if outcome.unfit:
             self._unfit.add(piece.job.fit_id)
         self._conclude(piece)
@@ -239,6 +247,7 @@ class _Running:
         """Once more, if it may have been chance; else it is recorded, and the rest of the piece goes on."""
         piece = self._flying.pop(number)
         piece.lock.release()
+        self._live.end(number, done=False, failed=False)
         piece.losses[piece.doing] += 1
         if loss.status == "crashed" and piece.losses[piece.doing] == 1:
             say(f"{piece.job.row.label} seed {piece.job.seed}: {piece.doing}: {loss.reason}; tried once more")
