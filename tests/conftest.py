@@ -39,6 +39,8 @@ CPU = torch.device("cpu")
 #: what is proved here are the CPU's bits, so `--device auto` is to find no GPU; test_cuda.py gives it back to commands
 AS_IT_WAS = dict(os.environ)
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+#: the workers of pytest-xdist share the cores: threads that outnumber these wait for each other
+torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ def folder(path):
 
 
 @pytest.mark.parametrize("part", ["bundle.json", "weights.safetensors", "posterior.safetensors"])
-@pytest.mark.parametrize("harm", [raw(""), raw("{}"), raw("[]"), raw('{"seal": NaN}'), folder], ids=str)
+@pytest.mark.parametrize("harm", [raw(""), raw("{}"), raw("[]"), raw('{"seal": NaN}'), fifo, folder])
 def test_a_part_that_is_no_such_file_is_one_line(part, harm, cached, cli):
     harm(cached / part)
     done = cli("list")
@@ -154,7 +154,7 @@ def test_what_a_card_names_and_is_not_here_is_one_line(at, value, part, cached, 
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("harm", [raw(""), raw("{}"), folder], ids=str)
+@pytest.mark.parametrize("harm", [raw(""), raw("{}"), fifo, folder])
 def test_a_reference_that_cannot_be_read_is_made_again(harm, cached, cli, tmp_path):
     shutil.rmtree(cached.parent / "good")
     harm(cached / "reference" / "digit-cnn-test.json")
