@@ -42,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "new-prior": plugins.new_prior,
     "leaderboard": results.leaderboard,
     "report": results.report,
+    "pack": results.pack,
     "verify": results.verify,
 }
 #: what an interrupted command leaves, and how to go on

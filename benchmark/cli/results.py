@@ -1,8 +1,7 @@
-"""`leaderboard` and `verify`: tables made from records, and records computed again."""
+"""`leaderboard`, `report`, `pack`, `verify`: what is made of records, and records computed again."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from benchmark.cli.options import PluginOption, ResultsOption
 from benchmark.errors import UsageError
 from benchmark.machine.importing import importing
 from benchmark.progress import say, show
+from benchmark.suggestion import spell
 
 #: sentences of one kind that `verify` shows
 SHOWN = 10
@@ -53,7 +53,24 @@ def report(
     say(f"written: {path} ({len(content) / 1e6:.1f} MB)" + (f"; figures in {figures}" if figures else ""))
 
 
+def pack(
+    plugin: Annotated[Path, typer.Argument(help="The Python file of your prior.")],
+    author: Annotated[str, typer.Option(help="Your name, as it is to stand beside the row.")],
+    results: ResultsOption = Path("results"),
+    out: Annotated[Path | None, typer.Option(help="A new folder (default: NAME-packed, after the file).")] = None,
+) -> None:
+    """Collect a prior with its records and environment into one folder, for others to verify and to show."""
+    with importing():
+        from benchmark.submission import pack
+
+    _require_records(results)
+    folder = out or Path(f"{plugin.stem}-packed")
+    submission = pack(plugin, results, folder, author)
+    say(f"written: {folder}, {submission.packed.records:,} records; whoever has it: {spell('verify', str(folder))}")
+
+
 def verify(
+    folder: Annotated[Path | None, typer.Argument(help="A packed folder, in place of --results and --plugin.")] = None,
     results: ResultsOption = Path("results"),
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of the fits to repeat, at least one.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Decides which are drawn.")] = 0,
@@ -64,8 +81,14 @@ def verify(
         from benchmark.names import open_registry
         from benchmark.recount import find_differences
         from benchmark.store.records import RecordStore
+        from benchmark.submission import note_verified, open_submission
         from benchmark.verify import VERDICTS, Finding, describe, verify
 
+    submission = None
+    if folder is not None:
+        _require_records(folder)
+        submission = open_submission(folder)
+        results, plugin = folder, [*(plugin or []), folder / submission.packed.plugin]
     _require_records(results)
     registry = open_registry(plugin or [], apart=True)
     differences, words, compared = find_differences(results, RecordStore(results / "records").all()[0])
@@ -74,7 +97,7 @@ def verify(
             show(f"{of} {sentence}")
         if len(sentences) > SHOWN:
             show(f"{of} ... and {len(sentences) - SHOWN} more")
-    advice = f"; python -m benchmark leaderboard --results {shlex.quote(str(results))} makes them from the records"
+    advice = f"; {spell('leaderboard', results=results)} makes them from the records"
     agree = f"the tables have {len(differences)} differences{advice}" if differences else "the tables are the records'"
     say(f"{agree} ({compared:,} numbers of leaderboard.csv were worked out again)")
     counts, interrupted = dict.fromkeys(VERDICTS, 0), False
@@ -93,6 +116,8 @@ def verify(
     if interrupted:
         say("interrupted: this is what was verified so far")
     show(", ".join(f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()))
+    if submission is not None and folder is not None and not interrupted and not differences:
+        say(note_verified(folder, submission, share, seed, counts).sentence)
     raise typer.Exit(130 if interrupted else 1 if counts["DISAGREES"] or differences else 0)
 
 

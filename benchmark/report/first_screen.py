@@ -179,7 +179,10 @@ def legend(columns: list[Column], across: Across) -> list[str]:
         lines.append(
             "Devices: " + ", ".join(f"{in_markdown(column.head)} {column.first.device}" for column in columns) + "."
         )
-    return lines
+    submitted = dict.fromkeys(
+        sentence for column in columns for table in column.tables for sentence in table.submitted.values()
+    )
+    return lines + [f"From elsewhere: {in_markdown(sentence)}." for sentence in submitted]
 
 
 def _pictures(columns: list[Column]) -> list[str]:

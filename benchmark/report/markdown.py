@@ -139,6 +139,7 @@ def remarks_of(table: Table, all_tables: list[Table]) -> list[str]:
         remarks.append(f"All of this holds for this one backbone (bundle {in_code(table.bundle)}) and its decoder.")
         remarks += [_order(table, other, by) for other in all_tables if (by := _other_judge(table, other))]
     remarks += _without_training_images(table)
+    remarks += [f"From elsewhere: {in_markdown(sentence)}." for sentence in dict.fromkeys(table.submitted.values())]
     remarks += [f"Note: {in_markdown(sentence)}" for sentence in find_signatures(table)]
     remarks += [f"Failed: {in_markdown(failure)}" for failure in table.failures]
     remarks += _without_number(table)

@@ -24,6 +24,7 @@ from benchmark.report.statistics import (
     ranked,
 )
 from benchmark.store.records import RecordStore
+from benchmark.store.submissions import read_submissions
 
 #: as good as the best, to `MARGIN`; and not told apart from it, which a row that scatters is too
 NEAR, UNTOLD = "near", "≈"
@@ -68,11 +69,12 @@ class TableRow:
 class Table(Selection):
     """All that one table shows. Made once and read often: what costs something to work out is kept.
 
-    `page`: what its page and pictures are called.
+    `page`: what its page and pictures are called. `submitted`: prior -> who ran it, of rows from elsewhere.
     """
 
     rows: dict[str, TableRow]
     page: str
+    submitted: dict[str, str]
     _gaps: dict[Key, dict[str, tuple[Gap | None, int]]] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
@@ -151,11 +153,13 @@ def make_tables(results: Path, store: RecordStore | None = None) -> tuple[list[T
         for label, _, seed, name, source, value in tidy_values(selection):
             of_table[label].values.setdefault((source, name), {})[seed] = value
     _summarise([row for of_table in rows for row in of_table.values()])
-    made = [
-        Table(**vars(selection), rows=of_table, page=page)
-        for selection, of_table, page in zip(selections, rows, name_pages(selections), strict=True)
-    ]
-    return made, damaged, in_none
+    submissions, damaged_submissions = read_submissions(results)
+    made = []
+    for selection, of_table, page in zip(selections, rows, name_pages(selections), strict=True):
+        priors = {record["row"]["prior"] for record in selection.records}
+        submitted = {prior: of.sentence for prior, of in submissions.items() if prior in priors}
+        made.append(Table(**vars(selection), rows=of_table, page=page, submitted=submitted))
+    return made, [*damaged, *damaged_submissions], in_none
 
 
 def _summarise(rows: list[TableRow]) -> None:

@@ -1,0 +1,98 @@
+"""Priors that somebody else ran: who, with what, and how much of it was made again.
+
+results/submissions/<name>/submission.json   what its author packed
+results/submissions/<name>/verified.json     what came of making a share of it again; there where that was done
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.store.schema import Hash, Name
+from benchmark.store.sealed import Damaged, read_sealed
+
+SUBMISSION, VERIFIED = "submission.json", "verified.json"
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+
+
+class _Sealed(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class Packed(_Sealed):
+    """`environment`: package -> version. `records`: how many, by the hash of all their ids."""
+
+    author: Annotated[str, Field(min_length=1, max_length=200)]
+    plugin: Name
+    sha256: Hash
+    priors: list[Name]
+    records: Annotated[int, Field(ge=1)]
+    ids: Hash
+    environment: dict[str, str]
+    time: Time
+
+
+class Verified(_Sealed):
+    """Of how many `values` how many agree and disagree; the rest cannot be told. `ids`: of the records it is about."""
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    seed: int
+    values: Annotated[int, Field(ge=0)]
+    agree: Annotated[int, Field(ge=0)]
+    disagree: Annotated[int, Field(ge=0)]
+    ids: Hash
+    time: Time
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What was packed, and what came of verifying it, if that was done."""
+
+    packed: Packed
+    verified: Verified | None
+
+    @property
+    def sentence(self) -> str:
+        """Who ran the prior, and how far that is known to be so."""
+        of = f"{', '.join(self.packed.priors)} by {self.packed.author}"
+        if self.verified is None or self.verified.ids != self.packed.ids:
+            return f"{of}: not verified"
+        v = self.verified
+        told = f"{v.agree} of {v.values} values agree" + (f", {v.disagree} DISAGREE" if v.disagree else "")
+        return f"{of}: verified on {v.time[:10]}, {v.share:.0%} of the fits made again, {told}"
+
+
+def read_submission(folder: Path) -> Submission:
+    """What lies in a packed folder. Raises `Damaged`."""
+    packed = _read(folder / SUBMISSION, Packed)
+    there = (folder / VERIFIED).exists()
+    return Submission(packed, _read(folder / VERIFIED, Verified) if there else None)
+
+
+def read_submissions(results: Path) -> tuple[dict[str, Submission], list[str]]:
+    """Prior -> its submission, of a results folder; and for each that is damaged the sentence that says so."""
+    found: dict[str, Submission] = {}
+    damaged = []
+    for path in sorted((results / "submissions").glob(f"*/{SUBMISSION}")):
+        try:
+            submission = read_submission(path.parent)
+        except Damaged as error:
+            damaged.append(str(error))
+            continue
+        found |= dict.fromkeys(submission.packed.priors, submission)
+    return found, damaged
+
+
+Model = TypeVar("Model", bound=_Sealed)
+
+
+def _read(path: Path, model: type[Model]) -> Model:
+    try:
+        return model.model_validate({name: of for name, of in read_sealed(path).items() if name != "seal"})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise Damaged(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}") from error
