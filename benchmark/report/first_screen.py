@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator
 
@@ -9,16 +10,17 @@ from benchmark.report.across import Across
 from benchmark.report.columns import format_interval, format_share, format_short, quartiles
 from benchmark.report.grid import Grid, as_grid
 from benchmark.report.grids import SAMPLES, grid_file
-from benchmark.report.pareto import make_points, pareto_file
+from benchmark.report.pareto import find_front, make_points, pareto_file
 from benchmark.report.selection import machine_of
-from benchmark.report.signatures import AUC, flags_of
+from benchmark.report.signatures import AUC, GOOD_IMAGES, WRONG_LATENTS, flags_of
 from benchmark.report.standing import Column, Standing, is_recipe
 from benchmark.report.statistics import MARGIN, RANKED_FROM
-from benchmark.report.tables import FIT_SECONDS, NEAR, UNTOLD, Table
+from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, UNTOLD, ZERO_LINE, Table
 from benchmark.text import in_markdown
 
 TITLE = "# Leaderboard"
 TUNING = "tuning.md"
+WARNED = "⚠"
 ACROSS = "boards/across.md"
 NO_COLUMN = "No table of the test split has both N(0, I) and the aggregate posterior to hold its rows against."
 #: sentences of one kind that the page has room for; the pages of the tables have all
@@ -32,7 +34,7 @@ def first_screen(standing: Standing, across: Across, made: list[Table], left_out
     if columns:
         recipes, *settings = overview(columns, across)
         *explained, last = legend(columns, across)
-        lines += [*(f"- {headline(column)}" for column in columns), "", recipes.text, ""]
+        lines += [scale(columns), "", *(f"- {line}" for line in headlines(columns, across)), "", recipes.text, ""]
         lines += [*(f"{line}\\" for line in explained), last, ""]
         lines += [line for grid in settings for line in (f"{grid.caption}:", "", grid.text, "")]
         lines += _pictures(columns)
@@ -42,12 +44,28 @@ def first_screen(standing: Standing, across: Across, made: list[Table], left_out
     return "\n".join([*lines, *_provenance(made), ""])
 
 
+def scale(columns: list[Column]) -> str:
+    """What a cell is, before the first of them."""
+    counts = sorted({len(of) for column in columns for of in column.first.fd.values()})
+    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return (
+        "**Gap closed, % ↑**: 0 is no better than N(0, I), 100 as good as the aggregate posterior, which decodes "
+        "encodings of real images; below 0 is worse than N(0, I). By the Fréchet distance (FD) of images; ± is half a "
+        f"95 % interval over {seeds} seeds of the prior's fit, and does not hold what another VAE would change."
+    )
+
+
+def headlines(columns: list[Column], across: Across) -> list[str]:
+    """Which prior is best overall, and which where: a sentence each."""
+    return [*_overall(across), *map(_headline, columns)]
+
+
 def overview(columns: list[Column], across: Across) -> list[Grid]:
     """Priors against data sets: each as its recipe has it, and, where there are such rows, with other settings."""
     labels = _labels(columns, across)
     recipes, settings = ([label for label in labels if is_recipe(label) == kind] for kind in (True, False))
-    grids = [Grid("Priors by data set, the best mean rank first", _table(columns, across, recipes))]
-    other = "Other settings of these priors, in no ranking"
+    grids = [Grid("Gap closed by data set, % ↑, the best mean rank first", _table(columns, across, recipes))]
+    other = "Other settings of these priors; each is ranked once, as its recipe has it"
     return grids + ([Grid(other, _table(columns, across, settings))] if settings else [])
 
 
@@ -68,33 +86,51 @@ def _labels(columns: list[Column], across: Across) -> list[str]:
     return sorted(found, key=order)
 
 
-def headline(column: Column) -> str:
-    """One sentence: who is first, who is not told apart from it, how many are behind."""
+def _overall(across: Across) -> list[str]:
+    """The best mean rank, where there is one."""
+    if not across.ranks:
+        return []
+    (best, (mean, low, high)), (second, (next_mean, *_)) = list(across.ranks.items())[:2]
+    return [
+        f"**Over these {len(across.columns)} data sets** `{in_markdown(best)}` has the best mean rank: {mean:.1f} "
+        f"[{low:.1f}, {high:.1f}] among the {len(across.ranks)} priors that all of them have, `{in_markdown(second)}` "
+        f"{next_mean:.1f}"
+    ]
+
+
+def _headline(column: Column) -> str:
+    """Who is first, who is not told apart from it and by how many points it is behind, how many are behind for sure."""
     table, marks = column.first, column.first.marks
     best = next(iter(table.fd))
     where = f"**[{in_markdown(column.head)}]({page_of(table)})**"
-    closes = f"{where}: `{in_markdown(best)}` closes {format_share(column.gap_closed(best))} of the gap, the most"
+    warned = f" ({WARNED} {', '.join(flags_of(table)[best])})" if best in flags_of(table) else ""
+    closes = f"{where}: `{in_markdown(best)}` closes {format_share(column.gap_closed(best))}, the most{warned}"
     if not marks:
         return f"{closes} so far (fewer than {RANKED_FROM} seeds: no ranking)"
     others = [label for label in table.ranked if label != best and is_recipe(label)]
     near, untold = ([label for label in others if marks.get(label) == mark] for mark in (NEAR, UNTOLD))
-    told = [f"as good: {_listed(near)}"] if near else []
-    told += [f"not told apart from it: {_listed(untold)}"] if untold else []
+    told = [f"as good: {_listed(near, best, column)}"] if near else []
+    told += [f"not told apart from it: {_listed(untold, best, column)}"] if untold else []
     behind = len(others) - len(near) - len(untold)
     return "; ".join([closes, *told, *([f"the other {behind} are behind"] if behind else [])])
 
 
-def _listed(labels: list[str]) -> str:
-    return ", ".join(f"`{in_markdown(label)}`" for label in labels)
+def _listed(labels: list[str], best: str, column: Column) -> str:
+    """Each with how many points it closes less than the best."""
+    shares = {label: 100 * gap[0] if (gap := column.gap_closed(label)) else math.nan for label in (best, *labels)}
+    return ", ".join(f"`{in_markdown(label)}` (−{shares[best] - shares[label]:.1f})" for label in labels)
 
 
 def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
     flags = {column.head: flags_of(column.first) for column in columns}
     timed = max(columns, key=lambda column: len(_rates(column.first)))
-    rates, head = _rates(timed.first), in_markdown(timed.head)
+    rates, head = _rates(timed.first), in_markdown(f"{timed.head}, {timed.first.device}")
     body = []
     for label in labels:
-        cells = ["; ".join(_cells(column, label)) for column in columns]
+        cells = [
+            "; ".join(_cells(column, label)) + (f" {WARNED}" if label in flags[column.head] else "")
+            for column in columns
+        ]
         rank = across.ranks.get(label)
         row = timed.first.rows.get(label)
         fit = row.numbers(FIT_SECONDS).values() if row else []
@@ -114,7 +150,9 @@ def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
             ]
         )
     header = ["prior", *(in_markdown(column.head) for column in columns)]
-    header += ["mean rank ↓", "C2ST, worst ↓", f"latents / s ({head})", f"fit, s ({head})", "beware"]
+    header += ["mean rank ↓", "C2ST, worst ↓", f"latents / s ↑ ({head})", f"fit, s ↓ ({head})", "beware"]
+    if any(across.ranks.get(label) for label in labels):
+        body.append(["*FD: N(0, I) → aggregate posterior*", *map(_ends, columns), "", "", "", "", ""])
     kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in body)]
     return as_grid([header[place] for place in kept], [[row[place] for place in kept] for row in body])
 
@@ -124,11 +162,17 @@ def _cells(column: Column, label: str) -> Iterator[str]:
     if gap := column.gap_closed(label):
         share = _share(gap)
         elsewhere = column.table_of(label) is not column.first
-        mark = "" if elsewhere else column.first.marks.get(label, "")
+        mark = "" if elsewhere or not is_recipe(label) else column.first.marks.get(label, "")
         yield f"**{share}**" if mark == NEAR else f"{share} †" if elsewhere else f"{share} {mark}".strip()
     for table in column.repeats:
         if label in table.fd and (repeat := table.gap_closed(table.rows[label])[0]):
             yield _share(repeat)
+
+
+def _ends(column: Column) -> str:
+    """The two scores between which the gap lies."""
+    worst, best = (column.first.rows[label].mean(FD) for label in (ZERO_LINE, CEILING))
+    return f"*{format_short(worst)} → {format_short(best)}*"
 
 
 def _share(gap: tuple[float, float, float]) -> str:
@@ -154,24 +198,30 @@ def _worst_auc(columns: list[Column], label: str) -> str:
 
 
 def legend(columns: list[Column], across: Across) -> list[str]:
-    """What cells and marks mean, a sentence or two each."""
+    """What marks and further columns mean, a sentence or two each."""
     devices = {column.first.device for column in columns}
-    repeated = "; after a semicolon the same on other seeds of the backbone" if any(c.repeats for c in columns) else ""
     lines = [
         (
-            "Cells: how much of the damage that N(0, I) does to the Fréchet distance (FD) a prior repairs, in % of the "
-            f"gap to the aggregate posterior, ± half a 95 % interval over seeds{repeated}."
-        ),
-        (
-            f"**Bold**: the best, and what is shown to be within {100 * MARGIN:g} points of it; {UNTOLD}: not told "
-            "apart from the best; no mark: behind it (paired by seed, Holm's correction over all pairs of a data set)."
-        ),
-        "C2ST: area under the curve of a classifier of latents, 0.5 is best; the worst of the data sets.",
+            f"**Bold**: the best, and what is shown to be within {100 * MARGIN:g} points of it. {UNTOLD}: too close or too "
+            "noisy to be told apart from the best, which is weaker: a row that scatters may be so below a steadier one "
+            "that is behind. No mark: behind (tests paired by seed, Holm's correction over all pairs of a data set)."
+        )
     ]
+    if any(column.repeats for column in columns):
+        lines.append("Behind a semicolon: the same on another seed of the backbone, in no test here.")
     if across.labels:
         lines.append(
-            f"Mean rank with a 95 % interval over seeds: on these {len(across.columns)} data sets, not beyond them; of "
-            f"the priors that all have ([more]({ACROSS}))."
+            f"Mean rank: among the {len(across.labels)} priors that all {len(across.columns)} data sets have, with a 95 % "
+            f"interval over seeds, on these data sets, not beyond them ([more]({ACROSS})); blank: not run on all."
+        )
+    lines.append(
+        "C2ST: how well a classifier tells its latents from held-out ones, 0.5 is not at all; the worst data set."
+    )
+    if any(flags_of(column.first) for column in columns):
+        lines.append(
+            f"{WARNED} wrong latents: the images are good ({100 * GOOD_IMAGES:g} % closed) of latents that by C2ST or MMD² "
+            f"are at least {WRONG_LATENTS:.0%} as far from the aggregate posterior as N(0, I)'s, so the score is the "
+            "decoder's; memorised: nearer to training data than new draws are."
         )
     if any(column.table_of(label) is not column.first for column in columns for label in column.labels):
         lines.append("†: from a table of another type of device, so not tested against the others.")
@@ -188,7 +238,11 @@ def legend(columns: list[Column], across: Across) -> list[str]:
 def _pictures(columns: list[Column]) -> list[str]:
     table = max(columns, key=lambda column: len(make_points(column.first))).first
     lines = []
-    if make_points(table):
+    points = make_points(table)
+    if points:
+        front = find_front([point.time[0] for point in points], [point.quality[0] for point in points])
+        named = ", ".join(f"`{in_markdown(points[index].label)}`" for index in front)
+        lines += [f"No prior is both faster and better than one of {named} ({in_markdown(table.page)}):", ""]
         lines += [f"![quality against sampling time, {in_markdown(table.page)}]({pareto_file(table)})", ""]
     if any(row.values.get(SAMPLES) for row in table.rows.values()):
         lines += [f"![samples of every row from the same noise, {in_markdown(table.page)}]({grid_file(table)})", ""]
@@ -214,7 +268,9 @@ def _links(standing: Standing, across: Across, made: list[Table]) -> list[str]:
 
 
 def _failures(made: list[Table]) -> list[str]:
-    return _capped("Failed", [f"{failure} ({table.page})" for table in made for failure in table.failures])
+    """Of the tables of the test split; those of settings that were tried are on their page."""
+    tests = [table for table in made if table.protocol.split == "test"] or made
+    return _capped("Failed", [f"{failure} ({table.page})" for table in tests for failure in table.failures])
 
 
 def _capped(head: str, sentences: list[str]) -> list[str]:

@@ -96,7 +96,7 @@ def _without_a_gap(table: Table) -> str:
     if not table.fd:
         return f"no {table.protocol.score} of a prior"
     if found := no_hole(table):
-        return found[0]
+        return f"N(0, I) fits these latents already, so there is nothing to repair: {found[0]}"
     if not any(table.gap_closed(table.rows[label])[0] for label in table.fd):
         return (
             "no gap: the scores of N(0, I) and of the aggregate posterior are needed, with the second below the first"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmark.metrics.samples import from_png
 from benchmark.report.across import across_grids, find_across
-from benchmark.report.first_screen import ACROSS, NO_COLUMN, TUNING, headline, legend, overview
+from benchmark.report.first_screen import ACROSS, NO_COLUMN, TUNING, headlines, legend, overview, scale
 from benchmark.report.grid import Grid
 from benchmark.report.grids import SAMPLES, grid_file
 from benchmark.report.html.figures import STYLE, as_svg, save_figure
@@ -61,7 +61,8 @@ def report_html(results: Path, figures: Path | None = None, store: RecordStore |
     return environment.get_template("template.html").render(
         style=(HERE / "style.css").read_text(),
         script=(HERE / "script.js").read_text(),
-        headlines=[_inline(headline(column)) for column in standing.columns] or [NO_COLUMN],
+        scale=_inline(scale(standing.columns)) if standing.columns else NO_COLUMN,
+        headlines=[_inline(line) for line in headlines(standing.columns, across)],
         overview=[_table(grid) for grid in (overview(standing.columns, across) if standing.columns else [])],
         legend=[_inline(line) for line in (legend(standing.columns, across) if standing.columns else [])],
         apart=[(table.page, title_of(table), why) for table, why in standing.apart],
