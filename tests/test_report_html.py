@@ -85,7 +85,7 @@ def test_its_first_table_is_that_of_the_first_screen(results):
     markdown = tables_of(results.screen)[0]
     expected = [[cell.replace("*", "") for cell in row] for row in (markdown[0], *markdown[2:])]
     assert first == expected
-    assert [row[0] for row in first] == ["prior", "gmm", "evalp"]
+    assert [row[0] for row in first] == ["prior", "gmm", "evalp", "FD: N(0, I) → aggregate posterior"]
 
 
 def test_words_of_strangers_are_text(results):

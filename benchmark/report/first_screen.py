@@ -91,11 +91,10 @@ def _overall(across: Across) -> list[str]:
     if not across.ranks:
         return []
     (best, (mean, low, high)), (second, (next_mean, *_)) = list(across.ranks.items())[:2]
-    return [
-        f"**Over these {len(across.columns)} data sets** `{in_markdown(best)}` has the best mean rank: {mean:.1f} "
-        f"[{low:.1f}, {high:.1f}] among the {len(across.ranks)} priors that all of them have, `{in_markdown(second)}` "
-        f"{next_mean:.1f}"
-    ]
+    ranked = f"{mean:.1f} [{low:.1f}, {high:.1f}] among the {len(across.ranks)} priors that all of them have"
+    second = f"`{in_markdown(second)}` {next_mean:.1f}"
+    over = f"**Over these {len(across.columns)} data sets** `{in_markdown(best)}` has the best mean rank"
+    return [f"{over}: {ranked}, {second}"]
 
 
 def _headline(column: Column) -> str:
@@ -118,7 +117,7 @@ def _headline(column: Column) -> str:
 def _listed(labels: list[str], best: str, column: Column) -> str:
     """Each with how many points it closes less than the best."""
     shares = {label: 100 * gap[0] if (gap := column.gap_closed(label)) else math.nan for label in (best, *labels)}
-    return ", ".join(f"`{in_markdown(label)}` (−{shares[best] - shares[label]:.1f})" for label in labels)
+    return ", ".join(f"`{in_markdown(label)}` (-{shares[best] - shares[label]:.1f})" for label in labels)
 
 
 def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
@@ -151,7 +150,7 @@ def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
         )
     header = ["prior", *(in_markdown(column.head) for column in columns)]
     header += ["mean rank ↓", "C2ST, worst ↓", f"latents / s ↑ ({head})", f"fit, s ↓ ({head})", "beware"]
-    if any(across.ranks.get(label) for label in labels):
+    if all(map(is_recipe, labels)):
         body.append(["*FD: N(0, I) → aggregate posterior*", *map(_ends, columns), "", "", "", "", ""])
     kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in body)]
     return as_grid([header[place] for place in kept], [[row[place] for place in kept] for row in body])
@@ -202,25 +201,25 @@ def legend(columns: list[Column], across: Across) -> list[str]:
     devices = {column.first.device for column in columns}
     lines = [
         (
-            f"**Bold**: the best, and what is shown to be within {100 * MARGIN:g} points of it. {UNTOLD}: too close or too "
-            "noisy to be told apart from the best, which is weaker: a row that scatters may be so below a steadier one "
-            "that is behind. No mark: behind (tests paired by seed, Holm's correction over all pairs of a data set)."
+            f"**Bold**: the best, and what is shown to be within {100 * MARGIN:g} points of it. {UNTOLD}: too close or "
+            "too noisy to be told apart from the best, which is weaker: a row that scatters may be so below a steadier "
+            "one that is behind. No mark: behind (tests paired by seed, Holm's correction over all pairs of a data set)."
         )
     ]
     if any(column.repeats for column in columns):
         lines.append("Behind a semicolon: the same on another seed of the backbone, in no test here.")
     if across.labels:
         lines.append(
-            f"Mean rank: among the {len(across.labels)} priors that all {len(across.columns)} data sets have, with a 95 % "
-            f"interval over seeds, on these data sets, not beyond them ([more]({ACROSS})); blank: not run on all."
+            f"Mean rank: among the {len(across.labels)} priors that all {len(across.columns)} data sets have, with a "
+            f"95 % interval over seeds, on these data sets, not beyond them ([more]({ACROSS})); blank: not run on all."
         )
     lines.append(
         "C2ST: how well a classifier tells its latents from held-out ones, 0.5 is not at all; the worst data set."
     )
     if any(flags_of(column.first) for column in columns):
         lines.append(
-            f"{WARNED} wrong latents: the images are good ({100 * GOOD_IMAGES:g} % closed) of latents that by C2ST or MMD² "
-            f"are at least {WRONG_LATENTS:.0%} as far from the aggregate posterior as N(0, I)'s, so the score is the "
+            f"{WARNED} wrong latents: the images are good ({100 * GOOD_IMAGES:g} % closed) of latents that by C2ST or "
+            f"MMD² are at least {WRONG_LATENTS:.0%} as far from the aggregate posterior as N(0, I)'s, so the score is the "
             "decoder's; memorised: nearer to training data than new draws are."
         )
     if any(column.table_of(label) is not column.first for column in columns for label in column.labels):

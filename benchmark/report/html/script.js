@@ -11,7 +11,11 @@ const sort = (head) => {
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", descending ? "descending" : "ascending");
   const turn = descending ? -1 : 1;
-  const keyed = [...body.rows].map((row) => [place ? number(row.cells[place]) : row.cells[0].textContent, row]);
+  const value = (row) => {
+    if (row.cells[0].querySelector("em")) return null; // a reference row, which is no entrant
+    return place ? number(row.cells[place]) : row.cells[0].textContent;
+  };
+  const keyed = [...body.rows].map((row) => [value(row), row]);
   keyed.sort(([a], [b]) => {
     if (a === null || b === null) return (a === null) - (b === null);
     return turn * (place ? a - b : a.localeCompare(b));
