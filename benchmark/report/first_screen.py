@@ -203,7 +203,7 @@ def legend(columns: list[Column], across: Across) -> list[str]:
         (
             f"**Bold**: the best, and what is shown to be within {100 * MARGIN:g} points of it. {UNTOLD}: too close or "
             "too noisy to be told apart from the best, which is weaker: a row that scatters may be so below a steadier "
-            "one that is behind. No mark: behind (tests paired by seed, Holm's correction over all pairs of a data set)."
+            "one that is behind. No mark: behind (paired by seed, Holm's correction over all pairs of a data set)."
         )
     ]
     if any(column.repeats for column in columns):
@@ -218,9 +218,9 @@ def legend(columns: list[Column], across: Across) -> list[str]:
     )
     if any(flags_of(column.first) for column in columns):
         lines.append(
-            f"{WARNED} wrong latents: the images are good ({100 * GOOD_IMAGES:g} % closed) of latents that by C2ST or "
-            f"MMD² are at least {WRONG_LATENTS:.0%} as far from the aggregate posterior as N(0, I)'s, so the score is the "
-            "decoder's; memorised: nearer to training data than new draws are."
+            f"{WARNED} wrong latents: good images ({100 * GOOD_IMAGES:g} % closed) of latents that by C2ST or MMD² are "
+            f"{WRONG_LATENTS:.0%} or more as far from the aggregate posterior as N(0, I)'s: the score is the decoder's; "
+            "memorised: nearer to training data than new draws are."
         )
     if any(column.table_of(label) is not column.first for column in columns for label in column.labels):
         lines.append("†: from a table of another type of device, so not tested against the others.")
