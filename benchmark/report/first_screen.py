@@ -218,9 +218,9 @@ def legend(columns: list[Column], across: Across) -> list[str]:
     )
     if any(flags_of(column.first) for column in columns):
         lines.append(
-            f"{WARNED} wrong latents: good images ({100 * GOOD_IMAGES:g} % closed) of latents that by C2ST or MMD² are "
-            f"{WRONG_LATENTS:.0%} or more as far from the aggregate posterior as N(0, I)'s: the score is the decoder's; "
-            "memorised: nearer to training data than new draws are."
+            f"{WARNED} wrong latents: good images ({100 * GOOD_IMAGES:g} % closed) of latents that by C2ST or MMD² "
+            f"are {WRONG_LATENTS:.0%} or more as far from the aggregate posterior as N(0, I)'s: the score is the "
+            "decoder's; memorised: nearer to training data than new draws are."
         )
     if any(column.table_of(label) is not column.first for column in columns for label in column.labels):
         lines.append("†: from a table of another type of device, so not tested against the others.")
