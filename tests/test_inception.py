@@ -38,7 +38,14 @@ def inception(tmp_path_factory):
     return network, path
 
 
+@pytest.fixture
+def any_weights(monkeypatch):
+    """Random weights pass for those of the published FID."""
+    monkeypatch.setattr(Inception, "sha256", "")
+
+
 @both
+@pytest.mark.usefixtures("any_weights")
 def test_inception_features_are_those_of_torch_fidelity(cls, inception):
     network, path = inception
     features_of = Features(cls(path), CPU, batch_size=2)
@@ -51,6 +58,36 @@ def test_inception_features_are_those_of_torch_fidelity(cls, inception):
     grey = noise(2)
     assert torch.allclose(features_of(grey), features_of(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
     assert cls(path).weights_hash() == file_hash(path)
+
+
+def test_other_weights_than_the_published_ones_give_no_fid(inception, tmp_path, cli):
+    _, path = inception
+    with pytest.raises(Unavailable, match=r"SHA-256 begins with .* 6726825d"):
+        Inception(path).weights_hash()
+    assert Inception768(path).weights_hash() == file_hash(path)
+    words = ["run", "--extractor", "inception", "--weights", path, "--priors", "gaussian", "--device", "cpu"]
+    done = cli(*words, "--results", tmp_path / "r")
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    assert "would not be FID" in done.err
+
+
+@pytest.mark.slow  # half a minute of convolutions
+@pytest.mark.usefixtures("any_weights")
+def test_a_whole_run_by_these_weights_gives_a_table_called_fid(inception, small_bundle, tmp_path, cli):
+    words = ["--bundle", small_bundle, "--dataset", small_bundle.parent / "small.npz", "--metrics", "fd"]
+    words += ["--priors", "gaussian", "--seeds", 2, "--device", "cpu"]
+    given = ["--extractor", "inception", "--weights", inception[1]]
+    done = cli("run", *words, *given, "--results", tmp_path / "r")
+    assert done.code == 0, done.err
+    page = (tmp_path / "r" / "boards" / "small-conv_vae-quick.md").read_text()
+    assert "test split, quick protocol, FID\n" in page
+    header = next(line for line in page.splitlines() if line.startswith("| prior"))
+    assert "FID ↓" in header
+    assert "rank-deficient covariance" in page
+    board = (tmp_path / "r" / "leaderboard.csv").read_text()
+    assert ",FID,fd," in board
+    assert "FD digit-cnn" not in board
 
 
 def test_inception_768_gives_the_distance_of_torch_fidelity(inception):

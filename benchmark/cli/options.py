@@ -42,7 +42,9 @@ DeviceOption = Annotated[DeviceName, typer.Option("--device", help="auto takes C
 ExtractorOption = Annotated[
     str | None, typer.Option("--extractor", help="Feature extractor (default: the data set's).")
 ]
-WeightsOption = Annotated[Path | None, typer.Option("--inception-weights", help="File of Inception weights.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--inception-weights", "--weights", help="File of Inception weights.")
+]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records and leaderboards.")]
 PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with a plugin (repeatable).")]
 DataRootOption = Annotated[

@@ -23,6 +23,8 @@ class Inception(Extractor):
     score = "FID"
     layer: ClassVar[str] = "2048"
     probe: ClassVar[str] = "Mixed_7c.branch_pool.conv.weight"  # of the last block that the layer needs
+    #: how the SHA-256 of the weights begins that published FIDs are of; empty: any that have the layer
+    sha256: ClassVar[str] = "6726825d"
 
     @functools.cached_property
     def _path(self) -> Path:
@@ -46,7 +48,13 @@ class Inception(Extractor):
         return path
 
     def weights_hash(self) -> str:
-        return file_hash(self._path)
+        found = file_hash(self._path)
+        if not found.startswith(self.sha256):
+            raise Unavailable(
+                f"{self._path}: its SHA-256 begins with {found[:8]}, that of the network that defines {self.score} "
+                f"with {self.sha256}; by another the distance would not be {self.score}"
+            )
+        return found
 
     def network(self) -> nn.Module:
         # imported here: it brings torchvision, which takes as long as torch, and a command may need no network
@@ -73,6 +81,7 @@ class Inception768(Inception):
     score = "FID-768"
     layer = "768"
     probe = "Mixed_6e.branch_pool.conv.weight"
+    sha256 = ""  # copies that hold no later layers serve as well
 
 
 @hookimpl
