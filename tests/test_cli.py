@@ -31,9 +31,8 @@ COMMANDS = {command.name or command.callback.__name__: command.callback for comm
 
 def test_help_names_every_command(cli):
     done = cli("--help")
-    expected = {"pretrain", "run", "reference", "bound", "list", "show", "leaderboard", "verify", "check"} | {
-        "new-prior"
-    }
+    expected = {"pretrain", "run", "reference", "bound", "list", "show", "leaderboard", "verify", "check"}
+    expected |= {"new-prior", "report", "pack"}
     assert done.code == 0
     assert expected == set(COMMANDS)
     for name in COMMANDS:
