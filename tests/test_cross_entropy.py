@@ -62,3 +62,26 @@ def test_cross_entropy_does_not_depend_on_the_batch(batch, monkeypatch):
     monkeypatch.setattr("benchmark.metrics.cross_entropy.BATCH", 40)
     whole = CrossEntropy().measure(evaluation(Gaussian((2, 3), PriorConfig()), narrowing(2, 3)))["cross_entropy"]
     assert value == pytest.approx(whole, rel=1e-6)
+
+
+class Unnormalised(Gaussian):
+    """A density that is none: a constant, or one that is more than it should be, or minus the log-density."""
+
+    def __init__(self, densities):
+        super().__init__((3,), PriorConfig())
+        self.densities = densities
+
+    def log_prob(self, z):
+        return self.densities(z, super().log_prob(z))
+
+
+@pytest.mark.parametrize(
+    "densities",
+    [lambda z, right: torch.zeros(len(z)), lambda z, right: right + 50, lambda z, right: -right],
+    ids=["a constant", "a factor", "a sign"],
+)
+def test_a_rate_below_zero_is_a_failure_of_the_density(densities):
+    held_out = narrowing(3, std=1.0)
+    with pytest.raises(ValueError, match=r"rate of -.* nats"):
+        CrossEntropy().measure(evaluation(Unnormalised(densities), held_out, mmd_latents=100))
+    assert CrossEntropy().measure(evaluation(Gaussian((3,), PriorConfig()), held_out, mmd_latents=100))["rate"] > 0

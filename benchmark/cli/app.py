@@ -19,6 +19,7 @@ from benchmark.cli import images, plugins, pretrain, results, run
 from benchmark.cli.options import flags_of
 from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
+from benchmark.machine.exits import refused_exit
 from benchmark.progress import say
 from benchmark.store.places import expand_home, settle_places
 from benchmark.suggestion import set_commands, set_typed
@@ -70,7 +71,10 @@ def _prepared(name: str, command: Callable[..., None]) -> Callable[..., None]:
         typed = {flag: given[each] for each, flag in OPTIONS[name].items() if given[each] != parameters[each].default}
         set_typed(typed)
         try:
-            command(**given)
+            with refused_exit():
+                command(**given)
+        except SystemExit as error:  # a stranger's: ours end by typer.Exit
+            raise UsageError(f"a plugin's code would have ended the command: {_described(error)}") from error
         except KeyboardInterrupt:
             say(f"interrupted: {GO_ON.get(name, 'nothing was changed; the same command begins again')}")
             raise typer.Exit(130) from None
@@ -115,6 +119,12 @@ def main() -> None:
         sys.exit(2)
     except Exception as error:
         sys.exit(_last_resort(error))
+
+
+def _described(error: BaseException) -> str:
+    from benchmark.jobs.failures import describe_error
+
+    return describe_error(error)
 
 
 def _last_resort(error: Exception) -> int:

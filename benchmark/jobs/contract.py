@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def check_facts(facts: Any) -> dict[str, Any]:
     _check_names("fit", facts)
     facts = {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
     for name, value in facts.items():
-        if not isinstance(value, (int, float, str)):
+        if not isinstance(value, (float, str)) and not (isinstance(value, int) and _is_plain(value)):
             raise Broken(f"fit returned {name} of type {type(value).__name__}; expected a number or a sentence")
     facts = {name: in_one_line(value) if isinstance(value, str) else value for name, value in facts.items()}
     bad = [name for name, value in facts.items() if not isinstance(value, str) and not math.isfinite(value)]
@@ -91,7 +92,18 @@ def check_values(values: Any) -> dict[str, Any]:
                 f"measure returned {name} of type {type(value).__name__}, which a record cannot hold ({error}): "
                 "expected finite numbers, sentences, and lists of them"
             ) from error
+        if not _is_plain(read[name]):
+            raise Broken(
+                f"measure returned {name}={value!r:.60}: expected finite numbers, sentences, and lists of them"
+            )
     return read
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is one that tables and means can use: an integer beyond all floats is not."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max)
 
 
 def _check_names(of: str, values: dict[Any, Any]) -> None:
