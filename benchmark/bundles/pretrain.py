@@ -59,6 +59,7 @@ def pretrain(
     `keep`: how many posteriors of train, val and test images the bundle holds (None: all), drawn at random.
     A run that was killed goes on from its last epoch. Raises `UsageError` where `out` is taken.
     """
+    validate(backbone_class.Config, settings, f"backbone {backbone_class.name}")  # before images are read for long
     origin = provenance(device)  # of the code as it is now, not as it may be hours later
     images, image_hash = load_images(dataset, roots)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
