@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from benchmark.cli.options import PluginOption, ResultsOption
 from benchmark.errors import UsageError
 from benchmark.machine.importing import importing
 from benchmark.progress import say, show
+from benchmark.suggestion import spell
 
 #: sentences of one kind that `verify` shows
 SHOWN = 10
@@ -74,7 +74,7 @@ def verify(
             show(f"{of} {sentence}")
         if len(sentences) > SHOWN:
             show(f"{of} ... and {len(sentences) - SHOWN} more")
-    advice = f"; python -m benchmark leaderboard --results {shlex.quote(str(results))} makes them from the records"
+    advice = f"; {spell('leaderboard', results=results)} makes them from the records"
     agree = f"the tables have {len(differences)} differences{advice}" if differences else "the tables are the records'"
     say(f"{agree} ({compared:,} numbers of leaderboard.csv were worked out again)")
     counts, interrupted = dict.fromkeys(VERDICTS, 0), False
