@@ -101,6 +101,7 @@ def main() -> None:
     """
     keep_freed_memory()
     try:
+        _require_values(sys.argv[1:])
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))  # typer itself would say errors in four lines
     except SystemExit as end:
         _leave(end.code)
@@ -120,6 +121,13 @@ def main() -> None:
         sys.exit(2)
     except Exception as error:
         sys.exit(_last_resort(error))
+
+
+def _require_values(words: list[str]) -> None:
+    """Raise `UsageError` for a word of nothing: a variable that is not set, say, which a path takes for this folder."""
+    for before, word in zip(["the command", *words], words):
+        if not word.strip() or (word.startswith("--") and word.endswith("=")):
+            raise UsageError(f"{before if not word.strip() else word}: its value is empty: leave it out, or give one")
 
 
 def _last_resort(error: Exception) -> int:
