@@ -3,15 +3,13 @@
 From Python: `benchmark.run`, `load_results`, `load_prior`, `Request`.
 """
 
-from typing import Any
-
 from benchmark.version import VERSION
 
 __version__ = VERSION
 __all__ = ["Request", "__version__", "load_prior", "load_results", "run"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what is asked for when it is asked for: the command line starts without what it does not use."""
     if name not in __all__:
         raise AttributeError(f"module 'benchmark' has no attribute '{name}'")

@@ -10,6 +10,7 @@ from commands import only_line
 from benchmark.bundles import pretrain as pretraining
 from benchmark.bundles.pretrain import _alone
 from benchmark.cli import app
+from benchmark.cli.app import COMMANDS
 
 TINY = [word for each in ("epochs=2", "width=1", "batch_size=32", "nz=3") for word in ("--set", each)]
 
@@ -127,6 +128,37 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
     assert done.code == 130
     assert done.err.startswith("interrupted: ")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_words_that_no_command_takes_are_one_line(command, cli):
+    assert f"{command} --help" in only_line(cli(command, "--no-such-option", "3"))
+
+
+@pytest.mark.parametrize(
+    "words, part",
+    [
+        (["rnu"], "'run'"),
+        (["run", "--sedes", "3"], "--seeds"),
+        (["run", "--seeds", "1e20"], "--seeds"),
+        (["run", "--workers", ""], "--workers"),
+        (["verify", "--share", "a\n\x1b[31mb"], "--share"),
+        (["bound", "--samples"], "--samples"),
+        (["run", "--executor", "", "--dry-run"], "--executor"),
+        (["leaderboard", "--results", " "], "--results"),
+        (["report", "--out="], "--out"),
+        (["show"], "name"),
+        (["show", "gaussian", "ncp"], "ncp"),
+        (["pretrain"], "--dataset"),
+    ],
+)
+def test_wrong_words_are_one_line_that_names_them(words, part, cli):
+    assert part in only_line(cli(*words))
+
+
+@pytest.mark.parametrize("setting", ["epochs=x", "nosuch=1", "learning_rate=nan", "width=0"])
+def test_a_setting_is_refused_before_images_are_read(setting, words, cli):
+    assert setting.partition("=")[0] in only_line(cli(*words, "--set", setting))
 
 
 def test_what_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(cli, monkeypatch):

@@ -17,7 +17,7 @@ from commands import finish, only_line, start
 from backbones.conv_vae import ConvVAE
 from backbones.training import posterior
 from benchmark.bundles.bundle import open_bundle
-from benchmark.bundles.find import SHIPPED
+from benchmark.bundles.find import SHIPPED, name_of, note_bundle
 from benchmark.bundles.reference import find_reference
 from benchmark.cli.app import app
 from benchmark.datasets.digits import Digits
@@ -180,12 +180,24 @@ def test_a_bundle_in_a_folder_named_as_a_shipped_one_has_a_name_of_its_own(small
     shutil.copytree(SHIPPED / "digits-conv_vae", made / "mnist-conv_vae")
     bundle = open_bundle(small_bundle)
     name = f"digits-conv_vae-{bundle.id[:8]}"
+    assert name_of(open_bundle(made / "digits-conv_vae")) == name, "as `pretrain` suggests it"
     listed = cli("list").out
     assert f"\n  {name}  (small, conv_vae" in listed
     assert "\n  digits-conv_vae  (digits, conv_vae" in listed
     words = ["--priors", "gaussian", "--seeds", 1, "--metrics", "mmd", "--device", "cpu", "--results", tmp_path / "r"]
     assert cli("run", "--bundle", name, *words).code == 0
     assert set(pd.read_csv(tmp_path / "r" / "leaderboard.csv")["bundle"]) == {bundle.id[:16]}
+
+
+def test_a_name_that_two_folders_elsewhere_share_is_neither_s(small_bundle, tmp_path, cli):
+    for folder, source in (("a", small_bundle), ("b", SHIPPED / "digits-conv_vae")):
+        shutil.copytree(source, tmp_path / folder / "mine")
+        note_bundle(tmp_path / folder / "mine")
+    words = ["run", "--bundle", "mine", "--priors", "gaussian", "--dry-run"]
+    said = only_line(cli(*words))
+    assert all(str(tmp_path / folder / "mine") in said for folder in ("a", "b"))
+    shutil.rmtree(tmp_path / "a")
+    assert cli(*words).code == 0
 
 
 def test_a_wrong_word_is_told_before_any_image_is_looked_at(small_bundle, tmp_path, cli):

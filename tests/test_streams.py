@@ -13,6 +13,8 @@ from benchmark import progress
 from benchmark.report.markdown import _pipes
 from benchmark.text import LONGEST, in_code, in_markdown, one_line, printable
 
+#: what Python itself imports from the folder of `-m` before the first line of the suite
+LOADED_BEFORE = {f"{name}.py" for name in ("sitecustomize", "usercustomize", "runpy", "pkgutil")}
 SPOKEN = "FD 0.1 ± 0.2 ↓ 漢 \udce9 é"
 TALKS = """
 import sys
@@ -112,7 +114,8 @@ def test_what_a_terminal_would_obey_is_shown(capsys):
 
 def test_no_file_of_the_current_folder_stands_for_a_module(tmp_path):
     harmful = "open('ran', 'w').close(); raise SystemExit(3)"
-    for name in ("torch.py", "random.py", "typer.py", "pydantic.py", "priors/__init__.py", "backbones/api.py"):
+    standard = {f"{name}.py" for name in sys.stdlib_module_names} - LOADED_BEFORE
+    for name in ("torch.py", "typer.py", "pydantic.py", "priors/__init__.py", "backbones/api.py", *standard):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(harmful)
     environment = dict(os.environ, PYTHONPATH=str(Path(progress.__file__).parents[1]))

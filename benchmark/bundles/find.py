@@ -29,9 +29,7 @@ def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
     """
     bundles: dict[str, Bundle] = {}
     damaged: dict[str, str] = {}
-    kept = [
-        card.parent for root in (SHIPPED, cache_root() / "bundles") for card in sorted(root.glob("[!.]*/bundle.json"))
-    ]
+    kept = [card.parent for root in _roots() for card in sorted(root.glob("[!.]*/bundle.json"))]
     for folder in [*kept, *_elsewhere()]:
         if not folder.name.isprintable():
             damaged[ascii(folder.name)] = f"{str(folder)!a}: a name that no line can show: rename the folder"
@@ -44,6 +42,17 @@ def all_bundles() -> tuple[dict[str, Bundle], dict[str, str]]:
         except Damaged as error:
             damaged[folder.name] = str(error)
     return bundles, damaged
+
+
+def name_of(bundle: Bundle) -> str:
+    """The name that means this bundle and no other; its folder where it has none."""
+    found = (name for name, other in all_bundles()[0].items() if other.id == bundle.id)
+    return next(found, str(bundle.path))
+
+
+def _roots() -> tuple[Path, Path]:
+    """The folders whose bundles go by the names of theirs."""
+    return SHIPPED, cache_root() / "bundles"
 
 
 def note_bundle(folder: Path) -> None:
@@ -105,6 +114,9 @@ def _named(name: str) -> Bundle:
             raise UsageError(str(error)) from error
     bundles, damaged = all_bundles()
     if name in bundles:
+        alike = sorted(str(bundle.path) for bundle in bundles.values() if bundle.path.name == name)
+        if len(alike) > 1 and bundles[name].path.parent not in _roots():  # which comes first is chance
+            raise UsageError(f"--bundle {name}: several bundles are called so, name one's folder: {', '.join(alike)}")
         return bundles[name]
     begun = {bundle.id: bundle for bundle in bundles.values() if bundle.id.startswith(name)}
     if len(name) >= ID_FROM and begun:

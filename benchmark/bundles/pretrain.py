@@ -17,7 +17,7 @@ from backbones.api import Backbone, BackboneConfig
 from backbones.training import DamagedCheckpoint, TrainingDiverged, TrainingLog, posterior, train
 from benchmark.bundles.bundle import SPLITS, Bundle, round_weights, write_bundle
 from benchmark.bundles.decoding import decode_images
-from benchmark.bundles.find import note_bundle
+from benchmark.bundles.find import name_of, note_bundle
 from benchmark.bundles.reconstructions import make_reconstructions
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images
@@ -59,6 +59,7 @@ def pretrain(
     `keep`: how many posteriors of train, val and test images the bundle holds (None: all), drawn at random.
     A run that was killed goes on from its last epoch. Raises `UsageError` where `out` is taken.
     """
+    validate(backbone_class.Config, settings, f"backbone {backbone_class.name}")  # before images are read for long
     origin = provenance(device)  # of the code as it is now, not as it may be hours later
     images, image_hash = load_images(dataset, roots)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
@@ -126,7 +127,7 @@ def pretrain(
         say(
             f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
             f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training; "
-            f"go on with: {suggest('run', bundle=out or path.name)}"
+            f"go on with: {suggest('run', bundle=out or name_of(bundle))}"
         )
     return bundle
 

@@ -23,15 +23,17 @@ from benchmark.machine.exits import refused_exit
 from benchmark.progress import say
 from benchmark.store.places import expand_home, settle_places
 from benchmark.suggestion import set_commands, set_typed
+from benchmark.text import one_line
 
 app = typer.Typer(
     help="A benchmark of latent priors for frozen, pretrained VAEs.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would take [settings] in brackets for its own
     context_settings={"max_content_width": 120},
 )
+#: the error of any words that typer does not take, which it exports under no name
+WRONG_WORDS: Any = typer.BadParameter.__mro__[1]
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "pretrain": pretrain.pretrain,
@@ -104,10 +106,15 @@ def main() -> None:
     """
     keep_freed_memory()
     try:
-        app()
+        _require_values(sys.argv[1:])
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))  # typer itself would say errors in four lines
     except SystemExit as end:
         _leave(end.code)
         raise
+    except WRONG_WORDS as error:
+        help_ = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+        say(f"error: {one_line(error.format_message())}{help_}")
+        sys.exit(2)
     except UsageError as error:
         say(f"error: {error}")
         sys.exit(2)
@@ -125,6 +132,13 @@ def _described(error: BaseException) -> str:
     from benchmark.jobs.failures import describe_error
 
     return describe_error(error)
+
+
+def _require_values(words: list[str]) -> None:
+    """Raise `UsageError` for a word of nothing: a variable that is not set, say, which a path takes for this folder."""
+    for before, word in zip(["the command", *words], words):
+        if not word.strip() or (word.startswith("--") and word.endswith("=")):
+            raise UsageError(f"{before if not word.strip() else word}: its value is empty: leave it out, or give one")
 
 
 def _last_resort(error: Exception) -> int:
