@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterable
 
@@ -16,6 +17,9 @@ MEANING = {
     "val": re.compile(r"val(id|idate|idation)?(set|images|data)?|dev|devel|eval|evaluation|holdout"),
     "test": re.compile(r"test(ing|set|images|data|s)?"),
 }
+#: what a slip of the keys is held against, and how much of it is to be right
+SPELT = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+ALIKE = 0.75
 #: words that stand beside them and mean nothing
 FILLER = {"set", "data", "dataset", "image", "images", "img", "imgs", "split"}
 
@@ -36,6 +40,16 @@ def meanings(names: Iterable[str]) -> dict[str, str]:
     return perhaps if len(set(perhaps.values())) > 1 else surely
 
 
+def _misspelt(names: Collection[str]) -> dict[str, str]:
+    """Name -> the split that it nearly spells, where two names or more do so, each another, and there is no other name.
+
+    `trian` and `tset` are splits; `rain` and `snow`, or `brain` alone, are what images are of.
+    """
+    spelt = {name: difflib.get_close_matches(name.casefold(), SPELT, 1, ALIKE) for name in names}
+    meant = {name: SPELT[found[0]] for name, found in spelt.items() if found}
+    return meant if len(names) > 1 and len(meant) == len(names) == len(set(meant.values())) else {}
+
+
 def choose_splits(names: Collection[str], what: str, where: str) -> tuple[str, ...]:
     """Those of train, val and test that are there: all, all but val, or none. Raises `UsageError` for anything else.
 
@@ -43,7 +57,8 @@ def choose_splits(names: Collection[str], what: str, where: str) -> tuple[str, .
     """
     there = tuple(split for split in SPLITS if split in names)
     missing = [split for split in SPLITS if split not in there]
-    near = {name: split for name, split in meanings(names).items() if split in missing and name not in SPLITS}
+    meant = _misspelt(names) | meanings(names)
+    near = {name: split for name, split in meant.items() if split in missing and name not in SPLITS}
     if near or (there and set(missing) - {"val"}):
         found = ", ".join(f"'{name}'" for name in [*there, *sorted(near)])
         if near:
