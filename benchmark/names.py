@@ -48,7 +48,8 @@ def find_dataset(registry: Registry, name: str) -> Dataset:
         cls = registry.get("dataset", name)
     except UsageError as error:
         # with the brackets that are its own, or without settings
-        folder = f"; the folder is {shlex.quote(f'./{typed}')}" if Path(typed).is_dir() else ""
+        there = Path(typed[: len(typed) - len(_settings_in(typed))]).is_dir()
+        folder = f"; the folder is {shlex.quote(f'./{typed}')}" if there else ""
         raise UsageError(f"{error}{folder}") from error
     return cls(validate(cls.Config, settings, f"data set {name}"))
 

@@ -111,6 +111,7 @@ class ForeignPrior:
     companions: tuple[dict[str, Any], ...]
     group: str
     by_default: bool
+    doc: str
 
 
 @dataclass
@@ -305,6 +306,12 @@ class Registry:
         self._origins[cls], self._sources[cls] = origin, source
 
 
+def words_of_class(cls: Any) -> str:
+    """The docstring of a class's module, else its own."""
+    module = sys.modules.get(cls.__module__)
+    return str(getattr(module, "__doc__", None) or vars(cls).get("__doc__") or "").strip()
+
+
 def survey(plugin: Plugin) -> Answer:
     """What a plugin registers, of its priors enough to plan with: called in a process of its own."""
     registry = Registry(plugins=[plugin])
@@ -312,9 +319,13 @@ def survey(plugin: Plugin) -> Answer:
         kind: [cls for name in registry.at_hand(kind) if registry.origin(cls := registry.get(kind, name)) != "built-in"]
         for kind in KINDS
     }
-    known = [field.name for field in fields(ForeignPrior) if field.name != "plugin"]
+    known = [field.name for field in fields(ForeignPrior) if field.name not in ("plugin", "doc")]
     priors = [
-        {"known": {name: getattr(cls, name) for name in known}, "source": registry.source(cls)} for cls in own["prior"]
+        {
+            "known": {name: getattr(cls, name) for name in known} | {"doc": words_of_class(cls)},
+            "source": registry.source(cls),
+        }
+        for cls in own["prior"]
     ]
     others = any(classes for kind, classes in own.items() if kind != "prior")
     return {"priors": priors, "others": others, "broken": registry.broken.get(plugin.origin)}, {}

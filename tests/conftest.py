@@ -40,7 +40,9 @@ CPU = torch.device("cpu")
 AS_IT_WAS = dict(os.environ)
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 #: the workers of pytest-xdist share the cores: threads that outnumber these wait for each other
-torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)

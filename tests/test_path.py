@@ -738,7 +738,7 @@ def test_a_folder_typed_as_a_name_is_answered_with_its_path(name, typed, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     line = only_line(cli("pretrain", "--dataset", typed, "--device", "cpu"))
-    assert line.endswith(f"the folder is ./{typed}")
+    assert line.endswith(f"the folder is {shlex.quote(f'./{typed}')}")
 
 
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):

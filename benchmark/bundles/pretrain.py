@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -214,7 +215,7 @@ def _suggest_size(dataset: Dataset, images: Images) -> str:
     if not isinstance(dataset, PathDataset):
         return ""
     side = max(16, _power_of_two(max(images.shape[1:])))
-    return f"; {suggest('pretrain', dataset=dataset.with_size(side).label)} makes them {side}x{side}"
+    return f"; --dataset {shlex.quote(dataset.with_size(side).label)} makes them {side}x{side}"
 
 
 def _measure_hole(mean: Tensor, std: Tensor) -> dict[str, float]:

@@ -143,7 +143,7 @@ def _require_values(words: list[str]) -> None:
 
 def _last_resort(error: Exception) -> int:
     """Say in one line what nobody foresaw: the machine's faults, files that are damaged, and bugs of ours."""
-    from benchmark.jobs.failures import describe_error, in_one_line, is_machine_fault
+    from benchmark.jobs.failures import describe_error, in_one_line, is_shortage
     from benchmark.store.sealed import Damaged
 
     if isinstance(error, Damaged):
@@ -152,7 +152,7 @@ def _last_resort(error: Exception) -> int:
     if isinstance(error, OSError) and (error.filename or error.errno in NO_SPACE):
         say(f"error: {_said(error)}: {error.filename or 'the disk is full'}; what is recorded stays")
         return 2
-    if is_machine_fault(error):
+    if is_shortage(error):
         say(f"error: out of memory ({describe_error(error)}); what is recorded stays: make sizes or batches smaller")
         return 2
     say(f"error: a fault of the suite: {describe_error(error)}; {_saved(error)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 from tabulate import tabulate
 
+from benchmark.registry import ForeignPrior, words_of_class
 from benchmark.settings import format_value
 from benchmark.text import one_line
 
@@ -29,8 +29,7 @@ FACTS = {
 
 def summarise(cls: Any) -> str:
     """What a class is, in a line: the first sentence of its module's docstring, else of its own."""
-    module = sys.modules.get(cls.__module__)
-    text = str(getattr(module, "__doc__", None) or vars(cls).get("__doc__") or "").strip()
+    text = cls.doc if isinstance(cls, ForeignPrior) else words_of_class(cls)
     sentence = re.split(r"(?<=\.)\s+(?=[A-Z`])", one_line(text.partition("\n\n")[0]))[0]
     return textwrap.shorten(sentence, LONGEST, placeholder=" ...")
 

@@ -68,10 +68,14 @@ def is_machine_fault(error: BaseException) -> bool:
         return error.fault
     if isinstance(error, (Broken, Diverged)):
         return False
+    return is_shortage(error) or not _is_theirs(error)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether memory, or the room on a disk, was not enough."""
     full = isinstance(error, OSError) and error.errno in NO_SPACE
     # the CPU's allocator raises a plain RuntimeError
-    short = full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in words_of(error)
-    return short or not _is_theirs(error)
+    return full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in words_of(error)
 
 
 def _is_theirs(error: BaseException) -> bool:

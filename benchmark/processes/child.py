@@ -66,6 +66,14 @@ class Answered:
     tensors: dict[str, Tensor]
 
 
+def _standard_error() -> int:
+    """Where this process's own words go; a stand-in for the stream may have no number."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return 2
+
+
 class Child:
     """One child, from its start to `close`, which ends it whatever it is at.
 
@@ -75,7 +83,7 @@ class Child:
 
     def __init__(self, say: Callable[[str], None] | None = None, environment: dict[str, str] | None = None) -> None:
         self._output = _Output(say) if say else None
-        writing = self._output.writing if self._output else sys.stderr.fileno()
+        writing = self._output.writing if self._output else _standard_error()
         self._channel, self._guard, self._of_guard, self._number = fork_child(writing, serve)
         if self._output:
             self._output.follow()
