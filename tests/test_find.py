@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from boards import all_pages
 from commands import RUN, only_line
 from faces import lay
 from images import as_images, splits_of, with_settings
@@ -128,7 +129,7 @@ def test_a_run_on_celeba64_takes_the_preview_and_says_so_then_the_real_one_in_si
     assert "no bundle of celeba64 here" in lines[0]
     assert "celeba64-preview-conv_vae" in lines[0]
     assert preparation in lines[0]
-    assert preparation in " ".join(done.out.split())
+    assert preparation in " ".join(all_pages(tmp_path / "r").split())
     assert set(pd.read_csv(tmp_path / "r" / "leaderboard.csv")["dataset"]) == {"celeba64-preview"}
 
     write_untrained(tmp_path / "cache" / "bundles" / "celeba64-conv_vae", CelebA64(), CelebA64().load([tmp_path]))

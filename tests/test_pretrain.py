@@ -236,7 +236,7 @@ def test_a_card_keeps_how_images_were_made_and_a_reference_makes_them_so(tmp_pat
     owls(tmp_path)
     words = ["--set", "batch_size=20", *TINY, "--device", "cpu"]
     assert cli("pretrain", "--dataset", "owls.npz[size=16,fit=pad]", *words).code == 0
-    (folder,) = (tmp_path / "cache" / "bundles").glob("owls-fitpad-size16-*")
+    (folder,) = (tmp_path / "cache" / "bundles").glob("owls-*-fitpad-size16-*")
     card = open_bundle(folder).card["dataset"]
     assert card["settings"] == {"size": 16, "fit": "pad"}
     assert card["image_shape"] == [1, 16, 16]

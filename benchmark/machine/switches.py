@@ -104,7 +104,6 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (np.geterr, lambda value: np.seterr(**value)),
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (gc.isenabled, lambda collecting: gc.enable() if collecting else gc.disable()),
-    (lambda: list(sys.path), lambda value: sys.path.__setitem__(slice(None), value)),
     *(_of(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
     _of(torch.backends.cuda.matmul, "allow_tf32"),
 )

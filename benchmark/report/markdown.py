@@ -293,7 +293,7 @@ def _grid(rows: list[TableRow], columns: list[Shown], marks: dict[str, str]) -> 
 def _marked(row: TableRow, marks: dict[str, str]) -> str:
     mark = marks.get(row.label)
     label = in_markdown(row.label)
-    return f"**{label}**" if mark == NEAR else f"{label} {mark}" if mark else _named(row)
+    return f"**{label}**" if mark == NEAR else f"{label} {mark}" if mark else label
 
 
 def _named(row: TableRow) -> str:
