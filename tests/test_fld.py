@@ -144,9 +144,7 @@ def test_memorisation_stands_beside_the_headline_and_only_where_it_was_measured(
 
 
 def test_where_nobody_has_looked_at_training_images_the_table_has_the_command(tmp_path):
-    command = (
-        f"`python -m benchmark reference --dataset digits --bundle {'b' * 16} --extractor digit-cnn --split train`"
-    )
+    command = f"`python -m benchmark reference --bundle {'b' * 16} --extractor digit-cnn --split train`"
     results = Results(tmp_path)
     results.references()
     assert command not in results.text, "memorisation was not asked for"

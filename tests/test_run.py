@@ -678,7 +678,7 @@ def test_what_is_odd_about_a_metric_is_told_and_harms_no_other(small_bundle, tmp
         **dict.fromkeys(["fit", "fd", "digits", "columns"], "ok"),
         **dict.fromkeys(["numbered", "reason", "nested", "named"], "failed"),
     }
-    assert records["numbered"]["reason"].startswith("TypeError: names of values are strings")
+    assert records["numbered"]["reason"].startswith("measure returned a value called 1")
     assert "nested" in records["nested"]["reason"]
     assert "metric digits: its columns cannot be read (ValueError: a column's digits are -3" in done.err
     assert "metric columns: its columns cannot be read (SystemExit: 3" in done.err

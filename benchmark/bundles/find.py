@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmark.datasets.api import Dataset
 from benchmark.datasets.content import hash_images
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError, unknown_name
+from benchmark.settings import construct
 from benchmark.store.places import cache_root, expand_home
 from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
 from benchmark.suggestion import suggest
@@ -140,7 +142,7 @@ def _require_agreement(bundle: Bundle, dataset: Dataset | None, backbone: str | 
     if dataset is None:
         return
     if isinstance(dataset, PathDataset):
-        agrees = hash_images(dataset) == bundle.card["dataset"]["sha256"]
+        agrees = hash_images(_as_made(dataset, bundle)) == bundle.card["dataset"]["sha256"]
     else:
         names = [dataset.name, *([dataset.preview] if dataset.preview else [])]
         agrees = any(_of_name(dataset, each, {name: bundle}) for each in names)
@@ -157,10 +159,29 @@ def _require_agreement(bundle: Bundle, dataset: Dataset | None, backbone: str | 
 
 def _of_pixels(dataset: PathDataset, bundles: dict[str, Bundle]) -> tuple[list[str], list[str]]:
     """Names of the bundles of these images, and of those of other images that were called the same."""
-    own, sha256 = {key: bundle for key, bundle in bundles.items() if bundle.is_own}, hash_images(dataset)
-    matching = [key for key, bundle in own.items() if bundle.card["dataset"]["sha256"] == sha256]
-    namesakes = [key for key, bundle in own.items() if bundle.dataset == dataset.name and key not in matching]
-    return matching, namesakes
+    own = {key: bundle for key, bundle in bundles.items() if bundle.is_own}
+    named = {key: bundle for key, bundle in own.items() if bundle.dataset == dataset.name}
+    # settings are those of the card where none are typed; of images that were called otherwise nobody would think so
+    matching = [
+        key
+        for key, bundle in named.items()
+        if hash_images(_as_made(dataset, bundle)) == bundle.card["dataset"]["sha256"]
+    ]
+    if not matching:
+        sha256 = hash_images(dataset)
+        matching = [key for key, bundle in own.items() if bundle.card["dataset"]["sha256"] == sha256]
+    return matching, [key for key in named if key not in matching]
+
+
+def _as_made(dataset: PathDataset, bundle: Bundle) -> PathDataset:
+    """The same images, made as a bundle's were, where nothing else is typed."""
+    kept = {name: value for name, value in bundle.card["dataset"].get("settings", {}).items() if value is not None}
+    typed = dataset.config.model_dump(exclude_unset=True)
+    if not kept or kept.keys() <= typed.keys():
+        return dataset
+    other = copy.copy(dataset)
+    other.config = construct(dataset.Config, kept | typed, f"data set {dataset.label}")
+    return other
 
 
 def _of_name(dataset: Dataset, name: str, bundles: dict[str, Bundle]) -> list[str]:
