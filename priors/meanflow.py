@@ -58,7 +58,7 @@ class MeanFlow(LatentPrior):
     config: MeanFlowConfig
     recipes = {
         "mnist": (16, {}),
-        "cifar10": (128, {"width": 512, "steps": 4_000}),
+        "cifar10": (128, {"steps": 4_000}),
         "celeba64": (64, {"width": 384}),
         "celeba64-preview": (64, {"width": 384, "steps": 4_000}),
     }
