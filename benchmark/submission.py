@@ -76,7 +76,7 @@ def open_submission(folder: Path) -> Submission:
         raise UsageError(damaged[0])
     if _hash_of(records) != submission.packed.ids:
         raise UsageError(
-            f"{folder / 'records'}: {len(records)} records, not the {submission.packed.records} that were packed"
+            f"{folder / 'records'}: these are not the {submission.packed.records} records that were packed"
         )
     return submission
 
