@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmark.jobs.identity import Job
 from benchmark.store.places import cache_root
-from benchmark.store.sealed import content_hash
+from benchmark.store.sealed import content_hash, is_alive
 
 
 class Marks:
@@ -39,7 +39,7 @@ class Marks:
         """What an earlier run, which is no more, was at when it ended; None where none was at this job."""
         try:
             mark = json.loads(self._path(job).read_text())
-            if mark["machine"] != platform.node() or _is_alive(mark["process"]):
+            if mark["machine"] != platform.node() or is_alive(mark["process"]):
                 return None  # it may go on there
             return f"an earlier run ended at its {mark['doing']} (a crash, a kill or Ctrl-C)"
         except (OSError, ValueError, TypeError, KeyError):
@@ -47,13 +47,3 @@ class Marks:
 
     def _path(self, job: Job) -> Path:
         return self._folder / f"{job.fit_id}.json"
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True

@@ -74,12 +74,13 @@ def remove_leftovers(folder: Path) -> None:
                 continue
             path = Path(place, name)
             with contextlib.suppress(OSError):
-                dead = writer[1].endswith(platform.node()) and not _is_alive(int(writer[2]))
+                dead = writer[1].endswith(platform.node()) and not is_alive(int(writer[2]))
                 if dead or time.time() - path.lstat().st_mtime > ABANDONED:
                     path.unlink()
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine goes on."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
