@@ -165,6 +165,7 @@ PAGES = {
     "a score": (_edit(PAGE, SCORE, "| latent_flow[steps=20] | 9"), "FD digit-cnn ↓: 9"),
     "another cell": (_edit(PAGE, r"(gaussian.*)0\.\d\d\d", r"\g<1>0.999"), "0.999"),
     "a row": (_edit(PAGE, r"^(\| gaussian)", r"| mine | 1 |\n\1"), "no row mine | 1"),
+    "a number in a sentence": (_edit("leaderboard.md", r"from \d+ sealed", "from 9,999 sealed"), "other numbers than"),
     "emphasis": (_edit(PAGE, r"^\| gaussian ", "| **gaussian** "), "**gaussian**"),
 }
 

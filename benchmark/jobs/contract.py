@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.jobs.claims import OF_THE_SUITE
 from benchmark.jobs.failures import Broken, in_one_line
 from priors.api import Diverged
 
@@ -64,6 +65,8 @@ def check_facts(facts: Any) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise Broken(f"fit returned {type(facts).__name__}; expected None or a dict of numbers and sentences")
     _check_names("fit", facts)
+    if taken := [name for name in facts if name in OF_THE_SUITE]:
+        raise Broken(f"fit returned {taken[0]}, which is the suite's own name: call it otherwise")
     facts = {name: value.item() if hasattr(value, "item") else value for name, value in facts.items()}
     for name, value in facts.items():
         if not isinstance(value, (float, str)) and not (isinstance(value, int) and _is_plain(value)):
