@@ -328,7 +328,8 @@ def test_a_plugin_imports_what_lies_beside_it_and_its_id_follows(way, write):
         sources[number] = class_identity(registry, registry.get("prior", "scaled"))["source"]
     assert sources[2] != sources[3]
     assert sys.path == path
-    assert all(name.startswith(PLUGIN) for name in set(sys.modules) - names)
+    new = {name: str(getattr(sys.modules[name], "__file__", "")) for name in set(sys.modules) - names}
+    assert all(name.startswith(PLUGIN) for name, file in new.items() if file.startswith(str(folder)))
 
 
 def test_the_id_does_not_follow_a_file_that_is_not_imported(write):
