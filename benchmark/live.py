@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.progress import console, format_seconds, parse_tracked, redirect
+from benchmark.progress import console, format_seconds, parse_tracked, redirect, say_here
 from benchmark.text import one_line
 
 LONGEST = 60  # characters of a row's label and of what it is at
@@ -68,7 +68,7 @@ class LiveTable:
         if tracked in (what for _, what in self._running.values()):
             self._doing[tracked] = how_far
         else:
-            console.print(line, markup=False)
+            say_here(line)
 
     def _as_table(self) -> Table:
         done, total = sum(self._done.values()), sum(self._jobs.values())

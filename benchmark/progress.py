@@ -58,10 +58,15 @@ def say(line: str) -> None:
     if _redirected is not None:
         _redirected(line)
     else:
-        try:
-            console.print(_shown(line), markup=False)
-        except OSError:  # of a disk that is full, say
-            _give_up(sys.stderr)
+        say_here(line)
+
+
+def say_here(line: str) -> None:
+    """`say` for whoever lines are redirected to: it ends on the terminal of this process."""
+    try:
+        console.print(_shown(line), markup=False)
+    except OSError:  # of a disk that is full, say
+        _give_up(sys.stderr)
 
 
 def show(text: str) -> None:

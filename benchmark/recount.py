@@ -36,11 +36,14 @@ WRITTEN = 1e-6  # of a number, or of its interval: leaderboard.csv has eight dig
 LARGEST = 1e150
 
 
-def find_differences(results: Path, records: list[Record]) -> tuple[list[str], list[str], int]:
-    """What differs, a sentence each; what is said in other words, likewise; and how many numbers were compared."""
-    expected = dict(summaries(results, records))
+def find_differences(results: Path, store: RecordStore) -> tuple[list[str], list[str], int]:
+    """What differs, a sentence each; what is said in other words, likewise; and how many numbers were compared.
+
+    `store` is that of the folder.
+    """
+    expected = dict(summaries(results, store.all()[0]))
     found = list(_of_csv(results / "leaderboard.csv", expected))
-    cells, words = _of_pages(results, expected)
+    cells, words = _of_pages(results, store, expected)
     return [*found, *cells], words, len(expected)
 
 
@@ -219,9 +222,9 @@ def _said(summary: Summary | None) -> str:
     return f"{mean:.6g}{interval} of {n} seed{'s' if n > 1 else ''}"
 
 
-def _of_pages(results: Path, expected: dict[Line, Summary]) -> tuple[list[str], list[str]]:
+def _of_pages(results: Path, store: RecordStore, expected: dict[Line, Summary]) -> tuple[list[str], list[str]]:
     """What the pages have otherwise than the records: cells of their tables, and words beside them."""
-    made, damaged, in_none = make_tables(results, RecordStore(results / "records"))
+    made, damaged, in_none = make_tables(results, store)
     cells, words = [], []
     for name, here in make_pages(made, [*damaged, *in_none]).items():
         try:

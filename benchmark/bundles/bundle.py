@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbones.api import Backbone
-from benchmark.bundles.card import BundleCard, read_card
+from benchmark.bundles.card import BundleCard, check_card
 from benchmark.datasets.api import USER_SUPPLIED
 from benchmark.progress import say
 from benchmark.settings import construct
@@ -98,10 +98,10 @@ class Bundle:
 
 def open_bundle(path: Path) -> Bundle:
     """Read a bundle's card and check every part against it. Raises `Damaged`, naming the file."""
-    schema = read_sealed(path / "bundle.json").get("schema")
-    if schema != SCHEMA:
-        raise Damaged(f"{path / 'bundle.json'}: schema {schema}, this version reads {SCHEMA}")
-    card = read_card(path / "bundle.json", BundleCard)
+    card = read_sealed(path / "bundle.json")
+    if card.get("schema") != SCHEMA:
+        raise Damaged(f"{path / 'bundle.json'}: schema {card.get('schema')}, this version reads {SCHEMA}")
+    check_card(path / "bundle.json", card, BundleCard)
     for part in PARTS:
         if part not in card["parts"]:
             raise Damaged(f"{path / 'bundle.json'}: parts: no {part}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark.store.schema import describe_problem
 from benchmark.store.sealed import Damaged, read_sealed
 
 #: a word that is one folder wherever it stands in a path
@@ -77,9 +78,13 @@ Card = TypeVar("Card", bound=_Card)
 def read_card(path: Path, model: type[Card]) -> dict[str, Any]:
     """A sealed card as it stands in its file. Raises `Damaged`, naming the file and the first field that is wrong."""
     card = read_sealed(path)
+    check_card(path, card, model)
+    return card
+
+
+def check_card(path: Path, card: dict[str, Any], model: type[Card]) -> None:
+    """Raise `Damaged`, as `read_card` does, where a card that was read is not what it must be."""
     try:
         model.model_validate(card)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise Damaged(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}") from error
-    return card
+        raise Damaged(f"{path}: {describe_problem(error)}") from error

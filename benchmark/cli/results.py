@@ -85,13 +85,12 @@ def verify(
         from benchmark.verify import VERDICTS, Finding, describe, verify
 
     submission = None
+    _require_records(folder or results)
     if folder is not None:
-        _require_records(folder)
         submission = open_submission(folder)
         results, plugin = folder, [*(plugin or []), folder / submission.packed.plugin]
-    _require_records(results)
     registry = open_registry(plugin or [], apart=True)
-    differences, words, compared = find_differences(results, RecordStore(results / "records").all()[0])
+    differences, words, compared = find_differences(results, RecordStore(results / "records"))
     for of, sentences in (("DISAGREES", differences), ("unknown  ", words)):
         for sentence in sentences[:SHOWN]:
             show(f"{of} {sentence}")

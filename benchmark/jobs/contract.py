@@ -14,6 +14,9 @@ from benchmark.jobs.claims import OF_THE_SUITE
 from benchmark.jobs.failures import Broken, in_one_line
 from priors.api import Diverged
 
+#: characters of what a stranger's code may have recorded
+LONGEST_RECORD = 1_000_000
+
 
 class BadSample(Broken):
     """A prior's `sample` broke its contract; the message says how."""
@@ -100,6 +103,13 @@ def check_values(values: Any) -> dict[str, Any]:
                 f"measure returned {name}={value!r:.60}: expected finite numbers, sentences, and lists of them"
             )
     return read
+
+
+def check_length(content: dict[str, Any]) -> None:
+    """Raise `Broken` where a record of this would be longer than anybody reads, `ValueError` where it is no JSON."""
+    length = len(json.dumps(content, allow_nan=False))
+    if length > LONGEST_RECORD:
+        raise Broken(f"its record would be {length:,} characters long, of at most {LONGEST_RECORD:,}")
 
 
 def _is_plain(value: Any) -> bool:

@@ -18,7 +18,7 @@ import torch
 
 from benchmark.errors import NO_SPACE, words_of
 from benchmark.processes.child import LONGEST, Died
-from benchmark.text import printable
+from benchmark.text import one_line
 from priors.api import Diverged
 
 P = ParamSpec("P")
@@ -105,6 +105,4 @@ def describe_error(error: BaseException) -> str:
 
 def in_one_line(text: str) -> str:
     """Words of strangers as a record and a terminal can have them: one line, of printable characters, not too long."""
-    words = " ".join(text[: 2 * LONGEST].split())
-    shown = printable(words[:LONGEST])
-    return shown if len(words) <= LONGEST and len(text) <= 2 * LONGEST else f"{shown} ... ({len(text):,} characters)"
+    return one_line(text, LONGEST)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle
-from benchmark.jobs.contract import check_count, check_density, check_sample
-from benchmark.jobs.failures import Reported, call_theirs, describe_error, is_machine_fault
+from benchmark.jobs.contract import check_count, check_density, check_length, check_sample
+from benchmark.jobs.failures import Broken, Reported, call_theirs, describe_error, is_machine_fault
 from benchmark.jobs.fitting import Specimen, fit_prior
 from benchmark.machine.arithmetic import require_float32
 from benchmark.machine.runs import Runs, measure_runs
@@ -35,8 +35,6 @@ from benchmark.progress import say
 from benchmark.registry import Registry
 from priors.api import AggregatePosterior, LatentPrior, PosteriorSplit
 
-#: characters of what a fit may have recorded
-LONGEST_RECORD = 1_000_000
 NETWORK = "network_evaluations"
 #: seconds between two words of a fit on its progress
 TELL_EVERY = 0.2
@@ -87,13 +85,13 @@ def fit_apart(foreign: Foreign, of: Specimen, bundle: Bundle, show: Callable[...
 def _credible(content: dict[str, Any], elapsed: float) -> dict[str, Any]:
     """What a record is to say, or the failure that it cannot be believed. `elapsed`: seconds by the clock here."""
     try:
-        length = len(json.dumps(content, allow_nan=False))
+        check_length(content)
     except ValueError as error:
         reason = f"its process handed in what is no number ({error})"
+    except Broken as error:
+        reason = str(error)
     else:
-        if length > LONGEST_RECORD:
-            reason = f"its record would be {length:,} characters long, of at most {LONGEST_RECORD:,}"
-        elif content["status"] == "ok" and not 0 <= content["values"]["fit_seconds"] <= elapsed:
+        if content["status"] == "ok" and not 0 <= content["values"]["fit_seconds"] <= elapsed:
             reason = f"its process's clock says {content['values']['fit_seconds']} s of a fit that took {elapsed:.1f} s"
         else:
             return content

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmark.jobs.claims import BUILT_IN
 from benchmark.jobs.failures import describe_error
 from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.workspace import Workspace
@@ -53,7 +54,7 @@ class Ledger:
             found.fit = fit is None or fit["status"] != "ok"
         for metric in metrics:
             try:
-                with kept_switches() if work.registry.origin(type(metric)) != "built-in" else nullcontext():
+                with kept_switches() if work.registry.origin(type(metric)) != BUILT_IN else nullcontext():
                     asked = _is_asked(metric, job, work)
                 if not asked:
                     continue

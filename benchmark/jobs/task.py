@@ -7,18 +7,17 @@ owns the records is given their contents as they come.
 from __future__ import annotations
 
 import functools
-import json
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from benchmark.jobs.claims import BUILT_IN, find_owner
-from benchmark.jobs.contract import check_values
+from benchmark.jobs.contract import check_length, check_values
 from benchmark.jobs.evaluation import MMD_DRAWS, Evaluation, Source
-from benchmark.jobs.failures import Broken, Failed, call_theirs, describe_error, in_one_line, is_machine_fault, told_of
+from benchmark.jobs.failures import Failed, call_theirs, describe_error, in_one_line, is_machine_fault, told_of
 from benchmark.jobs.fit import find_or_fit, open_source
-from benchmark.jobs.foreign import LONGEST_RECORD, ForeignSource
+from benchmark.jobs.foreign import ForeignSource
 from benchmark.jobs.identity import Job
 from benchmark.jobs.reference_rows import REFERENCES, PosteriorDraws
 from benchmark.jobs.workspace import Workspace
@@ -191,9 +190,7 @@ def _believed(content: dict[str, Any]) -> dict[str, Any]:
             content = {"status": "ok", "values": check_values(content["values"])}
         else:
             content = {**content, "reason": in_one_line(content["reason"])}
-        length = len(json.dumps(content))
-        if length > LONGEST_RECORD:
-            raise Broken(f"its record would be {length:,} characters long, of at most {LONGEST_RECORD:,}")
+        check_length(content)
     except Exception as error:
         return {"status": "failed", "reason": describe_error(error)}
     return content

@@ -33,7 +33,7 @@ def table_markdown(table: Table, all_tables: list[Table], heading: str, root: st
     """
     grids = ["\n".join([f"{grid.caption}:", "", grid.text, ""]) for grid in grids_of(table)]
     first = 2 if table.priors else 1  # with the reference rows
-    lines = [f"{heading} {title_of(table)}", "", *grids[:first]]
+    lines = [f"{heading} {in_markdown(title_of(table))}", "", *grids[:first]]
     lines += [f"- {remark}" for remark in remarks_of(table, all_tables)] + [""]
     lines += grids[first:]
     lines += [_picture(f"samples of {table.page}", f"{root}/{grid_file(table)}"), ""]
@@ -48,7 +48,12 @@ def summary_markdown(table: Table, all_tables: list[Table]) -> str:
     columns = columns_of(table)
     by_key = {(shown.key, shown.head): shown for group in ("main", "latents") for shown in columns[group]}
     shown = [each for (key, head), each in by_key.items() if key in SUMMARY and head != "p"]
-    lines = [f"## {title_of(table)}", "", _grid([*table.priors, *_references(table)], shown, table.marks), ""]
+    lines = [
+        f"## {in_markdown(title_of(table))}",
+        "",
+        _grid([*table.priors, *_references(table)], shown, table.marks),
+        "",
+    ]
     return "\n".join([*lines, *(f"- {remark}" for remark in remarks_of(table, all_tables)), ""])
 
 
@@ -66,10 +71,10 @@ def grids_of(table: Table) -> list[Grid]:
 
 
 def title_of(table: Table) -> str:
-    """Data set, backbone, split, protocol, score and device, in markdown."""
+    """Data set, backbone, split, protocol, score and device."""
     p, device = table.protocol, "" if table.device == "cpu" else f", {table.device}"
     backbone = f"{table.backbone} seed {table.backbone_seed}"
-    return in_markdown(f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}")
+    return f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}"
 
 
 def _references(table: Table) -> list[TableRow]:

@@ -193,9 +193,7 @@ def _variance(values: np.ndarray) -> float:
 
 def mean_ranks(scores: list[list[float]]) -> list[float]:
     """Mean rank of each of k rows over N tables, from scores (N, k), lower is better; equal scores share ranks."""
-    from scipy import stats
-
-    return stats.rankdata(scores, axis=1).mean(0).tolist()
+    return _ranks(-np.asarray(scores, dtype=float)).mean(0).tolist()
 
 
 def friedman(scores: list[list[float]]) -> float | None:

@@ -24,6 +24,7 @@ Name = Annotated[str, Field(pattern=_NAME, max_length=255)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]+$")]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Threads = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -53,7 +54,7 @@ class _Provenance(TypedDict):
     device: str
     threads: Threads
     command: str
-    time: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    time: Time
 
 
 class _Machine(TypedDict):

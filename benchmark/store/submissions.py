@@ -12,11 +12,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.store.schema import Hash, Name
+from benchmark.store.schema import Hash, Name, Time, describe_problem
 from benchmark.store.sealed import Damaged, read_sealed
 
 SUBMISSION, VERIFIED = "submission.json", "verified.json"
-Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 
 
 class _Sealed(BaseModel):
@@ -94,5 +93,4 @@ def _read(path: Path, model: type[Model]) -> Model:
     try:
         return model.model_validate({name: of for name, of in read_sealed(path).items() if name != "seal"})
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise Damaged(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}") from error
+        raise Damaged(f"{path}: {describe_problem(error)}") from error
