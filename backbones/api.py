@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import pluggy
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
@@ -21,6 +23,15 @@ def require_binary(x: Tensor) -> None:
     """Raise ValueError where x holds another value than 0 and 1: a Bernoulli likelihood is a density of those alone."""
     if not ((x == 0) | (x == 1)).all():
         raise ValueError("a Bernoulli likelihood needs images of 0 and 1 alone")
+
+
+def bernoulli_log_weight(backbone: Backbone, x: Tensor, generator: torch.Generator) -> Tensor:
+    """log p(x | z) + log N(z; 0, I) - log q(z | x) (n,) in nats at one z ~ q(z | x), p(x | z) of Bernoulli pixels."""
+    require_binary(x)
+    mean, std = backbone.encode(x)
+    z = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+    log_likelihood = -F.binary_cross_entropy(backbone.decode(z), x, reduction="none").flatten(1).sum(1)
+    return log_likelihood + (Normal(0.0, 1.0).log_prob(z) - Normal(mean, std).log_prob(z)).flatten(1).sum(1)
 
 
 class BackboneConfig(BaseModel):

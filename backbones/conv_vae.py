@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Normal
 
-from backbones.api import Backbone, BackboneConfig, hookimpl, require_binary
+from backbones.api import Backbone, BackboneConfig, bernoulli_log_weight, hookimpl
 
 #: log-variances are kept in this range, far outside what training reaches, so that one bad batch cannot overflow
 LOG_VARIANCE_RANGE = (-20.0, 10.0)
@@ -109,13 +108,7 @@ class ConvVAE(Backbone):
         return error + self.config.kl_weight * kl, {self.config.likelihood: error, "kl": kl}
 
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
-        if self.config.likelihood != "bernoulli":
-            return None
-        require_binary(x)
-        mean, std = self.encode(x)
-        z = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
-        log_likelihood = -F.binary_cross_entropy(self.decode(z), x, reduction="none").flatten(1).sum(1)
-        return log_likelihood + (Normal(0.0, 1.0).log_prob(z) - Normal(mean, std).log_prob(z)).sum(1)
+        return bernoulli_log_weight(self, x, generator) if self.config.likelihood == "bernoulli" else None
 
 
 @hookimpl

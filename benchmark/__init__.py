@@ -1,12 +1,12 @@
 """A benchmark of latent priors for frozen, pretrained VAEs.
 
-From Python: `benchmark.run`, `load_results`, `load_prior`, `Request`.
+From Python: `benchmark.run`, `wrap`, `load_results`, `load_prior`, `Request`.
 """
 
 from benchmark.version import VERSION
 
 __version__ = VERSION
-__all__ = ["Request", "__version__", "load_prior", "load_results", "run"]
+__all__ = ["Request", "__version__", "load_prior", "load_results", "run", "wrap"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,8 @@
-"""What a Python script calls: `benchmark.run`, `benchmark.load_results`, `benchmark.load_prior`."""
+"""What a Python script calls: `benchmark.run`, `wrap`, `load_results`, `load_prior`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,20 @@ import torch
 from torch import Tensor
 
 from backbones.api import Backbone
+from backbones.trained import TrainedVAE
+from backbones.wrapped import Channels, Likelihood, Spread
 from benchmark import coordinator
+from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.decoding import decode_images
 from benchmark.errors import UNUSABLE_PATH, UsageError
 from benchmark.jobs.failures import Failed
 from benchmark.jobs.fit import find_or_fit, load_fit
+from benchmark.machine.devices import DeviceName, choose_device
 from benchmark.machine.threads import limit_threads
-from benchmark.names import open_registry
+from benchmark.names import find_dataset, open_registry
 from benchmark.report.frame import results_frame
 from benchmark.request import Request, request_from, resolve
+from benchmark.store.places import data_roots
 from benchmark.streams import seeded_globals, stream
 from priors.api import LatentPrior
 
@@ -51,6 +57,48 @@ def load_results(path: str | Path = "results") -> pd.DataFrame:
     if not (Path(path) / "records").is_dir():
         raise UsageError(f"{path}: no records here (expected a folder 'records')")
     return results_frame(Path(path))
+
+
+def wrap(
+    *,
+    encode: Callable[[Tensor], Any],
+    decode: Callable[[Tensor], Any],
+    images: Any,
+    name: str,
+    value_range: tuple[float, float],
+    spread: Spread,
+    channels: Channels = "first",
+    likelihood: Likelihood | None = None,
+    std: float = 0.0,
+    seed: int = 0,
+    keep: Sequence[int] | None = None,
+    out: str | Path | None = None,
+    device: DeviceName = "auto",
+    data_root: str | Path | None = None,
+) -> Bundle:
+    """The bundle of a VAE that was trained elsewhere: `run(bundle=str(bundle.path))` goes on with it.
+
+    encode: images -> (mean, spread) of q(z|x), or z of a deterministic encoder; decode: z -> images. Both in evaluation
+    mode, with any batch size. They are kept as programs of `torch.export`, so that nobody needs their source.
+    images: those that it was trained and is tested on: a data set's name or a path, as for `--dataset`.
+    value_range, spread, channels, likelihood, std: how the functions are to be read, as in `WrappedVAE`.
+    seed: which of several trainings this is, for tables. keep: posteriors kept of train, val and test images.
+    Raises `UsageError`, before anything is written, where the functions are not what they are said to be.
+    """
+    from benchmark.bundles.wrap import wrap_trained
+
+    registry = open_registry([])
+    trained = TrainedVAE(encode, decode, name, value_range, spread, channels, likelihood, std)
+    return wrap_trained(
+        registry,
+        trained,
+        find_dataset(registry, str(images)),
+        seed,
+        choose_device(device),
+        data_roots(None if data_root is None else Path(data_root)),
+        None if keep is None else list(keep),
+        None if out is None else Path(out),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -233,7 +233,7 @@ def resolve(
 def _require_backbone(registry: Registry, bundle: Bundle) -> None:
     """Raise `UsageError` where what the bundle's card names is not here, or not what its weights are of."""
     try:
-        bundle.build(registry.get("backbone", bundle.backbone_name))
+        bundle.build(registry.get("backbone", bundle.backbone_class))
     except (UsageError, Damaged) as error:
         raise UsageError(f"{bundle.path.name}: {error}") from error
 
@@ -243,7 +243,7 @@ def _choose_executor(request: Request, registry: Registry, extractor: Extractor,
 
     A stranger's extractor or backbone, whose code may end its process, is not called in this one.
     """
-    strangers = extractor.source or registry.get("backbone", bundle.backbone_name).source
+    strangers = extractor.source or registry.get("backbone", bundle.backbone_class).source
     alone = (request.workers or 1) == 1 and request.job_timeout is None and not strangers
     return registry.get("executor", request.executor or ("here" if alone else "processes"))
 

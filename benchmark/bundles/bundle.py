@@ -2,7 +2,7 @@
 
     bundle.json               the card (sealed): data set, backbone, config, training log, sha256 of each part
     weights.safetensors       encoder and decoder, float16 where that loses nothing (see `round_weights`)
-    posterior.safetensors     mean and std of q(z|x) for train, val and test images, float16
+    posterior.safetensors     mean and std of q(z|x) for train, val and test images, float16 where that is harmless
 
 Its id is the seal of its card, which holds the hash of every part. Nothing in it can run code.
 """
@@ -31,6 +31,8 @@ from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
 SCHEMA = 1
 PARTS = ("weights.safetensors", "posterior.safetensors")
 SPLITS = ("train", "val", "test")
+#: float16 may move a mean by this share of its standard deviation, in nearly all posteriors
+ROUNDING, MOST = 0.1, 0.99
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Bundle:
     @property
     def backbone_name(self) -> str:
         return self.card["backbone"]["name"]
+
+    @property
+    def backbone_class(self) -> str:
+        """The name that its class is registered by; a VAE that was wrapped as a program has a name of its own."""
+        return self.card["backbone"].get("class", self.backbone_name)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -153,12 +160,19 @@ def _shrink(value: Tensor) -> Tensor:
     return (half if torch.equal(half.to(value.dtype), value) else value).contiguous()
 
 
+def _in_half(mean: Tensor, std: Tensor, value: Tensor) -> Tensor:
+    """`value` in float16, unless that moves means by as much as their posteriors are wide: narrow ones stay as is."""
+    moved = (mean.half().float() - mean).abs()
+    return value.half() if (moved <= ROUNDING * std).float().mean() > MOST else value
+
+
 def write_bundle(
     path: Path, card: dict[str, Any], backbone: Backbone, posterior: dict[str, tuple[Tensor, Tensor]]
 ) -> Bundle:
     """Write a bundle as a whole: it appears at `path` complete or not at all.
 
-    `card` gives `dataset` (with `name` and `image_shape`) and `training`; the rest is filled in here.
+    `card` gives `dataset` (with `name` and `image_shape`), `training`, and of the `backbone` what its class does not
+    say; the rest is filled in here.
     Raises FileExistsError where `path` is taken.
     """
     if path.exists():
@@ -169,7 +183,7 @@ def write_bundle(
         weights = {name: _shrink(value.detach()).cpu() for name, value in backbone.state_dict().items()}
         save_file(weights, temporary / "weights.safetensors")
         halves = {
-            f"{split}.{name}": value.half().cpu().contiguous()
+            f"{split}.{name}": _in_half(*posterior[split], value).cpu().contiguous()
             for split in SPLITS
             for name, value in zip(("mean", "std"), posterior[split])
         }
@@ -185,6 +199,7 @@ def write_bundle(
                     **({} if backbone.source is None else {"source": backbone.source}),
                     "config": backbone.config.model_dump(),
                     "parameters": sum(p.numel() for p in backbone.parameters()),
+                    **card.get("backbone", {}),
                 },
                 "latent_shape": list(backbone.latent_shape),
                 "posterior_counts": {split: len(posterior[split][0]) for split in SPLITS},

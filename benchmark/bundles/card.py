@@ -42,7 +42,10 @@ class _Dataset(_Card):
 
 
 class _Backbone(_Card):
+    """`class`: the name that the class is registered by, where the VAE has another."""
+
     name: Name
+    class_: Name | None = Field(None, alias="class")
     source: str | None = None
     config: dict[str, Any]
 

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
-from torch import Tensor
 
 from backbones.api import Backbone, BackboneConfig
-from backbones.training import DamagedCheckpoint, TrainingDiverged, TrainingLog, posterior, train
-from benchmark.bundles.bundle import SPLITS, Bundle, round_weights, write_bundle
-from benchmark.bundles.decoding import decode_images
+from backbones.training import DamagedCheckpoint, TrainingDiverged, TrainingLog, train
+from benchmark.bundles.bundle import Bundle, round_weights
 from benchmark.bundles.find import name_of, note_bundle
-from benchmark.bundles.reconstructions import make_reconstructions
+from benchmark.bundles.making import held, make_bundle, new_folder, reconstruct_fully, take_posteriors
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
-from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.machine.devices import total_memory
 from benchmark.progress import say, track
 from benchmark.registry import Registry
-from benchmark.scores.frechet import feature_statistics, frechet_distance
-from benchmark.scores.mmd import mmd_between
 from benchmark.settings import format_value, validate
-from benchmark.store.places import cache_root, lock_path
+from benchmark.store.places import cache_root
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import content_hash
 from benchmark.streams import stream
@@ -40,7 +31,6 @@ from priors.api import PosteriorSplit
 
 COPIES = 5  # of each parameter: gradient, two moments, and the best epoch's, beside itself
 COLLAPSED = 0.1  # nats that a group of latents carries at least, on the mean over validation images
-HOLE_LATENTS = 2_000
 FINISHING_LATENTS = 10_000
 
 
@@ -81,7 +71,8 @@ def pretrain(
             f"example, --set batch_size={_power_of_two(len(images.train))}"
         )
     _require_memory(backbone_class, images.shape, config, device)
-    with _alone(path, checkpoint):
+    of_images = "the same backbone is being trained on these images by another pretrain: wait for it"
+    with new_folder(path), held(checkpoint.stem, of_images):
         if note:
             say(note)
         backbone, log = _trained(backbone_class, config, dataset, images, seed, device, checkpoint)
@@ -92,30 +83,13 @@ def pretrain(
                 f"{', '.join(collapsed)}: below {COLLAPSED} nats on the validation images, "
                 "so these latents carry nothing"
             )
-        parts = {}
-        for number, split in enumerate(SPLITS):
-            chosen = _choose(getattr(images, split), keep[number] if keep else None, split)
-            parts[split] = posterior(backbone, chosen.to(device))
+        parts = take_posteriors(backbone, images, keep, device)
         draws = PosteriorSplit(*parts["train"])
         noise = stream(device, "finish")
         backbone.finish(draws.one_each(min(len(draws), FINISHING_LATENTS), noise), noise)
-        card = {
-            "dataset": {
-                "name": dataset.name,
-                "settings": dataset.config.model_dump(mode="json"),
-                "image_shape": list(images.shape),
-                "counts": dict(zip(SPLITS, images.counts)),
-                "preparation": images.preparation,
-                "terms": dataset.terms,
-                "sha256": image_hash,
-                "extractor": dataset.extractor,
-            },
-            "training": {"seed": seed, **vars(log), "collapsed": collapsed, **origin},
-            "hole": _measure_hole(*parts["test"]),
-            "reconstruction": _score_reconstruction(extractor, backbone, images.test, parts["test"]),
-        }
+        training = {"seed": seed, **vars(log), "collapsed": collapsed, **origin}
         try:
-            bundle = write_bundle(path, card, backbone, parts)
+            bundle = make_bundle(path, backbone, dataset, images, image_hash, parts, extractor, training)
         except OSError as error:
             raise UsageError(
                 f"{path} cannot be written: {error.strerror or error}; the training is kept, and the same command with "
@@ -124,7 +98,7 @@ def pretrain(
         checkpoint.unlink(missing_ok=True)
         if out:
             note_bundle(out)
-        _reconstruct_fully(bundle, backbone, images, extractor, device)
+        reconstruct_fully(bundle, backbone, images, extractor, device)
         say(
             f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
             f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training; "
@@ -163,32 +137,6 @@ def _trained(
     return _trained(cls, config, dataset, images, seed, device, checkpoint)
 
 
-@contextmanager
-def _alone(path: Path, checkpoint: Path) -> Iterator[None]:
-    """Nobody else writes to the folder or to the checkpoint meanwhile, and the folder can be written.
-
-    Raises `UsageError`, or what the system says of the folder, before hours of training are lost to it.
-    """
-    with ExitStack() as held:
-        for key, what in (
-            (
-                os.path.abspath(path),
-                f"{path} is being made by another pretrain: wait, or name another folder with --out",
-            ),
-            (checkpoint.stem, "the same backbone is being trained on these images by another pretrain: wait for it"),
-        ):
-            try:
-                held.enter_context(FileLock(lock_path(f"pretrain-{content_hash(key)[:16]}"), timeout=0))
-            except Timeout:
-                raise UsageError(what) from None
-        if path.exists() or path.is_symlink():
-            raise UsageError(f"{path} exists already: remove it to train again, or name another folder with --out")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}."):
-            pass
-        yield
-
-
 def _require_memory(
     cls: type[Backbone], shape: tuple[int, int, int], config: BackboneConfig, device: torch.device
 ) -> None:
@@ -218,56 +166,5 @@ def _suggest_size(dataset: Dataset, images: Images) -> str:
     return f"; --dataset {shlex.quote(dataset.with_size(side).label)} makes them {side}x{side}"
 
 
-def _measure_hole(mean: Tensor, std: Tensor) -> dict[str, float]:
-    """How far posteriors (n, *latent_shape) are from N(0, I): the mean KL of each in nats, the MMD^2 of them all.
-
-    Where the latter is zero no prior can help.
-    """
-    kl = (0.5 * (mean**2 + std**2 - 1) - std.log()).flatten(1).sum(1).mean().item()
-    n, generator = min(len(mean), HOLE_LATENTS), stream(mean.device, "hole")
-    z = PosteriorSplit(mean, std).one_each(n, generator).flatten(1)
-    normal = torch.randn(z.shape, generator=generator, device=z.device)
-    return {"kl": kl, "mmd_imq": mmd_between(normal, z), "latents": n}
-
-
-def _reconstruct_fully(
-    bundle: Bundle, backbone: Backbone, images: Images, extractor: Extractor, device: torch.device
-) -> None:
-    """Full reconstructions of a hierarchy are seen now, while its images are at hand."""
-    for split in SPLITS[1:]:
-        try:
-            with track(f"{extractor.name} reconstructions, {split} split") as progress:
-                folder = bundle.path / "reference"
-                make_reconstructions(bundle, backbone, images, extractor, split, device, folder, progress)
-        except Unavailable as error:
-            say(f"no full reconstructions: {extractor.name} cannot be used: {error}")
-
-
 def _name_parts(settings: dict[str, Any]) -> list[str]:
     return [f"{name}{format_value(value)}" for name, value in sorted(settings.items())]
-
-
-def _choose(images: Tensor, count: int | None, split: str) -> Tensor:
-    """A random part of `images` of that size, the same in every call; all of them where they are no more."""
-    if count is None or count >= len(images):
-        return images
-    order = torch.randperm(len(images), generator=stream(torch.device("cpu"), "kept posteriors", split))
-    return images[order[:count]]
-
-
-def _score_reconstruction(
-    extractor: Extractor, backbone: Backbone, test: Tensor, posteriors: tuple[Tensor, Tensor]
-) -> dict[str, Any] | None:
-    """Fréchet distance between test images and what is decoded of one draw of each posterior that is kept."""
-    device = posteriors[0].device
-    try:
-        features_of = Features(extractor, device)
-    except Unavailable as error:
-        say(f"no reconstruction score: {extractor.name} cannot be used: {error}")
-        return None
-    generator = stream(device, "reconstruction")
-    mean, std = posteriors
-    noise = torch.randn(mean.shape, generator=generator, device=device)
-    features = features_of(decode_images(backbone, mean + std * noise, generator))
-    value = frechet_distance(feature_statistics(features), feature_statistics(features_of(test)))
-    return {"score": extractor.score, "value": value, "reconstructions": len(mean), "test": len(test)}

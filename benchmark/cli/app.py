@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from benchmark.cli import images, plugins, pretrain, results, run
+from benchmark.cli import images, plugins, pretrain, results, run, wrap
 from benchmark.cli.options import flags_of
 from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
@@ -37,6 +37,7 @@ WRONG_WORDS: Any = typer.BadParameter.__mro__[1]
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "pretrain": pretrain.pretrain,
+    "wrap": wrap.wrap,
     "reference": images.reference,
     "bound": images.bound,
     "list": plugins.list_,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GO_ON = {
     "run": "what was recorded stays, and the same command goes on from here",
     "pretrain": "the same command goes on from the last whole epoch",
+    "wrap": "nothing was written; the same command begins again",
     "reference": "splits that were written stay; name those that are missing with --split",
     "bound": "nothing is kept; the same command begins again, and fewer --samples take less time",
     "check": "the checks above hold or fail as they say; --target NAME alone takes less time",

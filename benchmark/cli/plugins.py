@@ -32,8 +32,9 @@ def list_(plugin: PluginOption = None) -> None:
     bundles, damaged = all_bundles()
     show("bundles:")
     for name, made in bundles.items():
-        shape, best = "x".join(map(str, made.latent_shape)), made.card["training"]["best_epoch"]
-        show(f"  {name}  ({made.dataset}, {made.backbone_name}, latent {shape}, epoch {best}, {made.id[:16]})")
+        shape, best = "x".join(map(str, made.latent_shape)), made.card["training"].get("best_epoch")
+        trained = "trained elsewhere" if best is None else f"epoch {best}"
+        show(f"  {name}  ({made.dataset}, {made.backbone_name}, latent {shape}, {trained}, {made.id[:16]})")
     for title, reasons in (("damaged bundles", damaged), ("broken plugins", registry.broken)):
         if reasons:
             show(f"{title}:")

@@ -1,0 +1,271 @@
+"""What a VAE from elsewhere is held to before anything is written: that it is read as it was trained.
+
+Each check raises `Misread` with one line: what was seen, and the likely cause.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from backbones.training import as_input
+from backbones.wrapped import Channels, Likelihood, Spread, WrappedVAE
+from benchmark.datasets.api import Images
+from benchmark.errors import words_of
+
+#: images of each split that are looked at
+LOOKED_AT = 256
+#: of differences between two calls that should agree, and of their scale: above the rounding of float16 and TF32
+AGREES = 5e-3
+#: the share of pixels outside the range, by more than this part of it, that a decoder without a last sigmoid has
+OUTSIDE, BEYOND = 0.02, 0.05
+#: another reading of the VAE is named where it brings the reconstruction error below this share
+BETTER = 0.5
+#: ranges of pixels that are usual
+RANGES = ((0.0, 1.0), (-1.0, 1.0), (-0.5, 0.5), (0.0, 255.0))
+
+
+class Misread(ValueError):
+    """What of a VAE is not as it is said to be, and why that may be."""
+
+
+def require_reading(vae: WrappedVAE) -> None:
+    """Raise `Misread` where it is not said, or not in words that are known, how the VAE is to be read."""
+    for name, known in (("spread", get_args(Spread)), ("channels", get_args(Channels))):
+        said = getattr(vae, name, None)
+        if said not in known:
+            raise Misread(f"{name} is {said!r}; expected one of {', '.join(map(repr, known))}")
+    if vae.likelihood not in (None, *get_args(Likelihood)):
+        words = ", ".join(map(repr, get_args(Likelihood)))
+        raise Misread(f"likelihood is {vae.likelihood!r}; expected one of {words}, or None")
+    low_high = getattr(vae, "value_range", None)
+    try:
+        low, high = map(float, low_high)  # type: ignore[arg-type]  # which raises of anything else
+        right = low < high
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise Misread(
+            f"value_range is {low_high!r}; expected the lowest and the highest pixel that it takes and gives, "
+            "for example (0, 1) or (-1, 1)"
+        )
+    if not (isinstance(vae.std, (int, float)) and 0 <= vae.std < float("inf")) or (vae.std and vae.spread != "none"):
+        raise Misread(f"std is {vae.std!r}; it is 0 or more, and that of an encoder with spread = 'none'")
+
+
+@torch.no_grad()
+def examine(vae: WrappedVAE, images: Images, device: torch.device) -> float:
+    """Raise `Misread` where the VAE, in the mode it is in, is not what it is said to be; see each check.
+
+    Returns the error of its reconstructions of test images, as a share of the images' variance about their mean image.
+    """
+    train, test = (as_input(part[:LOOKED_AT].to(device)) for part in (images.train, images.test))
+    mean, spread = _encoded(vae, test)
+    _require_spread(vae, mean, spread)
+    _require_same_of_each(vae, test, mean, spread)
+    z, raw = _decoded(vae, test)
+    _require_same_images(vae, z, raw)
+    _require_range(vae, raw)
+    return _require_reconstructions(vae, train, test)
+
+
+def _encoded(vae: WrappedVAE, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What the encoder gives of images, which it takes, and which is finite."""
+    try:
+        mean, spread = vae.read_encoder(x)
+    except TypeError as error:
+        raise Misread(f"{error}") from error
+    except Exception as error:
+        other = copy.copy(vae)
+        other.channels = "last" if vae.channels == "first" else "first"
+        fits = _works(other, x)
+        shape = "x".join(map(str, vae.image_shape))
+        hint = f"with channels = '{other.channels}' it does" if fits else "was it trained on images of this shape?"
+        raise Misread(
+            f"its encoder does not take images {shape} (channels {vae.channels}): {_first_line(error)}; {hint}"
+        ) from error
+    if len(mean) != len(x):
+        raise Misread(f"encode gives {len(mean)} means for {len(x)} images; expected one each")
+    for name, each in (("mean", mean), (vae.spread, spread)):
+        if each is not None and not each.isfinite().all():
+            bad = int((~each.flatten(1).isfinite().all(1)).sum())
+            raise Misread(
+                f"the {name} of {bad} of {len(x)} images is not finite: is the checkpoint whole, and was it loaded?"
+            )
+    return mean, spread
+
+
+def _works(vae: WrappedVAE, x: Tensor) -> bool:
+    try:
+        vae.read_encoder(x)
+    except Exception:
+        return False
+    return True
+
+
+def _require_spread(vae: WrappedVAE, mean: Tensor, spread: Tensor | None) -> None:
+    """A log-variance is below 0 wherever an image tells something, a standard deviation nowhere."""
+    if spread is None:
+        return
+    if vae.spread == "std" and (spread < 0).any():
+        share = (spread < 0).float().mean()
+        raise Misread(
+            f"{share:.0%} of its standard deviations are below 0, down to {spread.min():.3g}: they look like "
+            "log-variances: spread = 'log_variance'"
+        )
+    if vae.spread == "log_variance" and (spread > 0).all():
+        raise Misread(
+            f"all its log-variances are above 0 ({spread.min():.3g} to {spread.max():.3g}), as if no image told "
+            "anything: they look like standard deviations: spread = 'std'"
+        )
+    if vae.spread == "log_variance" and not (spread / 2).exp().isfinite().all():
+        raise Misread(f"a log-variance of {spread.max():.3g} is no number's: was the checkpoint loaded?")
+
+
+def _require_same_of_each(vae: WrappedVAE, x: Tensor, mean: Tensor, spread: Tensor | None) -> None:
+    """What is told of an image hangs on that image alone, and is the same in every call."""
+    again, spread_again = vae.read_encoder(x)
+    if not _agree(mean, again) or (
+        spread is not None and spread_again is not None and not _agree(spread, spread_again)
+    ):
+        raise Misread(
+            "encoding the same images twice gives other posteriors: it is in training mode (dropout or batch "
+            "norm), or draws: call .eval() on the module, and give the mean and the spread instead of a draw"
+        )
+    few = max(len(x) // 8, 2)
+    if not _agree(mean[:few], vae.read_encoder(x[:few])[0]):
+        raise Misread(
+            "the posterior of an image hangs on the others of its batch: batch norm in training mode: call "
+            ".eval() on the module"
+        )
+
+
+def _decoded(vae: WrappedVAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A draw of each image's posterior, and what is decoded of it."""
+    mean, std = vae.encode(x)
+    z = mean + std * torch.randn(mean.shape, generator=_noise(x.device), device=x.device)
+    try:
+        raw = vae.read_decoder(z, _noise(x.device))
+    except TypeError as error:
+        raise Misread(f"{error}") from error
+    except Exception as error:
+        raise Misread(f"its decoder does not take latents {tuple(z.shape)}: {_first_line(error)}") from error
+    if raw.shape != x.shape:
+        raise Misread(f"decode gives {tuple(raw.shape)} (channels {vae.channels}), expected images {tuple(x.shape)}")
+    if not raw.isfinite().all():
+        bad = int((~raw.flatten(1).isfinite().all(1)).sum())
+        raise Misread(f"{bad} of {len(x)} decoded images are not finite: is the checkpoint whole?")
+    return z, raw
+
+
+def _require_same_images(vae: WrappedVAE, z: Tensor, raw: Tensor) -> None:
+    if not _agree(raw, vae.read_decoder(z, _noise(z.device))):
+        raise Misread(
+            "decoding the same latents twice gives other images: it is in training mode, or draws: call "
+            ".eval() on the module, and take the mean of the decoder's distribution"
+        )
+    few = max(len(z) // 8, 2)
+    if vae.read_decoder(z[:1], _noise(z.device)).shape[0] != 1 or not _agree(
+        raw[:few], vae.read_decoder(z[:few], _noise(z.device))
+    ):
+        raise Misread(
+            "what a latent is decoded to hangs on the others of its batch: batch norm in training mode: call "
+            ".eval() on the module"
+        )
+
+
+def _require_range(vae: WrappedVAE, raw: Tensor) -> None:
+    if not _is_within(raw, vae.value_range):
+        low, high = vae.value_range
+        fitting = [values for values in RANGES if _is_within(raw, values)]
+        if fitting:
+            hint = "value_range = ({:g}, {:g})".format(*fitting[0])
+        else:
+            hint = "does a last sigmoid or tanh stand in its loss instead of its decoder?"
+        raise Misread(
+            f"it decodes to values from {raw.min():.3g} to {raw.max():.3g}, outside its value range {low:g} to "
+            f"{high:g}: {hint}"
+        )
+
+
+def _is_within(raw: Tensor, values: tuple[float, float]) -> bool:
+    """Nearly all of it, and by its spread it fills the range, too: all of (0, 1) lies in (0, 255)."""
+    low, high = values
+    margin = BEYOND * (high - low)
+    inside = ((raw >= low - margin) & (raw <= high + margin)).float().mean() >= 1 - OUTSIDE
+    return bool(inside and raw.max() - raw.min() > (high - low) / 10)
+
+
+def _require_reconstructions(vae: WrappedVAE, train: Tensor, test: Tensor) -> float:
+    """Reconstructions are nearer to the images than one image for all, and no other reading makes them far better."""
+    error = _error(vae, train, test)
+    better = {words: found for words, other in _readings(vae) if (found := _try(other, train, test)) is not None}
+    best = min(better, key=lambda words: better[words], default=None)
+    if best is not None and better[best] < min(BETTER * error, 1):
+        raise Misread(
+            f"reconstructions differ from the images by {error:.0%} of their variance, and with {best} by "
+            f"{better[best]:.0%}: it was trained so"
+        )
+    if error >= 1:
+        raise Misread(
+            f"reconstructions are no nearer to the images than their mean image is (error {error:.0%} of their "
+            "variance): were its weights loaded, and are these the images that it was trained on, in that order of "
+            "channels and range of values?"
+        )
+    return error
+
+
+def _readings(vae: WrappedVAE) -> Iterator[tuple[str, Any]]:
+    """Other ways to read the same module, and how each is said."""
+    for values in RANGES:
+        if values != tuple(map(float, vae.value_range)):
+            other = copy.copy(vae)
+            other.value_range = values
+            yield f"value_range = ({values[0]:g}, {values[1]:g})", other
+    if vae.image_shape[0] == 3:
+        yield "colours in the order blue, green, red", _Reversed(vae)
+
+
+class _Reversed:
+    """The same VAE with the colours in the other order."""
+
+    def __init__(self, vae: WrappedVAE) -> None:
+        self._vae = vae
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._vae.encode(x.flip(1))
+
+    def decode(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        return self._vae.decode(z, generator).flip(1)
+
+
+def _try(vae: Any, train: Tensor, test: Tensor) -> float | None:
+    try:
+        error = _error(vae, train, test)
+    except Exception:
+        return None
+    return error if error == error else None
+
+
+def _error(vae: Any, train: Tensor, test: Tensor) -> float:
+    """Squared error of reconstructions of a draw each, as a share of that of the mean training image."""
+    mean, std = vae.encode(test)
+    z = mean + std * torch.randn(mean.shape, generator=_noise(test.device), device=test.device)
+    found = (vae.decode(z, _noise(test.device)) - test).square().mean() / (train.mean(0) - test).square().mean()
+    return float(found)
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).abs().max() <= AGREES * one.std().clamp(min=1e-6))
+
+
+def _noise(device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(words_of(error).strip().splitlines()), type(error).__name__)[:200]
