@@ -42,6 +42,10 @@ Channels = Literal["first", "last"]
 Likelihood = Literal["bernoulli", "squared_error"]
 
 
+class Unreadable(TypeError):
+    """What a module gave is not what it is said to give."""
+
+
 class WrappedConfig(BackboneConfig):
     """Settings of a VAE that was trained elsewhere; those of training, of which nothing is known, stand in no card."""
 
@@ -113,7 +117,7 @@ class WrappedVAE(Backbone):
     def read_encoder(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images in [0, 1] -> mean and spread as the encoder gives them, the latter None where it is deterministic.
 
-        Raises TypeError where it gives something else.
+        Raises `Unreadable` where it gives something else.
         """
         low, high = self.value_range
         theirs = low + (high - low) * x
@@ -123,22 +127,20 @@ class WrappedVAE(Backbone):
             spread = None
         else:
             if not isinstance(given, (tuple, list)) or len(given) != 2:
-                raise TypeError(
-                    f"encode gives {_describe(given)}, not a pair of tensors: the mean and the {self.spread}"
-                )
+                raise Unreadable(f"encode gives {_describe(given)}, not two tensors: the mean and the {self.spread}")
             mean, spread = given
         for each in (mean,) if spread is None else (mean, spread):
             if not isinstance(each, Tensor) or not each.is_floating_point():
-                raise TypeError(f"encode gives {_describe(given)}, not tensors of floats")
+                raise Unreadable(f"encode gives {_describe(given)}, not tensors of floats")
         if spread is not None and spread.shape != mean.shape:
-            raise TypeError(f"encode gives a mean {tuple(mean.shape)} and a {self.spread} {tuple(spread.shape)}")
+            raise Unreadable(f"encode gives a mean {tuple(mean.shape)} and a {self.spread} {tuple(spread.shape)}")
         return mean.float(), None if spread is None else spread.float()
 
     def read_decoder(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents -> images (n, C, H, W) in the range that the decoder gives. Raises TypeError for something else."""
+        """Latents -> images (n, C, H, W) in the decoder's range. Raises `Unreadable` for something else."""
         given = self.run_decoder(z, generator)
         if not isinstance(given, Tensor) or not given.is_floating_point():
-            raise TypeError(f"decode gives {_describe(given)}, not a tensor of floats")
+            raise Unreadable(f"decode gives {_describe(given)}, not a tensor of floats")
         return (given.movedim(-1, 1) if self.channels == "last" else given).float()
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.bundles.bundle import Bundle
-from benchmark.bundles.find import find_bundle
+from benchmark.bundles.find import all_bundles, find_bundle
 from benchmark.bundles.reference import without_images
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.content import last_seen
@@ -70,7 +70,7 @@ def choose_bundle(registry: Registry, dataset: str | None, backbone: str | None,
         dataset = DATASET if dataset is None else dataset
         backbone = BACKBONE if backbone is None else backbone
     if backbone is not None:
-        registry.get("backbone", backbone)
+        _require_backbone(registry, backbone)
     images = None if dataset is None else find_dataset(registry, dataset)
     bundle, others = find_bundle(images, backbone, name)
     if images is not None and not bundle.is_own and bundle.dataset == images.preview:
@@ -79,6 +79,17 @@ def choose_bundle(registry: Registry, dataset: str | None, backbone: str | None,
     if others:
         say(f"using bundle {bundle.path.name}; there are also {', '.join(others)} (--bundle NAME)")
     return bundle
+
+
+def _require_backbone(registry: Registry, name: str) -> None:
+    """Raise `UsageError` where it is neither a class's name nor that of a VAE that was wrapped as a program."""
+    try:
+        registry.get("backbone", name)
+    except UsageError as error:
+        wrapped = {bundle.backbone_name for bundle in all_bundles()[0].values()} - {*registry.all("backbone")}
+        if name not in wrapped:
+            names = ", ".join(sorted(wrapped))
+            raise UsageError(f"{error}; wrapped: {names}" if wrapped else str(error)) from error
 
 
 def find_dataset_of(registry: Registry, typed: str | None, bundle: Bundle) -> Dataset | None:

@@ -235,7 +235,10 @@ def _require_backbone(registry: Registry, bundle: Bundle) -> None:
     try:
         bundle.build(registry.get("backbone", bundle.backbone_class))
     except (UsageError, Damaged) as error:
-        raise UsageError(f"{bundle.path.name}: {error}") from error
+        file = bundle.card["backbone"].get("file")
+        missing = file and bundle.backbone_class not in registry.all("backbone")
+        hint = f"; its class is in a file '{file}': name that with --plugin" if missing else ""
+        raise UsageError(f"{bundle.path.name}: {error}{hint}") from error
 
 
 def _choose_executor(request: Request, registry: Registry, extractor: Extractor, bundle: Bundle) -> type[Executor]:

@@ -42,10 +42,11 @@ class _Dataset(_Card):
 
 
 class _Backbone(_Card):
-    """`class`: the name that the class is registered by, where the VAE has another."""
+    """`class`: the name that the class is registered by, where the VAE has another; `file`: that of a wrapped one's."""
 
     name: Name
     class_: Name | None = Field(None, alias="class")
+    file: str | None = Field(None, max_length=200)
     source: str | None = None
     config: dict[str, Any]
 

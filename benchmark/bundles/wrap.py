@@ -58,7 +58,7 @@ def wrap_trained(
     if trained.note:
         say(trained.note)
     known_as = {"name": trained.name, "class": "exported"}
-    return _wrap(registry, trained.build, as_programs, known_as, dataset, seed, device, roots, keep, out)
+    return _wrap(registry, trained.build, as_programs, known_as, None, dataset, seed, device, roots, keep, out)
 
 
 def wrap_class(
@@ -81,7 +81,7 @@ def wrap_class(
         _of_theirs(f"{cls.name}: its weights are not those of its module", lambda: vae.model.load_state_dict(weights))
         return vae.eval().requires_grad_(False)
 
-    return _wrap(registry, build, lambda vae: vae, {"file": file.name}, dataset, seed, device, roots, keep, out)
+    return _wrap(registry, build, lambda vae: vae, {"file": file.name}, file, dataset, seed, device, roots, keep, out)
 
 
 def _of_theirs(what: str, call: Callable[[], Any]) -> Any:
@@ -98,6 +98,7 @@ def _wrap(
     build: Callable[[tuple[int, int, int]], WrappedVAE],
     as_kept: Callable[[WrappedVAE], Backbone],
     known_as: dict[str, Any],
+    plugin: Path | None,
     dataset: Dataset,
     seed: int,
     device: torch.device,
@@ -105,7 +106,10 @@ def _wrap(
     keep: list[int] | None,
     out: Path | None,
 ) -> Bundle:
-    """Examine the VAE that is built for the images, take what a bundle holds, and write it as `as_kept` has it."""
+    """Examine the VAE that is built for the images, take what a bundle holds, and write it as `as_kept` has it.
+
+    `plugin`: the file that whoever uses the bundle has to name.
+    """
     origin = provenance(device)
     images, image_hash = load_images(dataset, roots)
     vae = build(images.shape).to(device)
@@ -133,11 +137,12 @@ def _wrap(
         reconstruct_fully(bundle, kept, images, extractor, device)
         _make_references(bundle, images, extractor, device)
         score = bundle.card["reconstruction"]
+        named = {} if plugin is None else {"plugin": plugin}
         told = f", {score['score']} {score['value']:.3g}" if score else ""
         say(
             f"bundle {path}: latents {'x'.join(map(str, bundle.latent_shape))}; reconstructions leave "
             f"{unexplained:.1%} of the images' variance{told}; "
-            f"go on with: {suggest('run', bundle=out or name_of(bundle))}"
+            f"go on with: {suggest('run', bundle=out or name_of(bundle), **named)}"
         )
     return bundle
 

@@ -61,6 +61,7 @@ def _settings(cls: Any, config: type[BaseModel]) -> Iterator[str]:
             "sampling" if isinstance(extra := field.json_schema_extra, dict) and extra.get("sampling") else "",
         ]
         for name, field in config.model_fields.items()
+        if not field.exclude  # of training, in a VAE that was trained elsewhere
     ]
     # in how many fits a setting of sampling takes part is what people ask for: none
     header = (
