@@ -8,7 +8,7 @@ import pytest
 from commands import only_line
 
 from benchmark.bundles import pretrain as pretraining
-from benchmark.bundles.pretrain import _alone
+from benchmark.bundles.making import held, new_folder
 from benchmark.cli import app
 from benchmark.cli.app import COMMANDS
 
@@ -93,9 +93,8 @@ def test_a_second_pretrain_is_told_before_its_first_epoch(same, words, tmp_path,
     monkeypatch.setattr(pretraining, "_trained", lambda *given: asked.append(given[-1]) or 1 // 0)
     assert cli(*words).code == 3  # only to learn which checkpoint it has
     (checkpoint,) = asked
-    held = (tmp_path / "b", Path("other.pt")) if same == "folder" else (tmp_path / "other", checkpoint)
-    with _alone(*held):
-        assert "another pretrain" in cli(*words).err
+    with new_folder(tmp_path / "b") if same == "folder" else held(Path(checkpoint).stem, "taken"):
+        assert "by another" in cli(*words).err
     assert len(asked) == 1
     assert not (tmp_path / "b").exists()
 
@@ -119,7 +118,7 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(app, "set_typed", lambda _: None)
-    given = {"check": ["gaussian"], "new-prior": ["mine"], "pretrain": ["--dataset", "digits"]}
+    given = {"check": ["gaussian"], "new-prior": ["mine"], "pretrain": ["--dataset", "digits"], "wrap": ["my_vae.py", "--dataset", "digits"]}
     given["show"] = ["gmm"]
     given["pack"] = ["mine.py", "--author", "A"]
     for place in ("benchmark.registry.Registry.__post_init__", "benchmark.cli.results._require_records"):
