@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_one_line_and_the_training_ends_as_if_there_were
     harm, words, tmp_path, cli, monkeypatch
 ):
     with monkeypatch.context() as patch:  # the training is done, and its bundle cannot be written
-        patch.setattr(pretraining, "write_bundle", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(pretraining, "make_bundle", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         done = cli(*words)
     assert done.code == 2
     assert "no space left" in done.err.lower()
@@ -118,8 +118,8 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(app, "set_typed", lambda _: None)
-    given = {"check": ["gaussian"], "new-prior": ["mine"], "pretrain": ["--dataset", "digits"], "wrap": ["my_vae.py", "--dataset", "digits"]}
-    given["show"] = ["gmm"]
+    given = {"check": ["gaussian"], "new-prior": ["mine"], "pretrain": ["--dataset", "digits"], "show": ["gmm"]}
+    given["wrap"] = [__file__, "--dataset", "digits"]
     given["pack"] = ["mine.py", "--author", "A"]
     for place in ("benchmark.registry.Registry.__post_init__", "benchmark.cli.results._require_records"):
         monkeypatch.setattr(place, interrupted)
