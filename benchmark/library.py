@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
 
-from backbones.api import Backbone
 from benchmark import coordinator
-from benchmark.bundles.decoding import decode_images
 from benchmark.errors import UNUSABLE_PATH, UsageError
+from benchmark.fitted import FittedPrior
 from benchmark.jobs.failures import Failed
 from benchmark.jobs.fit import find_or_fit, load_fit
 from benchmark.machine.threads import limit_threads
 from benchmark.names import open_registry
 from benchmark.report.frame import results_frame
 from benchmark.request import Request, request_from, resolve
-from benchmark.streams import seeded_globals, stream
-from priors.api import LatentPrior
 
 
 def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
@@ -53,25 +47,6 @@ def load_results(path: str | Path = "results") -> pd.DataFrame:
     return results_frame(Path(path))
 
 
-@dataclass(frozen=True, eq=False)
-class FittedPrior:
-    """A fitted prior with the decoder that it was fitted for, frozen, on one device."""
-
-    prior: LatentPrior
-    backbone: Backbone
-    device: torch.device
-
-    @torch.no_grad()
-    def latents(self, n: int, seed: int = 0) -> Tensor:
-        """n latents (n, *latent_shape); the seed decides them."""
-        with seeded_globals(self.device, "loaded prior", seed):
-            return self.prior.sample(n, stream(self.device, "loaded prior", seed))
-
-    def images(self, n: int, seed: int = 0) -> Tensor:
-        """What `latents(n, seed)` decode to: uint8 (n, C, H, W)."""
-        return decode_images(self.backbone, self.latents(n, seed), stream(self.device, "loaded prior decode", seed))
-
-
 def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
     """A prior with settings as they are typed, e.g. `"evalp[gp_weight=1]"`, fitted with a seed: found, or fitted now.
 
@@ -84,7 +59,7 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
         raise UsageError(f"load_prior takes no {taken[0]}: one prior with one seed, load_prior('evalp', seed=0)")
     request = request_from({**fields, "priors": prior, "seeds": (seed,), "metrics": ()})
     if len(request.priors or ()) != 1:
-        raise UsageError(f"load_prior {prior}: expected one prior with one value for each setting")
+        raise UsageError(f"prior {prior}: expected one prior with one value for each setting")
     resolved = resolve(request, open_registry(request.plugins), reference_of=lambda *_: None)
     name = (request.priors or ())[0][0]
     job = [job for job in resolved.jobs if job.row.name == name][-1]
@@ -92,7 +67,8 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
         with limit_threads(1):
             made = find_or_fit(job, resolved.work)
     except Failed as failure:
-        raise UsageError(f"load_prior {prior}: {failure}") from failure
+        raise UsageError(f"prior {prior}: {failure}") from failure
     if made["status"] != "ok":
-        raise UsageError(f"load_prior {prior}: fit {made['status']}: {made['reason']}")
-    return FittedPrior(load_fit(job, resolved.work), resolved.work.backbone, resolved.work.device)
+        raise UsageError(f"prior {prior}: fit {made['status']}: {made['reason']}")
+    work = resolved.work
+    return FittedPrior(load_fit(job, work), work.backbone, work.device, work.bundle.id, seed)
