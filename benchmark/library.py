@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
-from backbones.api import Backbone
 from backbones.trained import TrainedVAE
 from backbones.wrapped import Channels, Likelihood, Spread
 from benchmark import coordinator
 from benchmark.bundles.bundle import Bundle
-from benchmark.bundles.decoding import decode_images
+from benchmark.datasets.objects import as_dataset
 from benchmark.errors import UNUSABLE_PATH, UsageError
+from benchmark.fitted import FittedPrior
 from benchmark.jobs.failures import Failed
 from benchmark.jobs.fit import find_or_fit, load_fit
 from benchmark.machine.devices import DeviceName, choose_device
 from benchmark.machine.threads import limit_threads
-from benchmark.names import find_dataset, open_registry
+from benchmark.names import find_dataset, open_registry, set_apart
 from benchmark.report.frame import results_frame
 from benchmark.request import Request, request_from, resolve
 from benchmark.store.places import data_roots
-from benchmark.streams import seeded_globals, stream
-from priors.api import LatentPrior
 
 
 def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
@@ -80,7 +76,8 @@ def wrap(
 
     encode: images -> (mean, spread) of q(z|x), or z of a deterministic encoder; decode: z -> images. Both in evaluation
     mode, with any batch size. They are kept as programs of `torch.export`, so that nobody needs their source.
-    images: those that it was trained and is tested on: a data set's name or a path, as for `--dataset`.
+    images: those that it was trained and is tested on: a data set's name or a path, as for `--dataset`, or Python
+    objects, as `as_dataset` takes them: by split, tensors, arrays or data sets whose items are images.
     value_range, spread, channels, likelihood, std: how the functions are to be read, as in `WrappedVAE`.
     seed: which of several trainings this is, for tables. keep: posteriors kept of train, val and test images.
     Raises `UsageError`, before anything is written, where the functions are not what they are said to be.
@@ -88,36 +85,22 @@ def wrap(
     from benchmark.bundles.wrap import wrap_trained
 
     registry = open_registry([])
+    if isinstance(images, str | Path):
+        dataset = find_dataset(registry, str(images))
+    else:
+        dataset = as_dataset(images, name)
+        set_apart(registry, dataset)
     trained = TrainedVAE(encode, decode, name, value_range, spread, channels, likelihood, std)
     return wrap_trained(
         registry,
         trained,
-        find_dataset(registry, str(images)),
+        dataset,
         seed,
         choose_device(device),
         data_roots(None if data_root is None else Path(data_root)),
         None if keep is None else list(keep),
         None if out is None else Path(out),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class FittedPrior:
-    """A fitted prior with the decoder that it was fitted for, frozen, on one device."""
-
-    prior: LatentPrior
-    backbone: Backbone
-    device: torch.device
-
-    @torch.no_grad()
-    def latents(self, n: int, seed: int = 0) -> Tensor:
-        """n latents (n, *latent_shape); the seed decides them."""
-        with seeded_globals(self.device, "loaded prior", seed):
-            return self.prior.sample(n, stream(self.device, "loaded prior", seed))
-
-    def images(self, n: int, seed: int = 0) -> Tensor:
-        """What `latents(n, seed)` decode to: uint8 (n, C, H, W)."""
-        return decode_images(self.backbone, self.latents(n, seed), stream(self.device, "loaded prior decode", seed))
 
 
 def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
@@ -132,7 +115,7 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
         raise UsageError(f"load_prior takes no {taken[0]}: one prior with one seed, load_prior('evalp', seed=0)")
     request = request_from({**fields, "priors": prior, "seeds": (seed,), "metrics": ()})
     if len(request.priors or ()) != 1:
-        raise UsageError(f"load_prior {prior}: expected one prior with one value for each setting")
+        raise UsageError(f"prior {prior}: expected one prior with one value for each setting")
     resolved = resolve(request, open_registry(request.plugins), reference_of=lambda *_: None)
     name = (request.priors or ())[0][0]
     job = [job for job in resolved.jobs if job.row.name == name][-1]
@@ -140,7 +123,8 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
         with limit_threads(1):
             made = find_or_fit(job, resolved.work)
     except Failed as failure:
-        raise UsageError(f"load_prior {prior}: {failure}") from failure
+        raise UsageError(f"prior {prior}: {failure}") from failure
     if made["status"] != "ok":
-        raise UsageError(f"load_prior {prior}: fit {made['status']}: {made['reason']}")
-    return FittedPrior(load_fit(job, resolved.work), resolved.work.backbone, resolved.work.device)
+        raise UsageError(f"prior {prior}: fit {made['status']}: {made['reason']}")
+    work = resolved.work
+    return FittedPrior(load_fit(job, work), work.backbone, work.device, work.bundle.id, seed)

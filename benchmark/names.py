@@ -12,6 +12,7 @@ from benchmark.bundles.find import all_bundles, find_bundle
 from benchmark.bundles.reference import without_images
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.content import last_seen
+from benchmark.datasets.own import OwnDataset
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.metrics.api import Metric
@@ -56,9 +57,17 @@ def find_dataset(registry: Registry, name: str) -> Dataset:
 
 def _find_images(registry: Registry, path: Path, settings: dict[str, Any]) -> PathDataset:
     images = PathDataset(path, validate(PathDataset.Config, settings, f"data set {path}"))
-    if images.name in registry.at_hand("dataset"):  # recipes and published figures go by names
-        images.name = f"own_{images.name}"
+    set_apart(registry, images)
     return images
+
+
+def set_apart(registry: Registry, images: OwnDataset) -> None:
+    """Give images of the user's own another name than any registered data set has.
+
+    Recipes and published figures go by names.
+    """
+    if images.name in registry.at_hand("dataset"):
+        images.name = f"own_{images.name}"
 
 
 def choose_bundle(registry: Registry, dataset: str | None, backbone: str | None, name: str | None) -> Bundle:

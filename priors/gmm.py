@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.parts.chunks import is_open
 from priors.parts.draws import finite_draws
 from priors.parts.mixtures import choose, draw, log_density, log_joint
 
@@ -122,7 +123,9 @@ class GMM(LatentPrior):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return draw(n, *self._mixture(), generator).unflatten(1, self.latent_shape)
+        # whole where nobody can be asked which have weight: those without stand last, and are never drawn
+        mixture = (self.weights, self.means, self.roots) if is_open(n) else self._mixture()
+        return draw(n, *mixture, generator).unflatten(1, self.latent_shape)
 
     def log_prob(self, z: Tensor) -> Tensor:
         return log_density(z.flatten(1), *self._mixture())

@@ -120,6 +120,7 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
     monkeypatch.setattr(app, "set_typed", lambda _: None)
     given = {"check": ["gaussian"], "new-prior": ["mine"], "pretrain": ["--dataset", "digits"], "show": ["gmm"]}
     given["wrap"] = [__file__, "--dataset", "digits"]
+    given["export"] = ["--prior", "gmm", "--out", "gmm.pt2"]
     given["pack"] = ["mine.py", "--author", "A"]
     for place in ("benchmark.registry.Registry.__post_init__", "benchmark.cli.results._require_records"):
         monkeypatch.setattr(place, interrupted)

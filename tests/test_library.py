@@ -93,11 +93,11 @@ def test_a_loaded_prior_is_the_fit_of_the_run(fields):
     files = {path: path.read_bytes() for path in record_files(fields["results"])}
     loaded = benchmark.load_prior("latent_flow[steps=5]", seed=1, bundle=fields["bundle"], device="cpu")
     other = benchmark.load_prior("latent_flow[steps=5]", seed=0, bundle=fields["bundle"], device="cpu")
-    z = loaded.latents(7, seed=3)
+    z = loaded.sample(7, seed=3)
     assert z.shape == (7, *open_bundle(fields["bundle"]).latent_shape)
-    assert torch.equal(z, loaded.latents(7, seed=3))
-    assert not torch.equal(z, loaded.latents(7, seed=4))
-    assert not torch.equal(z, other.latents(7, seed=3))
+    assert torch.equal(z, loaded.sample(7, seed=3))
+    assert not torch.equal(z, loaded.sample(7, seed=4))
+    assert not torch.equal(z, other.sample(7, seed=3))
     images = loaded.images(7, seed=3)
     assert torch.equal(images, decode_images(loaded.backbone, z, stream(CPU, "loaded prior decode", 3)))
     assert images.dtype == torch.uint8

@@ -20,6 +20,7 @@ from backbones.trained import TrainedVAE
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.examine import Misread, examine
 from benchmark.bundles.find import all_bundles
+from benchmark.datasets.content import last_seen
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
@@ -469,3 +470,20 @@ def test_a_program_is_found_by_the_name_of_its_vae(shipped, cli):
     assert done.code == 0, done.err
     assert "on digits-mine" in done.out
     assert only_line(cli("run", "--dataset", "digits", "--backbone", "mina", *RUN)).endswith("; wrapped: mine")
+
+
+def test_images_may_be_objects(shipped, digits, tmp_path, capsys):
+    """The same pixels as tensors by split are the same images, found again by whoever needs them later."""
+    bundle = benchmark.wrap(
+        encode=shipped.encode,
+        decode=shipped.decode,
+        images={"train": digits.train, "val": digits.val, "test": digits.test},
+        name="mine",
+        value_range=(0, 1),
+        spread="std",
+        out=tmp_path / "bundle",
+    )
+    assert bundle.card["dataset"]["sha256"] == digits.content_hash()
+    assert bundle.dataset == "mine"
+    assert bundle.is_own
+    assert last_seen(digits.content_hash()) is not None

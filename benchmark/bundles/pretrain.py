@@ -16,6 +16,7 @@ from benchmark.bundles.find import name_of, note_bundle
 from benchmark.bundles.making import held, make_bundle, new_folder, reconstruct_fully, take_posteriors
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images
+from benchmark.datasets.own import OwnDataset
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.machine.devices import total_memory
@@ -57,7 +58,7 @@ def pretrain(
     config = validate(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
     typed = dataset.config.model_dump(mode="json", exclude_unset=True)
     # two folders may each hold a faces.npz
-    of = [dataset.name, image_hash[:8]] if isinstance(dataset, PathDataset) else [dataset.name]
+    of = [dataset.name, image_hash[:8]] if isinstance(dataset, OwnDataset) else [dataset.name]
     name = "-".join([*of, *_name_parts(typed), backbone_class.name, *_name_parts(settings)])
     path = out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)
     extractor = registry.get("extractor", dataset.extractor)()

@@ -20,7 +20,7 @@ from benchmark.bundles.making import make_bundle, new_folder, reconstruct_fully,
 from benchmark.bundles.reference import make_reference
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images
-from benchmark.datasets.path import PathDataset
+from benchmark.datasets.own import OwnDataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.progress import say, track
@@ -114,7 +114,7 @@ def _wrap(
     images, image_hash = load_images(dataset, roots)
     vae = build(images.shape).to(device)
     _held(vae, require_reading, vae)
-    of = [dataset.name, image_hash[:8]] if isinstance(dataset, PathDataset) else [dataset.name]
+    of = [dataset.name, image_hash[:8]] if isinstance(dataset, OwnDataset) else [dataset.name]
     name = "-".join([*of, vae.name])
     with new_folder(path := out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)):
         unexplained = _held(vae, examine, vae, images, device)

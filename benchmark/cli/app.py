@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from benchmark.cli import images, plugins, pretrain, results, run, wrap
+from benchmark.cli import export, images, plugins, pretrain, results, run, wrap
 from benchmark.cli.options import flags_of
 from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "wrap": wrap.wrap,
     "reference": images.reference,
     "bound": images.bound,
+    "export": export.export,
     "list": plugins.list_,
     "show": plugins.show_,
     "check": plugins.check,

@@ -4,33 +4,43 @@ A path says where images lie, not which they are: files are replaced, and two fo
 was made from a path is found by the pixels. Reading them all takes a while, and its outcome is kept:
 
 <cache>/images/<hash of the path and its settings>.json   what to type for them, their hash, and the stamp of the files
+<cache>/images/<hash of the pixels>/<name>.npz            images that came from Python objects
 
 A stamp is of names, sizes, times and inodes. Of files that were changed a moment ago it says too little, since clocks
 of file systems are coarse: those are read again.
+
+Images from Python objects lie at no path, and the process that had them ends. They are written to one, as they are
+after they were split and made their size, so that what is asked of them later (another extractor, say) finds them and
+nobody has to make the same objects again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from benchmark.datasets import folders, image_files, listing, npz, sizes, splits
+from benchmark.datasets import arrays, folders, hugging_face, image_files, listing, npz, objects, own, sizes, splits
 from benchmark.datasets import path as path_module
 from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.objects import ObjectDataset
 from benchmark.datasets.path import PathDataset
+from benchmark.datasets.sizes import SizeConfig
+from benchmark.datasets.splits import SPLITS
+from benchmark.progress import say
 from benchmark.store.places import cache_root
 from benchmark.store.sealed import Damaged, content_hash, file_hash, read_sealed, write_sealed
 
 #: seconds for which a changed file may change again without another time of change
 COARSE = 2.0
 #: the code that makes pixels of files
-READERS = (path_module, folders, image_files, listing, npz, sizes, splits)
+READERS = (path_module, arrays, folders, hugging_face, image_files, listing, npz, objects, own, sizes, splits)
 
 
 class _Seen(BaseModel):
@@ -47,11 +57,14 @@ def load_images(dataset: Dataset, roots: list[Path]) -> tuple[Images, str]:
     stamp = _stamp(dataset) if isinstance(dataset, PathDataset) else None  # before: they may change while they are read
     images = dataset.load(roots)
     sha256 = images.content_hash()
-    if isinstance(dataset, PathDataset):
-        there = _absolute(dataset)
-        seen = _Seen(typed=there.label, path=str(there.path), stamp=stamp, sha256=sha256)
-        with contextlib.suppress(OSError):  # a cache that cannot be written to: they are read again next time
-            write_sealed(_note(dataset), seen.model_dump())
+    try:
+        if isinstance(dataset, PathDataset):
+            _note_seen(dataset, stamp, sha256)
+        elif isinstance(dataset, ObjectDataset):
+            _note_seen(_keep(dataset.name, images, sha256), None, sha256)
+    except OSError as error:
+        if isinstance(dataset, ObjectDataset):  # those at a path are read again next time
+            say(f"{dataset.where} cannot be kept in the cache ({error.strerror or error}): save them as an .npz")
     return images, sha256
 
 
@@ -68,6 +81,24 @@ def last_seen(sha256: str) -> str | None:
         if seen and seen.sha256 == sha256 and os.path.exists(seen.path):
             return seen.typed
     return None
+
+
+def _note_seen(dataset: PathDataset, stamp: str | None, sha256: str) -> None:
+    there = _absolute(dataset)
+    seen = _Seen(typed=there.label, path=str(there.path), stamp=stamp, sha256=sha256)
+    write_sealed(_note(dataset), seen.model_dump())
+
+
+def _keep(name: str, images: Images, sha256: str) -> PathDataset:
+    """The images in a file of the cache, from which they are read as they are."""
+    path = cache_root() / "images" / sha256[:16] / f"{name}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parts = {split: getattr(images, split).permute(0, 2, 3, 1).numpy() for split in SPLITS}
+        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+            np.savez(Path(beside) / path.name, **parts)
+            os.replace(Path(beside) / path.name, path)
+    return PathDataset(path, SizeConfig(size=images.shape[1]))
 
 
 def _note(dataset: PathDataset) -> Path:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from benchmark.datasets.image_files import Unreadable, read_header, read_image
+from benchmark.datasets.image_files import Unreadable, as_tensor, read_header, read_image
 from benchmark.datasets.listing import list_images, show_names
+from benchmark.datasets.own import Read
 from benchmark.datasets.sizes import SizeConfig, choose_sizing
 from benchmark.errors import UsageError
 from benchmark.progress import Progress
@@ -22,15 +20,6 @@ from benchmark.progress import Progress
 FEW_SHARE, FEW, NAMED = 0.05, 20, 100
 #: files between two words of progress
 EVERY = 500
-
-
-@dataclass
-class Read:
-    """uint8 images (n, C, H, W) by split (all under None where there are none), how they were made, and notes."""
-
-    parts: dict[str | None, Tensor]
-    made: str
-    notes: list[str]
 
 
 def read_folder(folder: Path, label: str, config: SizeConfig, progress: Progress) -> Read:
@@ -82,12 +71,6 @@ def read_folder(folder: Path, label: str, config: SizeConfig, progress: Progress
     parts = {split: torch.stack(images) if images else nothing for split, images in read.items()}
     bad = f", {len(unreadable)} of {len(files):,} files left out as unreadable" if unreadable else ""
     return Read(parts, sizing.describe(sizes) + bad, notes)
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    """An image in mode L or RGB -> uint8 (C, H, W)."""
-    array = np.asarray(image)
-    return torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
 
 
 def _refuse(folder: Path, unreadable: dict[Path, str], total: int) -> NoReturn:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from benchmark.errors import UsageError
 
@@ -36,8 +38,7 @@ class Unreadable(Exception):
 def read_header(file: Path) -> tuple[tuple[int, int], bool]:
     """Width and height of the image as it is shown, and whether it is grey. Raises `Unreadable`."""
     with open_image(file) as image:
-        _require_known_mode(image)
-        grey, (width, height) = _is_wide(image) or image.mode in GREY_MODES, image.size
+        grey, (width, height) = is_grey(image), image.size
         # of squares it changes nothing here, and a PNG's may stand behind all of its pixels
         if width == height or image.getexif().get(ExifTags.Base.Orientation) not in ON_ITS_SIDE:
             return (width, height), grey
@@ -46,32 +47,52 @@ def read_header(file: Path) -> tuple[tuple[int, int], bool]:
 
 
 def read_image(file: Path, grey: bool) -> tuple[Image.Image, list[str]]:
-    """The image as it is shown, in mode L or RGB, and what was done to its pixels. Raises `Unreadable`.
+    """The image as it is shown, in mode L or RGB, and what was done to its pixels. Raises `Unreadable`."""
+    with open_image(file) as opened:
+        is_grey(opened)  # which refuses modes that mean nothing
+        return as_shown(opened, grey)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image is grey by its mode. Raises `Unreadable` for modes of which nobody knows what is white."""
+    if _is_wide(image) or image.mode in GREY_MODES:
+        return True
+    if image.mode not in COLOUR_MODES:
+        raise Unreadable(f"mode {image.mode}, of which nobody knows what is black and white: save it with 8 bits")
+    return False
+
+
+def as_shown(opened: Image.Image, grey: bool) -> tuple[Image.Image, list[str]]:
+    """An image as a viewer shows it, in mode L or RGB, and what was done to its pixels. Raises `Unreadable`.
 
     Upright as its EXIF says, transparency laid on white, 16 bits brought to 8.
     """
     remarks = []
-    with open_image(file) as opened:
-        _require_known_mode(opened)
-        several = opened.format != "MPO" and getattr(opened, "n_frames", 1) > 1  # a phone's MPO has a preview beside it
-        image: Image.Image = opened
-        if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
-            image = ImageOps.exif_transpose(image)
-            remarks.append("turned upright as EXIF says")
-        if _is_wide(opened):
-            if opened.has_transparency_data:
-                raise Unreadable("a transparent value among 16 bits")
-            image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # PIL itself clips at 255
-            remarks.append("of 16 bits brought to 8")
-        elif image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            remarks.append("with transparency laid on white")
-        if image.mode == "CMYK":
-            remarks.append("of CMYK inks made RGB without a profile")
-        if several:
-            remarks.append("of several frames, of which the first is taken")
-        image.load()
-        return image.convert("L" if grey else "RGB"), remarks
+    several = opened.format != "MPO" and getattr(opened, "n_frames", 1) > 1  # a phone's MPO has a preview beside it
+    image: Image.Image = opened
+    if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
+        image = ImageOps.exif_transpose(image)
+        remarks.append("turned upright as EXIF says")
+    if _is_wide(opened):
+        if opened.has_transparency_data:
+            raise Unreadable("a transparent value among 16 bits")
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # PIL itself clips at 255
+        remarks.append("of 16 bits brought to 8")
+    elif image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        remarks.append("with transparency laid on white")
+    if image.mode == "CMYK":
+        remarks.append("of CMYK inks made RGB without a profile")
+    if several:
+        remarks.append("of several frames, of which the first is taken")
+    image.load()
+    return image.convert("L" if grey else "RGB"), remarks
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """An image in mode L or RGB -> uint8 (C, H, W)."""
+    array = np.asarray(image)
+    return torch.from_numpy(array.copy()).reshape(*array.shape[:2], -1).permute(2, 0, 1)
 
 
 @contextmanager
@@ -113,8 +134,3 @@ def require_regular(file: Path, largest: int) -> None:
 def _is_wide(image: Image.Image) -> bool:
     """Grey of 16 bits."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in WIDE_FORMATS)
-
-
-def _require_known_mode(image: Image.Image) -> None:
-    if not _is_wide(image) and image.mode not in (*GREY_MODES, *COLOUR_MODES):
-        raise Unreadable(f"mode {image.mode}, of which nobody knows what is black and white: save it with 8 bits")

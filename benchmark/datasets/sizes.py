@@ -7,10 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from PIL import Image
 from pydantic import Field
+from torch import Tensor
 
 from benchmark.datasets.api import DatasetConfig
+from benchmark.datasets.image_files import as_tensor
 from benchmark.errors import UsageError
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -55,6 +58,14 @@ class Sizing:
         padded = Image.new(image.mode, (side, side))
         padded.paste(image, ((side - width) // 2, (side - height) // 2))
         return padded
+
+    def apply_to_all(self, images: Tensor) -> Tensor:
+        """uint8 images (n, C, H, W), each made the size; the very tensor where they have it."""
+        if images.shape[2:] == (self.side, self.side):
+            return images
+        channels = 0 if images.shape[1] == 1 else slice(None)
+        arrays = images.permute(0, 2, 3, 1)[..., channels].numpy()
+        return torch.stack([as_tensor(self.apply(Image.fromarray(array))) for array in arrays])
 
     def describe(self, sizes: Counter[tuple[int, int]]) -> str:
         """In words, of images of these widths and heights."""

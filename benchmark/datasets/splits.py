@@ -53,7 +53,7 @@ def _misspelt(names: Collection[str]) -> dict[str, str]:
 def choose_splits(names: Collection[str], what: str, where: str) -> tuple[str, ...]:
     """Those of train, val and test that are there: all, all but val, or none. Raises `UsageError` for anything else.
 
-    `what` the names are of (`folder`, `array`), and `where` they were found, for the error.
+    `what` the names are of (`folder`, `array`, `split`), and `where` they were found, for the error.
     """
     there = tuple(split for split in SPLITS if split in names)
     missing = [split for split in SPLITS if split not in there]
@@ -65,6 +65,8 @@ def choose_splits(names: Collection[str], what: str, where: str) -> tuple[str, .
             right = f"rename {', '.join(f'{name!r} to {split!r}' for name, split in sorted(near.items()))}"
         elif what == "folder" and len(there) == 1:
             right = f"add the others, or name {where}/{there[0]} to have that split at random"
+        elif what == "split" and len(there) == 1:
+            right = f"add the others, or give what is '{there[0]}' alone to have that split at random"
         else:
             right = f"add '{missing[-1]}'"
         raise UsageError(

@@ -26,6 +26,7 @@ from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.lazy import LazyComposedTransform
 
 from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress
+from priors.parts.chunks import split_rows
 from priors.parts.draws import finite_draws
 from priors.parts.early_stopping import BestState
 from priors.parts.graphs import without_python
@@ -107,7 +108,7 @@ class AutoregressiveFlow(nn.Module):
     def push(self, noise: Tensor) -> Tensor:
         """Noise (n, d) -> latents (n, d)."""
         back = self.to_noise().inv
-        return self.mean + self.std * torch.cat([back(part) for part in noise.split(ROWS)])
+        return self.mean + self.std * torch.cat([back(part) for part in split_rows(noise, ROWS)])
 
 
 def random_orders(features: int, n: int) -> list[Tensor]:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from priors.parts.chunks import is_open
+
 #: what a prior's networks are made of: layers on the flat latent, or convolutions on a block
 Form = Literal["mlp", "conv"]
 
@@ -53,11 +55,11 @@ class Energy(nn.Module):
         """
         after = list(self._outputs(z))
         value = self._read(after[-1])
-        rows = len(z) if of_last is None else of_last
+        rows, last = (z.shape[0], slice(None)) if of_last is None else (of_last, slice(-of_last, None))
         gradient = self._gradient_of_readout(rows, after[-1])
         for layer, outputs in zip(reversed(self.hidden), reversed(after)):
             # one fused operation: as a product with the slopes this is a sixth of EVaLP's whole step
-            slope_applied = torch.ops.aten.leaky_relu_backward(gradient, outputs[-rows:].detach(), self.SLOPE, True)
+            slope_applied = torch.ops.aten.leaky_relu_backward(gradient, outputs[last].detach(), self.SLOPE, True)
             gradient = self._pull_back(layer, slope_applied)
         return value, gradient.flatten(1)
 
@@ -109,7 +111,7 @@ class MLPEnergy(Energy):
         The last block takes what is left over: few rows by themselves would be multiplied in another order.
         """
         value = super().forward
-        if torch.is_grad_enabled() or z.device.type != "cpu":
+        if torch.is_grad_enabled() or z.device.type != "cpu" or is_open(z.shape[0]):
             return value(z)
         full = max(len(z) // BLOCK - 1, 0)
         sizes = [BLOCK] * full + [len(z) - BLOCK * full]

@@ -29,7 +29,7 @@ def run_chains(
     accepted = torch.zeros((), device=z.device, dtype=z.dtype)
     for _ in range(steps):
         momentum = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-        uniform = torch.rand(len(z), generator=generator, device=z.device, dtype=z.dtype)
+        uniform = torch.rand(z.shape[0], generator=generator, device=z.device, dtype=z.dtype)
         ahead, turned, there, slope = leap(log_density, z, momentum, gradient, leapfrogs, step_size)
         loss_of_energy = (there - value) - (turned.square().sum(1) - momentum.square().sum(1)) / 2
         moves = uniform.log() < loss_of_energy

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from priors.parts.chunks import split_rows
+
 #: numbers in memory at a time, on a CPU as many as stay in its cache; and the fewest rows worth a matrix product
 CHUNK = {"cuda": 2**25, "cpu": 2**17}
 FEWEST_ROWS = 64
@@ -65,5 +67,6 @@ def draw(n: int, weights: Tensor, means: Tensor, roots: Tensor, generator: torch
     if roots.dim() == 2:
         return means[chosen] + roots[chosen] * noise
     size = max(CHUNK[noise.device.type] // roots[0].numel(), 1)
-    moved = [(roots[k] @ eps[:, :, None]).squeeze(2) for k, eps in zip(chosen.split(size), noise.split(size))]
+    parts = zip(split_rows(chosen, size), split_rows(noise, size))
+    moved = [(roots[k] @ eps[:, :, None]).squeeze(2) for k, eps in parts]
     return means[chosen] + torch.cat(moved)

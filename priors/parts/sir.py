@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from priors.parts.chunks import is_open
+
 #: proposals in memory at a time; on a CPU as many as stay in its cache between the layers of an energy network, on a
 #: GPU as many as fit where a layer of convolutions makes 64k values of each
 CHUNK = {"cuda": 32_768, "cpu": 8_192}
@@ -29,7 +31,7 @@ def resample(proposals: Tensor, log_weights: Tensor, generator: torch.Generator)
     exponential = -uniform.clamp_min(tiny).log()
     gumbel = -exponential.clamp_min(tiny).log()
     chosen = (log_weights + gumbel).argmax(1)
-    return proposals[torch.arange(len(proposals), device=chosen.device), chosen]
+    return proposals[torch.arange(proposals.shape[0], device=chosen.device), chosen]
 
 
 def sample(weighted: Weighted, n: int, proposals: int, generator: torch.Generator) -> Tensor:
@@ -55,5 +57,7 @@ def mean_effective_sample_size(weighted: Weighted, proposals: int, generator: to
 
 
 def _sizes(n: int, proposals: int, generator: torch.Generator) -> list[int]:
+    if is_open(n):
+        return [n]
     chunk = max(CHUNK[generator.device.type] // proposals, 1)
     return [min(chunk, n - start) for start in range(0, n, chunk)]
