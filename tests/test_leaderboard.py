@@ -16,7 +16,7 @@ from scipy import stats
 
 from benchmark.cli.app import main
 from benchmark.metrics.samples import as_png
-from benchmark.report import board, grids
+from benchmark.report import board, sample_grids
 from benchmark.report.board import Board
 from benchmark.report.tables import make_tables
 from benchmark.store.sealed import read_sealed
@@ -571,8 +571,8 @@ def test_a_grid_is_drawn_again_only_where_its_strips_changed_or_it_is_damaged(re
     filled(results)
     draw_pictures(results.folder)
     (path,) = (results.folder / "samples").glob("*.png")
-    drawn, first, draw = [], path.read_bytes(), grids._draw
-    monkeypatch.setattr(grids, "_draw", lambda *given: drawn.append(1) or draw(*given))
+    drawn, first, draw = [], path.read_bytes(), sample_grids._draw
+    monkeypatch.setattr(sample_grids, "_draw", lambda *given: drawn.append(1) or draw(*given))
     draw_pictures(results.folder)
     assert drawn == []
     path.write_bytes(first[:100])

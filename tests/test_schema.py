@@ -17,7 +17,7 @@ from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.metrics.samples import as_png
 from benchmark.protocol import Protocol
 from benchmark.report import board as board_module
-from benchmark.report import grids, pareto
+from benchmark.report import pareto, sample_grids
 from benchmark.report.board import Board
 from benchmark.report.frame import results_frame
 from benchmark.store import in_force, places, sealed
@@ -275,7 +275,7 @@ def test_where_there_is_nothing_to_change_nothing_is_written(results, monkeypatc
     def refuse(*_, **__):
         raise OSError(errno.EROFS, "read-only file system")
 
-    for of in (places, sealed, board_module, in_force, grids, pareto):  # whatever writes, and locks
+    for of in (places, sealed, board_module, in_force, pareto, sample_grids):  # whatever writes, and locks
         for name in {"FileLock", "write_atomic", "write_sealed"} & set(vars(of)):
             monkeypatch.setattr(of, name, refuse)
     assert finish() == []

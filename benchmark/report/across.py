@@ -6,7 +6,7 @@ import functools
 import statistics
 from dataclasses import dataclass
 
-from benchmark.report.grid import Grid, as_grid
+from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.standing import Column, is_recipe
 from benchmark.report.statistics import (
     RESAMPLES,

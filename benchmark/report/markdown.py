@@ -11,9 +11,9 @@ from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, format_short
 from benchmark.report.frame import is_number
-from benchmark.report.grid import Grid, as_grid
-from benchmark.report.grids import grid_file
+from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import make_points, pareto_file
+from benchmark.report.sample_grids import grid_file
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, IMQ, REPLAY, find_signatures
 from benchmark.report.statistics import MARGIN, RANKED_FROM, share_seeds

@@ -17,11 +17,11 @@ from PIL import Image
 from benchmark.metrics.samples import from_png
 from benchmark.report.across import across_grids, find_across
 from benchmark.report.first_screen import ACROSS, NO_COLUMN, TUNING, headlines, legend, overview, scale
-from benchmark.report.grid import Grid
-from benchmark.report.grids import SAMPLES, grid_file
 from benchmark.report.html.figures import STYLE, as_svg, save_figure
 from benchmark.report.markdown import facts_of, grids_of, remarks_of, title_of
+from benchmark.report.markdown_table import Grid
 from benchmark.report.pareto import make_points, pareto_figure
+from benchmark.report.sample_grids import SAMPLES, grid_file
 from benchmark.report.signatures import AUC, IMQ
 from benchmark.report.standing import find_standing
 from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Key, Table, make_tables
