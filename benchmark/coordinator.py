@@ -127,9 +127,10 @@ class _Running:
         due = [[piece for piece in stage if self._is_due(piece)] for stage in self._stages]
         if not any(due):
             return
-        rows = _forecast(self._resolved)
-        if any(row.seconds for row in rows):
-            say(f"about {_about(rows)} of work, by the seconds that are recorded")
+        if all(self._stages):
+            say(f"{self._count} steps: the scores of all jobs, then their timings")
+        if expected := _expected(_forecast(self._resolved)):
+            say(expected)
         self._live = LiveTable(Counter(piece.job.row.label for stage in due for piece in stage))
         with self._live.shown(), self._resolved.executor(self, self._resolved.terms) as executor:
             if executor.in_this_process:
@@ -163,8 +164,8 @@ class _Running:
         scores = [metric for metric in self._work.metrics if not metric.machine_bound]
         timings = [metric for metric in self._work.metrics if metric.machine_bound]
         jobs, threads = self._resolved.jobs, torch.get_num_threads()
-        first = [(index, job) for index, job in enumerate(jobs) if scores or job.row.prior]
-        second = list(enumerate(jobs)) if timings else []
+        first = [(index, job) for index, job in enumerate(jobs) if job.row.prior or _have(scores, job)]
+        second = [(index, job) for index, job in enumerate(jobs) if _have(timings, job)]
         return (
             [_Piece(number, *of, scores, 1) for number, of in enumerate(first, 1)],
             [_Piece(number, *of, timings, threads) for number, of in enumerate(second, 1 + len(first))],
@@ -281,6 +282,11 @@ class _Running:
             say(f"[{piece.number}/{self._count}] {job.row.label} seed {job.seed}: {'; '.join(told)}{seconds}")
 
 
+def _have(metrics: list[Metric], job: Job) -> bool:
+    """Whether any of these metrics is one of the job's row."""
+    return any(job.row.prior or job.row.name in metric.reference_rows for metric in metrics)
+
+
 def dry_run(resolved: Resolved) -> str:
     """What `run` would do, as a table, and about how long by what is recorded in the results folder."""
     rows = _forecast(resolved)
@@ -307,6 +313,15 @@ def _about(rows: list[Forecast]) -> str:
     unknown, seconds = sum(row.unknown for row in rows), sum(row.seconds for row in rows)
     known = format_seconds(seconds) if seconds or not unknown else ""
     return " and ".join([*([known] if known else []), *([f"{unknown} of unknown time"] if unknown else [])])
+
+
+def _expected(rows: list[Forecast]) -> str:
+    """About how long the work takes, in a sentence; empty where no time is recorded of any of it."""
+    unknown, seconds = sum(row.unknown for row in rows), sum(row.seconds for row in rows)
+    if not seconds:
+        return ""
+    more = f", and {unknown:,} fits and scores more, of which none is recorded" if unknown else ""
+    return f"about {format_seconds(seconds)} of work, by the seconds that are recorded{more}"
 
 
 def _announced(resolved: Resolved) -> str:

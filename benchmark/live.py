@@ -1,6 +1,6 @@
-"""A run on a terminal, in place: of each row the jobs that are done, running and failed, and what is left of the time.
+"""A run on a terminal, in place: of each row the steps that are done, running and failed, and what is left of the time.
 
-Elsewhere nothing is shown in place: a log has a line for each job.
+Elsewhere nothing is shown in place: a log has a line for each step, a job's scores or its timings.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LONGEST = 60  # characters of a row's label and of what it is at
 
 
 class LiveTable:
-    """Told of each job's begin and end by its number; `jobs`: how many each row has, by label, in order."""
+    """Told of each step's begin and end by its number; `steps`: how many each row has, by label, in order."""
 
-    def __init__(self, jobs: dict[str, int]) -> None:
-        self._jobs = jobs
+    def __init__(self, steps: dict[str, int]) -> None:
+        self._steps = steps
         self._done: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._running: dict[int, tuple[str, str]] = {}  # number -> row and what is tracked: row and seed
@@ -71,13 +71,13 @@ class LiveTable:
             say_here(line)
 
     def _as_table(self) -> Table:
-        done, total = sum(self._done.values()), sum(self._jobs.values())
+        done, total = sum(self._done.values()), sum(self._steps.values())
         table = Table(title=self._titled(done, total), title_justify="left", box=None, pad_edge=False)
         for name in ("done", "failed"):
             table.add_column(name, justify="right")
         table.add_column("row")
         table.add_column("at", style="dim")
-        for label, count in self._jobs.items():
+        for label, count in self._steps.items():
             at = [
                 one_line(f"{what.removeprefix(label).strip()}: {self._doing.get(what, 'begins')}", LONGEST)
                 for row, what in self._running.values()
@@ -90,4 +90,4 @@ class LiveTable:
     def _titled(self, done: int, total: int) -> str:
         seconds = time.monotonic() - self._started
         left = f", about {format_seconds(seconds / done * (total - done))} left" if 0 < done < total else ""
-        return f"{done} of {total} jobs, {format_seconds(seconds)}{left}"
+        return f"{done} of {total} steps, {format_seconds(seconds)}{left}"

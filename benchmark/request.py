@@ -23,7 +23,7 @@ from benchmark.errors import UsageError, words_of
 from benchmark.executors.api import Executor, Terms
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.claims import require_distinct
-from benchmark.jobs.identity import Job
+from benchmark.jobs.identity import Job, Row
 from benchmark.jobs.pending import Ledger
 from benchmark.jobs.plan import make_jobs, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
@@ -216,18 +216,31 @@ def resolve(
     ]
     named = {str(path): registry.broken.get(str(path)) for path in request.plugins}
     broken = [f"broken plugin {path}: {why}" for path, why in named.items() if why is not None]
-    notes = list(dict.fromkeys(row.note for row in made if row.note))
     return Resolved(
         make_jobs(made, bundle, request.seeds, preset.budget, device.type),
         work,
         Ledger(RecordStore(request.results / "records"), request.retry),
         request.results,
-        notes,
+        _notes(made),
         left_out,
         broken,
         _choose_executor(request, registry, extractor, bundle),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
     )
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    """What is said of rows beforehand; what is said of several of them is one line, which names them all."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            subjects = named.setdefault(row.note.removeprefix(f"{row.name} "), [])
+            if row.note.startswith(f"{row.name} ") and row.name not in subjects:
+                subjects.append(row.name)
+    return [
+        f"{', '.join(names)} {said.replace('has ', 'have ', 1) if len(names) > 1 else said}".strip()
+        for said, names in named.items()
+    ]
 
 
 def _require_backbone(registry: Registry, bundle: Bundle) -> None:

@@ -8,8 +8,8 @@ import torch
 from draws import normal, seeded
 from sklearn.metrics import roc_auc_score
 
-from benchmark.metrics import c2st
 from benchmark.metrics.c2st import classifier_auc
+from benchmark.scores import classifier
 from benchmark.scores.ranks import superiority
 
 
@@ -21,9 +21,9 @@ def test_its_area_is_scikit_learn_s(monkeypatch):
         scored.append(x[:, 0].clone())
         return x[:, 0].round()  # with ties
 
-    monkeypatch.setattr(c2st, "_trained", lambda *given: trained.append(given[:2]))
-    monkeypatch.setattr(c2st, "_logits", logits)
-    monkeypatch.setattr(c2st, "CUT", math.inf)
+    monkeypatch.setattr(classifier, "_trained", lambda *given: trained.append(given[:2]))
+    monkeypatch.setattr(classifier, "_logits", logits)
+    monkeypatch.setattr(classifier, "CUT", math.inf)
     real, generated = normal(52, 2, 0), normal(48, 2, 1) + 0.5
     value = classifier_auc(real, generated, seeded(0))
     areas = [
@@ -94,28 +94,3 @@ def test_the_generator_alone_decides_the_area():
     assert classifier_auc(real, generated, seeded(0)) == first != classifier_auc(real, generated, seeded(1))
     with torch.no_grad():
         assert classifier_auc(real, generated, seeded(0)) == first
-
-
-def test_training_is_that_of_torch_s_adamw_and_one_cycle_schedule_bit_for_bit():
-    real, generated = torch.randn(2, 300, 10, generator=seeded(1)).unbind()
-    layers = c2st._trained(real, generated, generator := seeded(2))
-    after = torch.randn(3, generator=generator)
-
-    generator = seeded(2)
-    plain, _ = c2st._layers([10, c2st.HIDDEN, c2st.HIDDEN, 1], generator)
-    plain = [(weight.detach().clone(), bias.detach().clone()) for weight, bias in plain]
-    parameters = [each.requires_grad_() for layer in plain for each in layer]
-    steps = c2st.EPOCHS * 3  # batches of 128 of 300
-    optimiser = torch.optim.AdamW(parameters, c2st.LEARNING_RATE, weight_decay=c2st.WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, c2st.LEARNING_RATE, steps)
-    labels = torch.cat([torch.ones(128), torch.zeros(128)])
-    for _ in range(steps):
-        batch = torch.cat([part[torch.randint(300, (128,), generator=generator)] for part in (real, generated)])
-        logits = c2st._logits(plain, batch, generator)
-        optimiser.zero_grad()
-        torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
-        optimiser.step()
-        schedule.step()
-    for one, other in zip(layers, plain):
-        assert all(map(torch.equal, one, other))
-    assert torch.equal(after, torch.randn(3, generator=generator))

@@ -16,7 +16,7 @@ from scipy import stats
 
 from benchmark.cli.app import main
 from benchmark.metrics.samples import as_png
-from benchmark.report import board, grids
+from benchmark.report import board, sample_grids
 from benchmark.report.board import Board
 from benchmark.report.tables import make_tables
 from benchmark.store.sealed import read_sealed
@@ -318,6 +318,28 @@ def test_a_table_ranks_from_five_seeds_on(seeds, ranks, results):
         assert "does not rank" in text
 
 
+def test_the_page_says_how_probably_a_seed_of_one_prior_beats_one_of_another(results):
+    results.references()
+    results.scores("gmm", [1.0, 2.0, 3.0, 4.0, 5.0])
+    results.scores("ncp", [2.0, 2.5, 3.5, 8.0, 9.0])
+    results.scores("evalp", [10.0, 11.0, 12.0, 13.0, 14.0])
+    results.scores("evalp[kl_weight=1]", [1.0, 1.1, 1.2, 1.3, 1.4])
+    results.scores("few", [1.0, 2.0])
+    found = results.further("The probability that a seed of the row has a lower FD digit-cnn")
+    assert found == {
+        "gmm": {"gmm": "", "ncp": "0.66", "evalp": "1.00"},  # 16 of 25 pairs, and a tie
+        "ncp": {"gmm": "0.34", "ncp": "", "evalp": "1.00"},
+        "evalp": {"gmm": "0.00", "ncp": "0.00", "evalp": ""},
+    }
+
+
+def test_one_prior_alone_beats_none(results):
+    results.references()
+    results.scores("gmm", [1.0, 2.0, 3.0, 4.0, 5.0])
+    results.scores("few", [1.0, 2.0])
+    assert results.further("The probability that a seed") is None
+
+
 def test_a_row_with_few_seeds_stands_last_and_keeps_no_other_from_being_ranked(results):
     results.references()
     for label, values in [("evalp", CEILING), ("evalp[steps=8]", [value + 9 for value in CEILING])]:
@@ -571,8 +593,8 @@ def test_a_grid_is_drawn_again_only_where_its_strips_changed_or_it_is_damaged(re
     filled(results)
     draw_pictures(results.folder)
     (path,) = (results.folder / "samples").glob("*.png")
-    drawn, first, draw = [], path.read_bytes(), grids._draw
-    monkeypatch.setattr(grids, "_draw", lambda *given: drawn.append(1) or draw(*given))
+    drawn, first, draw = [], path.read_bytes(), sample_grids._draw
+    monkeypatch.setattr(sample_grids, "_draw", lambda *given: drawn.append(1) or draw(*given))
     draw_pictures(results.folder)
     assert drawn == []
     path.write_bytes(first[:100])

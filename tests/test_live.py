@@ -30,7 +30,7 @@ def test_each_row_shows_what_is_done_running_and_failed():
     table.move(1, "fd")
     table.take("evalp[gp_weight=1] seed 4: 250/1200, 1m09s left  loss 3.2")
     shown = text_of(table)
-    assert "0 of 5 jobs" in shown
+    assert "0 of 5 steps" in shown
     assert "seed 0: fd" in shown
     assert "seed 4: 250/1200, 1m09s left" in shown
     assert "evalp[gp_weight=1]" in shown, "brackets are shown as they are"
@@ -38,7 +38,7 @@ def test_each_row_shows_what_is_done_running_and_failed():
     table.end(2, done=True, failed=True)
     table.skip("gmm")
     shown = text_of(table)
-    assert "3 of 5 jobs" in shown
+    assert "3 of 5 steps" in shown
     assert "left" in shown.splitlines()[0]
     assert [line.split()[:2] for line in shown.splitlines()[2:]] == [["2/3", "gmm"], ["1/2", "1"]]
     assert "seed" not in shown
@@ -48,7 +48,7 @@ def test_a_job_that_is_tried_again_is_not_done():
     table = LiveTable({"gmm": 1})
     table.begin(1, "gmm", 0)
     table.end(1, done=False, failed=False)
-    assert "0 of 1 jobs" in text_of(table)
+    assert "0 of 1 steps" in text_of(table)
 
 
 def test_what_is_said_stands_above_the_table_and_how_far_a_job_is_in_it(monkeypatch):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from boards import Results
+from draws import normal
 
+from benchmark.bundles.find import all_bundles
 from benchmark.metrics.samples import as_png
+from benchmark.report.draws import Draws
 from benchmark.report.html.page import report_html
 
 pytestmark = pytest.mark.browser
@@ -30,11 +33,22 @@ def report(tmp_path_factory):
                 results.add(
                     label, "sampling_time", times, seed, machine={"device": "x", "threads": 1, "dtype": "y"}, **of
                 )
+                log = [{"step": step, "nll": mean / step, "held_out_nll": mean / step + 1} for step in (100, 200, 300)]
+                fit = {"status": "ok", "values": {"best_step": 200}, "parameters": 1, "log": log}
+                results.add(label, "fit", fit, seed, **of)
             images = torch.from_numpy(generator.integers(0, 255, (12, 1, 8, 8), dtype=np.uint8))
             results.add(label, "samples", {"png": as_png(images)}, **of)
     path = results.folder / "report.html"
-    path.write_text(report_html(results.folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.report.html.page.find_draws", lambda table: made_up_draws())
+        path.write_text(report_html(results.folder))
     return path
+
+
+def made_up_draws():
+    """Of two rows, those of the others being missing."""
+    drawn = {label: normal(200, 16, seed) for seed, label in enumerate(("gmm", "a<b>|`x`[y=1]"), 1)}
+    return Draws(all_bundles()[0]["digits-conv_vae"], normal(200, 16, 0), drawn, ["ncp", "evalp"])
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +87,9 @@ def test_it_opens_without_a_request_an_error_or_scrolling_sideways(page, report)
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "opened, too"
     loaded = page.evaluate("[...document.images].map((image) => image.complete && image.naturalWidth > 0)")
-    assert len(loaded) == 8
+    assert len(loaded) == 2 * (len(LABELS) + 2), "samples of all rows, paths of those with draws"
     assert all(loaded)
-    assert page.locator("svg[role=img] > title").count() == 2
+    assert page.locator("svg[role=img] > title").count() == 2 * 4, "quality, learning curves and two views of latents"
     assert page.locator("table:not(:has(caption))").count() == 0
 
 
@@ -108,6 +122,27 @@ def test_rows_are_filtered_in_all_tables_at_once(page):
     assert "rows in all tables" in page.get_by_role("status").inner_text()
     page.get_by_role("searchbox").fill("")
     assert len(first_column(page)) > 2
+
+
+def test_pictures_that_are_a_click_away_open_by_keyboard_and_can_be_read_at_any_width(page):
+    """On a phone a figure of many panels scrolls in a box of its own, and its letters stay letters."""
+    told = page.locator("section").first.locator("summary").all_inner_texts()
+    assert [words.partition(",")[0].partition(":")[0] for words in told[:4]] == [
+        "Samples",
+        "Learning curves",
+        "Latents of each prior against q_agg",
+        "Interpolations",
+    ]
+    for place in (1, 2):
+        summary = page.locator("section").first.locator("summary").nth(place)
+        summary.press("Enter")
+        figure = summary.locator("xpath=..").locator("figure").first
+        assert figure.is_visible()
+        letters = figure.locator("svg text").first.bounding_box()
+        assert letters["height"] > 8
+        box = page.evaluate("(figure) => figure.getBoundingClientRect().right <= innerWidth", figure.element_handle())
+        assert box
+    assert "ncp, evalp" in page.locator("p.missing").first.inner_text()
 
 
 def test_words_of_strangers_are_shown_and_not_obeyed(page):

@@ -23,6 +23,10 @@ def results(tmp_path):
             machine = {"device": "cpu", "threads": 1, "dtype": "float32"}
             results.add(label, "sampling_time", times, seed, machine=machine)
             results.add(label, "c2st", {"c2st_auc": 0.5 + mean / 100 + seed / 1_000}, seed)
+    log = [{"step": step, "nll": 3.0 / step, HOSTILE: 1.0, "held_out_nll": 4.0 / step} for step in (1, 2, 3)]
+    for label in ("gmm", HOSTILE):
+        kept = {"status": "ok", "values": {"fit_seconds": 1.0, "best_step": 2}, "parameters": 1, "log": log}
+        results.add(label, "fit", kept)
     results.add("evalp[steps=1]", "fit", {"status": "failed", "reason": "<img src=http://x.y/z>"})
     results.scores("gmm", [1.0], protocol=results.new_protocol(split="val"))
     return results
@@ -100,8 +104,14 @@ def test_words_of_strangers_are_text(results):
 def test_quality_can_be_looked_at_by_each_score_that_rows_have(results):
     text = report_html(results.folder)
     assert re.findall(r'<figure data-score="([^"]*)"', text) == ["FD digit-cnn", "C2ST"]
-    assert text.count("<desc>") == 2
     assert "<title>gmm: " in text
+
+
+def test_learning_curves_stand_beside_the_table_and_are_told_to_those_who_hear_them(results):
+    text = report_html(results.folder)
+    (described,) = re.findall(r"<desc>(gmm: held_out_nll[^<]*)</desc>", text)
+    assert described.startswith("gmm: held_out_nll of 1 seeds ends at 1.33, kept at step 2; ")
+    assert "No views of latents and interpolations, for want of draws in this machine&#39;s cache." in text
 
 
 def test_figures_for_papers_are_png_and_pdf_and_their_bytes_repeat(results, tmp_path):
@@ -110,9 +120,8 @@ def test_figures_for_papers_are_png_and_pdf_and_their_bytes_repeat(results, tmp_
         report_html(results.folder, tmp_path / name)
         made[name] = {path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())}
     assert made["one"] == made["two"]
-    assert set(made["one"]) == {
-        f"pareto-digits-conv_vae-quick-{score}.{kind}" for score in ("fd", "c2st_auc") for kind in ("png", "pdf")
-    }
+    names = ("pareto-digits-conv_vae-quick-fd", "pareto-digits-conv_vae-quick-c2st_auc", "curves-digits-conv_vae-quick")
+    assert set(made["one"]) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     assert Image.open(tmp_path / "one" / "pareto-digits-conv_vae-quick-fd.png").width == 1600
 
 

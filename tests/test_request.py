@@ -14,8 +14,9 @@ from joblib import cpu_count
 
 from benchmark.bundles.bundle import open_bundle
 from benchmark.errors import UsageError
+from benchmark.jobs.identity import Row
 from benchmark.registry import Registry
-from benchmark.request import Request, request_from, resolve
+from benchmark.request import Request, _notes, request_from, resolve
 from benchmark.verify import _request
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -208,3 +209,17 @@ def test_what_a_file_says_is_to_be_right_also_where_something_else_is_typed(tmp_
     done = cli("run", "--file", tmp_path / "bad.toml", "--seeds", 1, "--results", tmp_path / "r")
     assert done.code == 2
     assert "seeds='three': Value error, expected how many from 0 on" in done.err
+
+
+def test_what_is_said_of_several_rows_is_one_line_that_names_them_all():
+    def row(name, note):
+        return Row(name, name, {}, {}, note=note)
+
+    borrowed = "{} has no recipe for digits: using that of mnist"
+    rows = [row(name, borrowed.format(name)) for name in ("evalp", "gmm", "evalp")]
+    rows += [row("ncp", "ncp has no recipe for digits: using that of fashion"), row("mine", "slow"), row("kde", None)]
+    assert _notes(rows) == [
+        "evalp, gmm have no recipe for digits: using that of mnist",
+        "ncp has no recipe for digits: using that of fashion",
+        "slow",
+    ]

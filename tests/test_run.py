@@ -28,6 +28,7 @@ from backbones.conv_vae import ConvVAE
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.reference import find_reference, make_reference, obtain_reference
+from benchmark.coordinator import _expected
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.mnist import MNIST
 from benchmark.datasets.path import PathDataset
@@ -35,6 +36,7 @@ from benchmark.errors import UsageError
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.evaluation import Evaluation
+from benchmark.jobs.forecast import Forecast
 from benchmark.protocol import PRESETS, Protocol, make_protocol
 from benchmark.registry import Registry
 from benchmark.store.records import RecordStore
@@ -210,6 +212,26 @@ class MeanNorm(Metric):
 def register_metrics():
     return [MeanNorm]
 """
+
+
+def test_the_counter_counts_the_steps_that_are_announced(small_bundle, tmp_path, cli, brief_timings):
+    words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--seeds", 2, "--results", tmp_path / "r"]
+    said = cli(*words, "--metrics", "fd,sampling_time").err
+    assert "6 jobs: 3 rows, 2 seeds" in said
+    assert "8 steps: the scores of all jobs, then their timings" in said, "those of reference rows are none"
+    assert re.findall(r"^\[(\d+)/(\d+)\] ", said, re.MULTILINE) == [(str(number), "8") for number in range(1, 9)]
+    assert "by the seconds that are recorded" not in said, "none is"
+    said = cli(*words, "--priors", "gaussian,fitted_gaussian", "--metrics", "fd").err
+    assert "steps" not in said, "a step is a job"
+
+
+def test_what_is_expected_tells_what_has_a_recorded_time_from_what_has_none():
+    known, unknown = Forecast("gmm", seconds=437.0), Forecast("mine", unknown=405)
+    assert _expected([known]) == "about 7m17s of work, by the seconds that are recorded"
+    assert _expected([known, unknown]) == (
+        "about 7m17s of work, by the seconds that are recorded, and 405 fits and scores more, of which none is recorded"
+    )
+    assert _expected([unknown]) == ""
 
 
 def test_a_new_metric_measures_without_a_new_fit(copied, tmp_path):

@@ -17,8 +17,10 @@ from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.metrics.samples import as_png
 from benchmark.protocol import Protocol
 from benchmark.report import board as board_module
-from benchmark.report import grids, pareto
+from benchmark.report import pareto, sample_grids
 from benchmark.report.board import Board
+from benchmark.report.curves import curves_figure, describe_curves, find_curves
+from benchmark.report.draws import find_draws
 from benchmark.report.frame import results_frame
 from benchmark.store import in_force, places, sealed
 from benchmark.store.in_force import note_in_force
@@ -59,7 +61,9 @@ def _records(results):
     machine = {"device": "a CPU", "threads": 1, "dtype": "float32"}
     column = {"value": "odd", "heading": "odd", "group": "main", "scale": 2.0, "digits": 1}
     timed = {"prior_seconds_1000": 0.1, "prior_seconds_1000_quartiles": [0.1, 0.2], "effective_sample_size": 2.0}
-    yield results.add("mine", "fit", {"fit_seconds": 3.0, "runaway": "its bound ran away"})
+    log = [{"step": 1, "nll": 2.0, "held_out_nll": 2.5}, {"step": 2, "nll": 1.0, "held_out_nll": 1.5}]
+    values = {"fit_seconds": 3.0, "best_step": 2, "runaway": "its bound ran away"}
+    yield results.add("mine", "fit", {"status": "ok", "values": values, "log": log})
     yield results.add("mine", "fit", {"status": "diverged", "reason": "nan"}, seed=1)
     yield results.add("mine", "fd", {"fd": 3.5}, seed=2, reads=IMAGE_SETTINGS)
     yield results.add("mine", "fd", {"status": "failed", "reason": "no"}, seed=3, reads=IMAGE_SETTINGS)
@@ -119,6 +123,11 @@ def test_no_odd_value_anywhere_in_a_sealed_record_breaks_the_tables(tmp_path):
     damaged = board.write()
     board.tables = [table for table in board.tables if (table.dataset, table.bundle) == ("digits", "b" * 16)]
     board.draw()
+    for table in board.tables:
+        curves = find_curves(table)
+        describe_curves(curves)
+        curves_figure(curves).draw_without_rendering()
+        assert find_draws(table) is None
     assert count > 1000
     assert 300 < len(damaged) < count
     assert not any("\n" in sentence or "\x1b" in sentence for sentence in damaged)
@@ -275,7 +284,7 @@ def test_where_there_is_nothing_to_change_nothing_is_written(results, monkeypatc
     def refuse(*_, **__):
         raise OSError(errno.EROFS, "read-only file system")
 
-    for of in (places, sealed, board_module, in_force, grids, pareto):  # whatever writes, and locks
+    for of in (places, sealed, board_module, in_force, sample_grids, pareto):  # whatever writes, and locks
         for name in {"FileLock", "write_atomic", "write_sealed"} & set(vars(of)):
             monkeypatch.setattr(of, name, refuse)
     assert finish() == []

@@ -26,12 +26,25 @@ from benchmark.machine.runs import Runs, measure_runs
 from benchmark.metrics import api
 from benchmark.metrics.api import PAIR, PRINCIPAL_AXES
 from benchmark.protocol import Protocol
-from benchmark.store.cache import load_or_make
+from benchmark.store.cache import load, load_or_make
 from benchmark.streams import seeded_globals, stream
 from priors.api import PosteriorSplit
 
 MMD_DRAWS = "mmd sample"  # the purpose of the latents of all two-sample metrics
 DRAWS_VERSION = 1  # of streams, decoding and extraction: what is kept under another is not found
+
+
+def find_latents(source_identity: dict[str, Any], n: int, purpose: str) -> Tensor | None:
+    """n latents (n, *latent_shape), on the CPU, that a prior drew when it was measured, where the cache has them still.
+
+    `source_identity`: what decides its draws, its fit's id and its settings of sampling.
+    """
+    identity = _identity_of_latents({**source_identity, "split": None}, n, purpose)
+    return load("latents", identity, torch.device("cpu"))
+
+
+def _identity_of_latents(of: dict[str, Any], n: int, purpose: str) -> dict[str, Any]:
+    return {**of, "latents": n, "purpose": purpose, "version": DRAWS_VERSION}
 
 
 class Source(Interface):
@@ -71,7 +84,7 @@ class Evaluation(api.Evaluation):
 
     def latents(self, n: int, purpose: str) -> Tensor:
         """n checked latents (n, *latent_shape). Raises `BadSample`."""
-        identity = {**self.identity, "latents": n, "purpose": purpose, "version": DRAWS_VERSION}
+        identity = _identity_of_latents(self.identity, n, purpose)
         return load_or_make("latents", identity, self.device, lambda: self._drawn(n, purpose))
 
     @torch.no_grad()

@@ -6,7 +6,8 @@ import functools
 import statistics
 from dataclasses import dataclass
 
-from benchmark.report.grid import Grid, as_grid
+from benchmark.report.improvement import NOISE, improvement_grid
+from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.standing import Column, is_recipe
 from benchmark.report.statistics import (
     RESAMPLES,
@@ -94,16 +95,9 @@ def across_grids(across: Across) -> list[Grid]:
     ]
     beaten = (
         "The probability that a seed of the row closes more of the gap than a seed of the column, averaged over data "
-        "sets (0.5: a toss; five seeds know it to 0.2 or so)"
+        f"sets ({NOISE}); the page of each has its own"
     )
-    chances = [
-        [
-            in_markdown(one),
-            *("" if one == other else f"{across.improvement(one, other):.2f}" for other in across.labels),
-        ]
-        for one in across.labels
-    ]
     return [
         Grid(ranked, as_grid(["prior", "mean rank ↓", "95 % interval"], ranks)),
-        Grid(beaten, as_grid(["prior", *map(in_markdown, across.labels)], chances)),
+        improvement_grid(beaten, across.labels, across.improvement),
     ]

@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmark.report.across import across_markdown, find_across
 from benchmark.report.first_screen import ACROSS, TUNING, first_screen, page_of
-from benchmark.report.grids import draw_grid
 from benchmark.report.markdown import summary_markdown, table_markdown
 from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
+from benchmark.report.sample_grids import draw_grid
 from benchmark.report.standing import find_standing
 from benchmark.report.tables import FD, Table, make_tables
 from benchmark.store.places import lock

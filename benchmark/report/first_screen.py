@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from benchmark.report.across import Across
 from benchmark.report.columns import format_interval, format_share, format_short, quartiles
-from benchmark.report.grid import Grid, as_grid
-from benchmark.report.grids import SAMPLES, grid_file
+from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import find_front, make_points, pareto_file
+from benchmark.report.sample_grids import SAMPLES, grid_file
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, GOOD_IMAGES, WRONG_LATENTS, flags_of
 from benchmark.report.standing import Column, Standing, is_recipe

@@ -11,9 +11,10 @@ from benchmark.metrics.neighbours import K
 from benchmark.protocol import PRESETS, Protocol
 from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, format_short
 from benchmark.report.frame import is_number
-from benchmark.report.grid import Grid, as_grid
-from benchmark.report.grids import grid_file
+from benchmark.report.improvement import improvement_of
+from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import make_points, pareto_file
+from benchmark.report.sample_grids import grid_file
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, IMQ, REPLAY, find_signatures
 from benchmark.report.statistics import MARGIN, RANKED_FROM, share_seeds
@@ -58,7 +59,7 @@ def summary_markdown(table: Table, all_tables: list[Table]) -> str:
 
 
 def grids_of(table: Table) -> list[Grid]:
-    """Priors, reference rows, differences to the best, and what else was measured, where it was."""
+    """Priors, reference rows, differences to the best, who beats whom, and what else was measured, where it was."""
     columns = columns_of(table)
     apart = "Reference rows, apart from the ranking (see docs/reading-a-table.md)"
     grids = [Grid(apart, _grid(_references(table), columns["main"], {}))]
@@ -66,6 +67,8 @@ def grids_of(table: Table) -> list[Grid]:
         grids.insert(0, Grid("Priors, the best first", _grid(table.priors, columns["main"], table.marks)))
     if table.above_best:
         grids.append(_above_best(table))
+    if beaten := improvement_of(table):
+        grids.append(beaten)
     beside = [_beside(caption, table, shown) for caption, shown in _further(table, columns)]
     return grids + [grid for grid in beside if grid]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,22 +33,35 @@ def load_or_make(kind: str, identity: dict[str, Any], device: torch.device, make
 
     A damaged file is named and made again.
     """
-    path = cache_root() / kind / f"{content_hash(identity)}.safetensors"
-    if path.exists():
-        try:
-            with safe_open(path, "pt") as file:
-                value, sha256 = file.get_tensor("value"), file.metadata()["sha256"]
-            if _sha256(value) == sha256:
-                return value.to(device)
-        except (SafetensorError, KeyError, TypeError):
-            pass
-        say(f"{path} is damaged and will be made again")
+    value = load(kind, identity, device)
+    if value is not None:
+        return value
     value = make()
     if not _keeping:
         return value
     on_cpu = value.cpu().contiguous()
-    write_atomic(path, save({"value": on_cpu}, metadata={"sha256": _sha256(on_cpu)}))
+    write_atomic(_path(kind, identity), save({"value": on_cpu}, metadata={"sha256": _sha256(on_cpu)}))
     return value
+
+
+def load(kind: str, identity: dict[str, Any], device: torch.device) -> Tensor | None:
+    """The tensor of that identity, on the device; None where the cache has none, or a damaged one, which is named."""
+    path = _path(kind, identity)
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            value, sha256 = file.get_tensor("value"), file.metadata()["sha256"]
+        if _sha256(value) == sha256:
+            return value.to(device)
+    except (SafetensorError, KeyError, TypeError):
+        pass
+    say(f"{path} is damaged and will be made again")
+    return None
+
+
+def _path(kind: str, identity: dict[str, Any]) -> Path:
+    return cache_root() / kind / f"{content_hash(identity)}.safetensors"
 
 
 def _sha256(value: Tensor) -> str:

@@ -94,6 +94,7 @@ class _Fit(_Record):
 
 class _MadeFit(_Fit):
     values: _FitValues
+    log: NotRequired[list[dict[str, Any]]]
 
 
 class _FailedFit(_Fit):

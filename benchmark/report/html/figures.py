@@ -35,6 +35,7 @@ def as_svg(figure: Any, title: str, description: str, points: dict[str, str]) ->
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # of coordinates, which are in points: a third of the file
     named = f"<title>{html.escape(title)}</title><desc>{html.escape(description)}</desc>"
     text = re.sub(r"<svg [^>]*>", lambda found: found[0][:-1] + f' role="img">{named}', text, count=1)
     for id, said in points.items():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,32 +10,29 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
-from PIL import Image
 
-from benchmark.metrics.samples import from_png
 from benchmark.report.across import across_grids, find_across
+from benchmark.report.draws import Draws, find_draws
 from benchmark.report.first_screen import ACROSS, NO_COLUMN, TUNING, headlines, legend, overview, scale
-from benchmark.report.grid import Grid
-from benchmark.report.grids import SAMPLES, grid_file
-from benchmark.report.html.figures import STYLE, as_svg, save_figure
+from benchmark.report.html.drawings import draw_curves, draw_interpolations, draw_paretos, draw_strips, draw_views
 from benchmark.report.markdown import facts_of, grids_of, remarks_of, title_of
-from benchmark.report.pareto import make_points, pareto_figure
-from benchmark.report.signatures import AUC, IMQ
+from benchmark.report.markdown_table import Grid
+from benchmark.report.sample_grids import grid_file
 from benchmark.report.standing import find_standing
-from benchmark.report.tables import CEILING, FD, RECONSTRUCTION, ZERO_LINE, Key, Table, make_tables
+from benchmark.report.tables import Table, make_tables
 from benchmark.store.records import RecordStore
 
 HERE = Path(__file__).parent
-#: the scores by which quality can be held against time, after the table's own
-FURTHER: dict[str, Key] = {"KID": ("kid", "kid"), "MMD²": IMQ, "C2ST": AUC}
-QUALITY = 80  # of compressed pictures, of 100
 #: no raw HTML: a row may have anybody's words
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page has of one table; all but its title, name and pictures is HTML."""
+    """What the page has of one table; all but its title, name and pictures is HTML.
+
+    `curves`, `views`: figures. `strips`, `paths`: rows of images. `missing`: rows that views and paths are without.
+    """
 
     page: str
     title: str
@@ -48,6 +43,10 @@ class Section:
     pareto: dict[str, str]
     strips: list[tuple[str, str]]
     picture: str | None
+    curves: str
+    views: dict[str, str]
+    paths: list[tuple[str, str]]
+    missing: str
 
 
 def report_html(results: Path, figures: Path | None = None, store: RecordStore | None = None) -> str:
@@ -55,7 +54,7 @@ def report_html(results: Path, figures: Path | None = None, store: RecordStore |
     tables, damaged, in_none = make_tables(results, store)
     standing = find_standing(tables)
     across = find_across(standing.columns)
-    with_strips = {column.first.page for column in standing.columns}
+    drawn = {column.first.page for column in standing.columns}
     tests = [table for table in tables if table.protocol.split == "test"]
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("template.html").render(
@@ -67,15 +66,17 @@ def report_html(results: Path, figures: Path | None = None, store: RecordStore |
         legend=[_inline(line) for line in (legend(standing.columns, across) if standing.columns else [])],
         apart=[(table.page, title_of(table), why) for table, why in standing.apart],
         across=[_table(grid) for grid in across_grids(across)],
-        sections=[_section(table, tables, results, table.page in with_strips, figures) for table in tests],
+        sections=[_section(table, tables, results, table.page in drawn, figures) for table in tests],
         tuning=[_section(table, tables, results, False, None) for table in tables if table not in tests],
         left_out=[*damaged, *in_none],
     )
 
 
-def _section(table: Table, tables: list[Table], results: Path, strips: bool, figures: Path | None) -> Section:
+def _section(table: Table, tables: list[Table], results: Path, drawn: bool, figures: Path | None) -> Section:
+    """`drawn`: it is the first table of a data set, which has its pictures inside."""
     grids = [_table(grid) for grid in grids_of(table)]
-    picture = grid_file(table) if not strips and (results / grid_file(table)).is_file() else None
+    picture = grid_file(table) if not drawn and (results / grid_file(table)).is_file() else None
+    draws = find_draws(table) if drawn else None
     return Section(
         page=table.page,
         title=title_of(table),
@@ -83,46 +84,22 @@ def _section(table: Table, tables: list[Table], results: Path, strips: bool, fig
         quality=grids[:1],
         further=grids[1:],
         facts=[_inline(fact) for fact in facts_of(table)],
-        pareto=_paretos(table, figures) if table.protocol.split == "test" else {},
-        strips=_strips(table) if strips else [],
+        pareto=draw_paretos(table, figures) if table.protocol.split == "test" else {},
+        strips=draw_strips(table) if drawn else [],
         picture=picture,
+        curves=draw_curves(table, figures) if drawn else "",
+        views=draw_views(table, draws, figures) if draws else {},
+        paths=draw_interpolations(draws) if draws else [],
+        missing=_missing(draws) if drawn else "",
     )
 
 
-def _paretos(table: Table, figures: Path | None) -> dict[str, str]:
-    """Score -> quality against sampling time by it, for the scores that some row has together with a time."""
-    import matplotlib as mpl
-
-    drawn = {}
-    for name, score in {table.protocol.score: FD, **FURTHER}.items():
-        shown = make_points(table, score)
-        if not shown:
-            continue
-        with mpl.rc_context(STYLE):
-            figure = pareto_figure(table, score, name)
-            said = {}
-            for index, point in enumerate(shown):
-                id = f"{table.page}-{score[1]}-{index}"
-                figure.axes[0].plot(point.time[0], point.quality[0], "o", markersize=14, alpha=0, gid=id)
-                said[id] = f"{point.label}: {point.quality[0]:.3g}, {point.time[0]:.3g} ms"
-            described = "; ".join(said.values())
-            drawn[name] = as_svg(figure, f"{name} against sampling time, {title_of(table)}", described, said)
-        if figures is not None:
-            save_figure(pareto_figure(table, score, name), figures, f"pareto-{table.page}-{score[1]}")
-    return drawn
-
-
-def _strips(table: Table) -> list[tuple[str, str]]:
-    """What each row draws from the same noise: label, and the picture inside the page."""
-    order = [RECONSTRUCTION, CEILING, ZERO_LINE, *(row.label for row in table.priors)]
-    found = {label: table.rows[label].over_seeds(SAMPLES)[:1] for label in order if label in table.rows}
-    return [(label, _compressed(from_png(strip[0]))) for label, strip in found.items() if strip]
-
-
-def _compressed(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "WEBP", quality=QUALITY, method=6)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _missing(draws: Draws | None) -> str:
+    """Which rows have no pictures of their latents, and why."""
+    without = "No views of latents and interpolations, for want of draws in this machine's cache"
+    if draws is None:
+        return f"{without}."
+    return f"{without}: {', '.join(draws.missing)}." if draws.missing else ""
 
 
 def _inline(text: str) -> str:
