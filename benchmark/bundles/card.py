@@ -42,12 +42,13 @@ class _Dataset(_Card):
 
 
 class _Backbone(_Card):
-    """`class`: the name that the class is registered by, where the VAE has another."""
+    """`class`: the name that its class is registered by, where it has another. `reading`: of one trained elsewhere."""
 
     name: Name
     class_: Name | None = Field(None, alias="class")
     source: str | None = None
     config: dict[str, Any]
+    reading: dict[str, Any] = {}
 
 
 class _Training(_Card):
