@@ -29,6 +29,8 @@ def bernoulli_log_weight(backbone: Backbone, x: Tensor, generator: torch.Generat
     """log p(x | z) + log N(z; 0, I) - log q(z | x) (n,) in nats at one z ~ q(z | x), p(x | z) of Bernoulli pixels."""
     require_binary(x)
     mean, std = backbone.encode(x)
+    if not (std != 0).all():
+        raise ValueError("a deterministic encoder has no evidence bound: its posteriors are points, without a density")
     z = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
     log_likelihood = -F.binary_cross_entropy(backbone.decode(z), x, reduction="none").flatten(1).sum(1)
     return log_likelihood + (Normal(0.0, 1.0).log_prob(z) - Normal(mean, std).log_prob(z)).flatten(1).sum(1)

@@ -96,8 +96,13 @@ class Riemannian(LatentPrior):
         if images < self.config.medoids:
             raise ValueError(f"riemannian takes {self.config.medoids} medoids among images, and there are {images}")
         mean, std = (each.flatten(1) for each in posterior.train.posteriors(images, generator))
-        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
-            raise Diverged("posteriors of images are not finite, or have no width")
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise Diverged("posteriors of images are not finite")
+        if not (std > 0).all():
+            raise ValueError(
+                "riemannian has a metric of the posteriors' precisions, 1 / std^2, and these posteriors have no width: "
+                "their encoder is deterministic"
+            )
         chosen = find_medoids(mean, self.config.medoids)
         between = torch.cdist(mean[chosen], mean[chosen]).fill_diagonal_(torch.inf)
         self.means.copy_(mean[torch.arange(self.config.starts, device=mean.device) % images])

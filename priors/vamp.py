@@ -101,6 +101,11 @@ class Vamp(LatentPrior):
             if taken % VALIDATE_EVERY == 0 or taken == config.steps:
                 with torch.no_grad():
                     means, scales = encode()
+                    if (scales == 0).any():
+                        raise ValueError(
+                            "vamp is a mixture of posteriors, and these have no width: their encoder is deterministic; "
+                            "the prior mixture learns widths, too"
+                        )
                     self.means.copy_(means)
                     self.scales.copy_(scales)
                     nll = -self.log_prob(held_out).mean().item()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from draws import CPU
+from draws import CPU, normal
 from evaluations import Scaled, evaluation
 from posteriors import narrowing
 from scipy import stats
@@ -40,6 +40,12 @@ def test_the_rate_is_the_mean_divergence_of_posteriors_from_the_prior():
     value = CrossEntropy().measure(evaluation(Gaussian((3,), PriorConfig()), alike, mmd_latents=4000))
     assert value["rate"] == pytest.approx(0, abs=0.1)
     assert alike.mean_entropy() == pytest.approx(3 * Normal(0.0, 1.0).entropy().item())
+
+
+def test_points_have_a_cross_entropy_and_no_rate():
+    points = PosteriorSplit(normal(40, 3, 1), torch.zeros(40, 3))
+    value = CrossEntropy().measure(evaluation(Gaussian((3,), PriorConfig()), points))
+    assert value == {"cross_entropy": pytest.approx(-Normal(0.0, 1.0).log_prob(points._mean).sum(1).mean().item())}
 
 
 def test_a_prior_without_a_density_has_no_cross_entropy():

@@ -107,6 +107,13 @@ def test_other_settings_of_a_prior_stand_apart_and_take_part_in_no_rank(results)
     assert "mean rank ↓" not in rows(results, 1)["evalp[kl_weight=1]"]
 
 
+def test_a_data_set_with_a_deterministic_encoder_is_named_in_the_legend(results):
+    filled(results, dataset="one", bundle="1" * 16)
+    assert "Deterministic encoder" not in results.screen
+    filled(results, dataset="two", bundle="2" * 16, deterministic=True)
+    assert "Deterministic encoder (two): N(0, I), the 0 % line, was no part of its training" in results.screen
+
+
 @pytest.mark.parametrize("auc, flagged", [(0.74, True), (0.55, False)])
 def test_good_images_of_wrong_latents_are_flagged_in_the_row_and_explained_on_the_page(auc, flagged, results):
     filled(results)

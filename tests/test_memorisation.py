@@ -143,6 +143,16 @@ def test_posteriors_as_wide_as_the_prior_hide_a_replay():
     assert memorised(Bank(wide.one_each(300, seeded(0))), wide, wide) == pytest.approx(0.5, abs=0.12)
 
 
+def test_of_points_a_replay_is_flagged_and_new_ones_are_not():
+    train, held_out, new = (PosteriorSplit(normal(400, 6, seed), torch.zeros(400, 6)) for seed in range(3))
+    assert memorised(Bank(train._mean), train, held_out) == 1
+    assert memorised(Bank(new._mean), train, held_out) == pytest.approx(0.5, abs=0.12)
+    assert memorised(Scaled((6,), 1.0, shift=20.0), train, held_out) == 0
+    narrow = [PosteriorSplit(split._mean, torch.full((400, 6), 1e-3)) for split in (train, held_out)]
+    as_narrow = memorised(Bank(new._mean), *narrow)
+    assert memorised(Bank(new._mean), train, held_out) == pytest.approx(as_narrow, abs=1e-3)
+
+
 def test_no_more_training_posteriors_are_asked_than_the_cap(monkeypatch):
     asked = []
     monkeypatch.setattr("benchmark.metrics.memorisation.TRAINING", 50)

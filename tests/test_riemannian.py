@@ -201,9 +201,10 @@ def test_it_refuses_draws_alone_and_posteriors_of_no_width():
     assert not isinstance(hidden, GaussianSplit)
     with pytest.raises(TypeError, match="draws alone"):
         made(hidden)
-    for std in (0.0, math.nan):
-        with pytest.raises(Diverged, match="width"):
-            made(PosteriorSplit(normal(80, 4, 1), torch.full((80, 4), std)))
+    with pytest.raises(ValueError, match="no width: their encoder is deterministic"):
+        made(PosteriorSplit(normal(80, 4, 1), torch.zeros(80, 4)))
+    with pytest.raises(Diverged, match="not finite"):
+        made(PosteriorSplit(normal(80, 4, 1), torch.full((80, 4), math.nan)))
     with pytest.raises(ValueError, match="among its starts"):
         Riemannian((4,), RiemannianConfig(medoids=30, starts=20))
 

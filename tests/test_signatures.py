@@ -67,6 +67,14 @@ def test_a_healthy_table_has_no_note(tmp_path):
     assert signatures.find_signatures(table_of(tmp_path)) == []
 
 
+def test_a_deterministic_encoder_is_told(tmp_path):
+    results = Results(tmp_path / "results")
+    results.add("gaussian", "fd", {"fd": 10.0}, deterministic=True)
+    ((table,), *_) = make_tables(results.folder)
+    (note,) = signatures.find_signatures(table)
+    assert note.startswith("deterministic encoder: N(0, I), the 0 % line, was no part of its training")
+
+
 def test_values_that_were_not_measured_give_no_note(tmp_path):
     results = Results(tmp_path / "results")
     results.scores("ncp", [3.0, 3.1])

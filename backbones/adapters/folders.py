@@ -10,6 +10,11 @@ from backbones.trained import TrainedVAE
 LIBRARIES = (pythae_vae, autoencoder_kl)
 
 
+def runs_code(folder: Path) -> str | None:
+    """The files whose code its library's loader runs when it opens the folder; None where there are none."""
+    return next((library.runs_code(folder) for library in LIBRARIES if library.wrote(folder)), None)
+
+
 def open_folder(folder: Path, name: str | None, value_range: tuple[float, float] | None) -> TrainedVAE:
     """The VAE in the folder, called `name` (None: as the folder is). Raises ValueError."""
     for library in LIBRARIES:

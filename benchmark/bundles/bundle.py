@@ -65,6 +65,11 @@ class Bundle:
         return self.card["backbone"].get("class", self.backbone_name)
 
     @property
+    def is_deterministic(self) -> bool:
+        """Whether its encoder gives points: no KL term then pulled its posteriors to N(0, I)."""
+        return self.card["backbone"].get("reading", {}).get("spread") == "none"
+
+    @property
     def latent_shape(self) -> tuple[int, ...]:
         return tuple(self.card["latent_shape"])
 

@@ -42,13 +42,16 @@ class _Dataset(_Card):
 
 
 class _Backbone(_Card):
-    """`class`: the name that the class is registered by, where the VAE has another; `file`: that of a wrapped one's."""
+    """`class`: the name that its class is registered by, where it has another. Of one trained elsewhere also how it is
+    read, and the `file` of its class.
+    """
 
     name: Name
     class_: Name | None = Field(None, alias="class")
     file: str | None = Field(None, max_length=200)
     source: str | None = None
     config: dict[str, Any]
+    reading: dict[str, Any] = {}
 
 
 class _Training(_Card):

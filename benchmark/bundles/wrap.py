@@ -171,7 +171,8 @@ def _warn(vae: WrappedVAE, posteriors: tuple[torch.Tensor, torch.Tensor]) -> Non
     if vae.spread == "none":
         say(
             f"{vae.name} is deterministic: its aggregate posterior is the set of its codes"
-            f"{f', widened by {vae.std:g}' if vae.std else ''}, and N(0, I), the 0 % line, was no part of its training"
+            f"{f', widened by {vae.std:g}' if vae.std else ''}, and N(0, I), the 0 % line, was no part of its "
+            "training, unless by a penalty on its codes (WAE, adversarial)"
         )
     elif (width := float(std.mean() / (mean.std(0).mean() + std.mean()))) < NARROW:
         say(

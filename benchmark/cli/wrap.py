@@ -17,6 +17,7 @@ from benchmark.cli.options import (
 )
 from benchmark.errors import UsageError, unknown_name
 from benchmark.machine.devices import choose_device
+from benchmark.progress import say
 from benchmark.store.places import data_roots
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def wrap(
     plugin: PluginOption = None,
 ) -> None:
     """Make the bundle of a VAE that was trained elsewhere, after a look at whether it is read as it was trained."""
-    from backbones.adapters.folders import open_folder
+    from backbones.adapters.folders import open_folder, runs_code
     from benchmark.bundles.wrap import wrap_class, wrap_trained
     from benchmark.names import find_dataset, open_registry
     from benchmark.settings import validate
@@ -61,6 +62,8 @@ def wrap(
             raise UsageError("--set is of a class in a file: a folder's model has its own settings")
         registry = open_registry(plugin or [])
         images, where = find_dataset(registry, dataset), (choose_device(device), data_roots(data_root), counts, out)
+        if pickles := runs_code(vae):
+            say(f"{vae}: its library unpickles {pickles}, which runs the code in them")
         try:
             trained = open_folder(vae, name, _parse_range(value_range))
         except ValueError as error:

@@ -100,6 +100,7 @@ class Job:
             "seed": self.seed,
             "budget": self.budget if self.row.prior else None,
             "device": self.device_type,
+            **({"deterministic": True} if self.bundle.is_deterministic else {}),
         }
 
     def _shared(self, sampling: bool) -> dict[str, Any]:

@@ -8,11 +8,12 @@ differences of that divergence. Beside it the rate, which the evidence bound cha
 Under N(0, I) it is the KL that the VAE was trained with: where it is zero there is no hole. Being a mean of divergences
 it is never below zero, whatever the prior, so that a rate there shows a density that is not normalised, or has lost its
 sign: a failure, where it would else be the best of the table. Blank for a prior without a normalised density of what it
-draws.
+draws; points, which are what a deterministic encoder gives, have an entropy of minus infinity, and so no rate.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -44,7 +45,10 @@ class CrossEntropy(Metric):
             return {}
         log_densities = torch.cat(densities).double()
         cross_entropy = -log_densities.mean().item()
-        rate = cross_entropy - evaluation.held_out.mean_entropy()
+        entropy = evaluation.held_out.mean_entropy()
+        if entropy == -math.inf:
+            return {"cross_entropy": cross_entropy}
+        rate = cross_entropy - entropy
         if rate < -NOISE * log_densities.std().item() / len(log_densities) ** 0.5:
             raise ValueError(f"log_prob gives a rate of {rate:.3g} nats, and no normalised density has one below 0")
         return {"cross_entropy": cross_entropy, "rate": rate}

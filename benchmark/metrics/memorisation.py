@@ -11,7 +11,8 @@ images   near = minus the distance to the nearest of up to 2,000 random training
          `reconstruction`, of images that were never trained on, shows where to.
 latents  near = max_i log q(z | x_i): the log-density of z, in nats, under the training posterior that explains it
          best; of all posteriors that the bundle holds, up to 50,000. `aggregate_posterior`, whose every latent is
-         of one of them, is the line of replay.
+         of one of them, is the line of replay. Where posteriors are points, near = minus the distance to the nearest:
+         the same order, in the limit of equal widths.
 """
 
 from __future__ import annotations
@@ -99,7 +100,10 @@ class LatentMemorisation(Metric):
             generator = evaluation.shared_stream("memorisation training")
             chosen = torch.randperm(len(mean), generator=generator, device=mean.device)[:TRAINING]
             mean, std = mean[chosen], std[chosen]
-        generated, held_out = (best_log_posterior(z, mean, std) for z in (drawn, real))
+        if (std > 0).all():
+            generated, held_out = (best_log_posterior(z, mean, std) for z in (drawn, real))
+        else:
+            generated, held_out = (-nearest_squared(z, mean) for z in (drawn, real))
         return {"latent_memorisation": superiority(generated, held_out)}
 
 

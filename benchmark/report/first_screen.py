@@ -12,7 +12,7 @@ from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import find_front, make_points, pareto_file
 from benchmark.report.sample_grids import SAMPLES, grid_file
 from benchmark.report.selection import machine_of
-from benchmark.report.signatures import AUC, GOOD_IMAGES, WRONG_LATENTS, flags_of
+from benchmark.report.signatures import AUC, GOOD_IMAGES, NO_PART, WRONG_LATENTS, flags_of, is_deterministic
 from benchmark.report.standing import Column, Standing, is_recipe
 from benchmark.report.statistics import MARGIN, RANKED_FROM
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, UNTOLD, ZERO_LINE, Table
@@ -224,6 +224,8 @@ def legend(columns: list[Column], across: Across) -> list[str]:
         )
     if any(column.table_of(label) is not column.first for column in columns for label in column.labels):
         lines.append("†: from a table of another type of device, so not tested against the others.")
+    if points := [in_markdown(column.head) for column in columns if is_deterministic(column.first)]:
+        lines.append(f"Deterministic encoder ({', '.join(points)}): N(0, I), the 0 % line, {NO_PART}.")
     if len(devices) > 1:
         lines.append(
             "Devices: " + ", ".join(f"{in_markdown(column.head)} {column.first.device}" for column in columns) + "."

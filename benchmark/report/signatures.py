@@ -42,6 +42,8 @@ GOOD_IMAGES = 0.75
 WRONG_LATENTS = 0.5
 #: standard errors by which FLD's gap must lie above 0, seeds and its own sampling together
 FLD_ERRORS = 2
+#: what N(0, I) is to an encoder that is deterministic
+NO_PART = "was no part of its training, unless by a penalty on its codes (WAE, adversarial)"
 #: where replay (draws of q_agg) is told from new items less often than this, it cannot be told in others either
 REPLAY_TOLD = 0.6
 
@@ -49,6 +51,7 @@ REPLAY_TOLD = 0.6
 def find_signatures(table: Table) -> list[str]:
     """All that a table shows: first what concerns the whole of it, then what concerns rows."""
     found = (
+        deterministic_encoder,
         rank_deficient,
         weak_backbone,
         no_hole,
@@ -75,6 +78,23 @@ def flags_of(table: Table) -> dict[str, list[str]]:
         for label in rows:
             flags.setdefault(label, []).append(flag)
     return flags
+
+
+def deterministic_encoder(table: Table) -> list[str]:
+    """Posteriors are points: no KL term held them to N(0, I), which is the 0 % line by convention alone."""
+    if not is_deterministic(table):
+        return []
+    return [
+        (
+            f"deterministic encoder: N(0, I), the 0 % line, {NO_PART}; q_agg is the set of its codes, so look at what "
+            "is memorised beside how near a prior comes to it"
+        )
+    ]
+
+
+def is_deterministic(table: Table) -> bool:
+    """Whether the encoder gives points, as records of such a bundle say."""
+    return any(record["row"].get("deterministic", False) for record in table.records)
 
 
 def rank_deficient(table: Table) -> list[str]:

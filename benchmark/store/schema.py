@@ -40,6 +40,7 @@ class _Row(TypedDict):
     seed: Seed
     budget: str | None
     device: Name
+    deterministic: NotRequired[bool]  # of a bundle whose encoder gives points
 
 
 class _Code(TypedDict):
