@@ -69,7 +69,7 @@ def wrap(
     seed: int = 0,
     keep: Sequence[int] | None = None,
     out: str | Path | None = None,
-    device: DeviceName = "auto",
+    device: DeviceName = "cpu",
     data_root: str | Path | None = None,
 ) -> Bundle:
     """The bundle of a VAE that was trained elsewhere: `run(bundle=str(bundle.path))` goes on with it.
@@ -80,6 +80,7 @@ def wrap(
     objects, as `as_dataset` takes them: by split, tensors, arrays or data sets whose items are images.
     value_range, spread, channels, likelihood, std: how the functions are to be read, as in `WrappedVAE`.
     seed: which of several trainings this is, for tables. keep: posteriors kept of train, val and test images.
+    device: where the functions' weights are.
     Raises `UsageError`, before anything is written, where the functions are not what they are said to be.
     """
     from benchmark.bundles.wrap import wrap_trained

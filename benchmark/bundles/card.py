@@ -42,9 +42,7 @@ class _Dataset(_Card):
 
 
 class _Backbone(_Card):
-    """`class`: the name that its class is registered by, where it has another. Of one trained elsewhere also how it is
-    read, and the `file` of its class.
-    """
+    """`class`: the name its class is registered by, where it has another; `file`, `reading`: of one trained elsewhere."""
 
     name: Name
     class_: Name | None = Field(None, alias="class")
