@@ -42,7 +42,7 @@ class _Dataset(_Card):
 
 
 class _Backbone(_Card):
-    """`class`: the name its class is registered by, where it has another; `file`, `reading`: of one trained elsewhere."""
+    """`class`: the name its class goes by, where it has another; `file`, `reading`: of one trained elsewhere."""
 
     name: Name
     class_: Name | None = Field(None, alias="class")
