@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator
 
@@ -57,7 +56,7 @@ def scale(columns: list[Column]) -> str:
 
 def headlines(columns: list[Column], across: Across) -> list[str]:
     """Which prior is best overall, and which where: a sentence each."""
-    return [*_overall(across), *map(_headline, columns)]
+    return [*_overall(columns, across), *map(_headline, columns)]
 
 
 def overview(columns: list[Column], across: Across) -> list[Grid]:
@@ -86,15 +85,21 @@ def _labels(columns: list[Column], across: Across) -> list[str]:
     return sorted(found, key=order)
 
 
-def _overall(across: Across) -> list[str]:
-    """The best mean rank, where there is one."""
+def _overall(columns: list[Column], across: Across) -> list[str]:
+    """The best mean rank, where there is one, and who is shown to be behind the best nowhere."""
     if not across.ranks:
         return []
     (best, (mean, low, high)), (second, (next_mean, *_)) = list(across.ranks.items())[:2]
     ranked = f"{mean:.1f} [{low:.1f}, {high:.1f}] among the {len(across.ranks)} priors that all of them have"
     second = f"`{in_markdown(second)}` {next_mean:.1f}"
-    over = f"**Over these {len(across.columns)} data sets** `{in_markdown(best)}` has the best mean rank"
-    return [f"{over}: {ranked}, {second}"]
+    over = f"**Over these {len(across.columns)} data sets**, a VAE each, `{in_markdown(best)}` has the best mean rank"
+    never = [label for label in across.ranks if all(column.first.marks.get(label) for column in columns)]
+    listed = ", ".join(f"`{in_markdown(label)}`{_warning(label, columns)}" for label in never)
+    return [f"{over}: {ranked}, {second}; shown to be behind the best on none of them: {listed or 'no prior'}"]
+
+
+def _warning(label: str, columns: list[Column]) -> str:
+    return f" {WARNED}" if any(label in flags_of(column.first) for column in columns) else ""
 
 
 def _headline(column: Column) -> str:
@@ -108,16 +113,21 @@ def _headline(column: Column) -> str:
         return f"{closes} so far (fewer than {RANKED_FROM} seeds: no ranking)"
     others = [label for label in table.ranked if label != best and is_recipe(label)]
     near, untold = ([label for label in others if marks.get(label) == mark] for mark in (NEAR, UNTOLD))
-    told = [f"as good: {_listed(near, best, column)}"] if near else []
+    told = [f"within {100 * MARGIN:g} points: {_listed(near, best, column)}"] if near else []
     told += [f"not told apart from it: {_listed(untold, best, column)}"] if untold else []
     behind = len(others) - len(near) - len(untold)
     return "; ".join([closes, *told, *([f"the other {behind} are behind"] if behind else [])])
 
 
 def _listed(labels: list[str], best: str, column: Column) -> str:
-    """Each with how many points it closes less than the best."""
-    shares = {label: 100 * gap[0] if (gap := column.gap_closed(label)) else math.nan for label in (best, *labels)}
-    return ", ".join(f"`{in_markdown(label)}` (-{shares[best] - shares[label]:.1f})" for label in labels)
+    """Each with how many points it closes less than the best, and how far it scatters where that is much."""
+    said = []
+    for label in labels:
+        gap, of_best = column.gap_closed(label), column.gap_closed(best)
+        behind = f"-{100 * (of_best[0] - gap[0]):.1f}" if gap and of_best else "?"
+        noisy = f", ± {50 * (gap[2] - gap[1]):.1f}" if gap and gap[2] - gap[1] > 2 * MARGIN else ""
+        said.append(f"`{in_markdown(label)}`{_warning(label, [column])} ({behind}{noisy})")
+    return ", ".join(said)
 
 
 def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
@@ -126,10 +136,7 @@ def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
     rates, head = _rates(timed.first), in_markdown(f"{timed.head}, {timed.first.device}")
     body = []
     for label in labels:
-        cells = [
-            "; ".join(_cells(column, label)) + (f" {WARNED}" if label in flags[column.head] else "")
-            for column in columns
-        ]
+        cells = ["; ".join(_cells(column, label)) for column in columns]
         rank = across.ranks.get(label)
         row = timed.first.rows.get(label)
         fit = row.numbers(FIT_SECONDS).values() if row else []
@@ -162,7 +169,8 @@ def _cells(column: Column, label: str) -> Iterator[str]:
         share = _share(gap)
         elsewhere = column.table_of(label) is not column.first
         mark = "" if elsewhere or not is_recipe(label) else column.first.marks.get(label, "")
-        yield f"**{share}**" if mark == NEAR else f"{share} †" if elsewhere else f"{share} {mark}".strip()
+        cell = f"**{share}**" if mark == NEAR else f"{share} †" if elsewhere else f"{share} {mark}".strip()
+        yield f"{cell}{_warning(label, [column])}"
     for table in column.repeats:
         if label in table.fd and (repeat := table.gap_closed(table.rows[label])[0]):
             yield _share(repeat)
@@ -202,8 +210,9 @@ def legend(columns: list[Column], across: Across) -> list[str]:
     lines = [
         (
             f"**Bold**: the best, and what is shown to be within {100 * MARGIN:g} points of it. {UNTOLD}: too close or "
-            "too noisy to be told apart from the best, which is weaker: a row that scatters may be so below a steadier "
-            "one that is behind. No mark: behind (paired by seed, Holm's correction over all pairs of a data set)."
+            "too noisy to be told apart from the best, which says less than bold: a row that scatters may have it "
+            "while a steadier one above it is behind. No mark: behind (t-tests of seed 0 against seed 0 and so on, Holm's "
+            "correction over all pairs of a data set)."
         )
     ]
     if any(column.repeats for column in columns):
@@ -213,6 +222,11 @@ def legend(columns: list[Column], across: Across) -> list[str]:
             f"Mean rank: among the {len(across.labels)} priors that all {len(across.columns)} data sets have, with a "
             f"95 % interval over seeds, on these data sets, not beyond them ([more]({ACROSS})); blank: not run on all."
         )
+    scores: dict[str, list[str]] = {}
+    for column in columns:
+        scores.setdefault(column.first.protocol.score, []).append(in_markdown(column.head))
+    named = "; ".join(f"{score} ({', '.join(heads)})" for score, heads in scores.items())
+    lines.append(f"Scores, each of one network's features, so that no two compare: {named}.")
     lines.append(
         "C2ST: how well a classifier tells its latents from held-out ones, 0.5 is not at all; the worst data set."
     )
@@ -242,8 +256,13 @@ def _pictures(columns: list[Column]) -> list[str]:
     points = make_points(table)
     if points:
         front = find_front([point.time[0] for point in points], [point.quality[0] for point in points])
-        named = ", ".join(f"`{in_markdown(points[index].label)}`" for index in front)
-        lines += [f"No prior is both faster and better than one of {named} ({in_markdown(table.page)}):", ""]
+        flags = flags_of(table)
+        labels = [points[index].label for index in front]
+        named = ", ".join(f"`{in_markdown(label)}`{f' {WARNED}' if label in flags else ''}" for label in labels)
+        lines += [
+            f"The front, {named}: no other prior is both faster and better than any ({in_markdown(table.page)}):",
+            "",
+        ]
         lines += [f"![quality against sampling time, {in_markdown(table.page)}]({pareto_file(table)})", ""]
     if any(row.values.get(SAMPLES) for row in table.rows.values()):
         lines += [f"![samples of every row from the same noise, {in_markdown(table.page)}]({grid_file(table)})", ""]
