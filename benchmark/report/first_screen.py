@@ -211,8 +211,8 @@ def legend(columns: list[Column], across: Across) -> list[str]:
         (
             f"**Bold**: the best, and what is shown to be within {100 * MARGIN:g} points of it. {UNTOLD}: too close or "
             "too noisy to be told apart from the best, which says less than bold: a row that scatters may have it "
-            "while a steadier one above it is behind. No mark: behind (t-tests of seed 0 against seed 0 and so on, Holm's "
-            "correction over all pairs of a data set)."
+            "while a steadier one above it is behind. No mark: behind (t-tests of seed 0 against seed 0 and so on, "
+            "Holm's correction over all pairs of a data set)."
         )
     ]
     if any(column.repeats for column in columns):
