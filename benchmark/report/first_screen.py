@@ -120,12 +120,13 @@ def _headline(column: Column) -> str:
 
 
 def _listed(labels: list[str], best: str, column: Column) -> str:
-    """Each with how many points it closes less than the best, and how far it scatters where that is much."""
+    """Each with how many points it closes less than the best; where it scatters too much to be told apart, with that."""
     said = []
     for label in labels:
         gap, of_best = column.gap_closed(label), column.gap_closed(best)
         behind = f"-{100 * (of_best[0] - gap[0]):.1f}" if gap and of_best else "?"
-        noisy = f", ± {50 * (gap[2] - gap[1]):.1f}" if gap and gap[2] - gap[1] > 2 * MARGIN else ""
+        wide = gap and gap[2] - gap[1] > 2 * MARGIN and column.first.marks.get(label) == UNTOLD
+        noisy = f", ± {50 * (gap[2] - gap[1]):.1f}" if gap and wide else ""
         said.append(f"`{in_markdown(label)}`{_warning(label, [column])} ({behind}{noisy})")
     return ", ".join(said)
 
