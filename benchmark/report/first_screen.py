@@ -120,7 +120,7 @@ def _headline(column: Column) -> str:
 
 
 def _listed(labels: list[str], best: str, column: Column) -> str:
-    """Each with how many points it closes less than the best, and how far it scatters where that is why it is untold."""
+    """Each with how many points it closes less than the best, and its scatter where that is why nothing is told."""
     said = []
     for label in labels:
         gap, of_best = column.gap_closed(label), column.gap_closed(best)
