@@ -1,11 +1,12 @@
 """What a command imports before it does anything: what takes long to import is imported where it is used."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
-from commands import contents
+from commands import ROOT, contents
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.extractors.api import Features
@@ -112,3 +113,21 @@ def test_what_the_first_optimiser_imports_is_no_part_of_the_time_of_a_fit(small_
     imported(COMMAND, "run", *words, "--plugin", tmp_path / "asks.py", "--results", tmp_path / "results")
     (fit,) = (tmp_path / "results").rglob("asks/fit-*.json")
     assert json.loads(fit.read_text())["values"]["compiler"] == 1
+
+
+def test_a_namesake_of_a_standard_module_beside_the_packages_is_not_imported(tmp_path):
+    """Old backports are installed so: pythae brings a `dataclasses`, which no torch of today can do with."""
+    packages = tmp_path / "packages"
+    for name in ("benchmark", "priors", "backbones"):
+        left_out = shutil.ignore_patterns("pretrained", "*.safetensors", "__pycache__")
+        shutil.copytree(ROOT / name, packages / name, ignore=left_out)
+    (packages / "dataclasses.py").write_text("raise ImportError('the namesake was imported')\n")
+    code = (
+        f"import sys; sys.path.append({str(packages)!r})\n"
+        "import benchmark; from benchmark.processes.child import Child\n"
+        "with Child(print): print(benchmark.__file__)"
+    )
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "namesake" not in found.stderr
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith(str(packages))

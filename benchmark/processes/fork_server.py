@@ -85,8 +85,10 @@ def start_server() -> None:
     _requests, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     _lifeline, of_server = socket.socketpair()
     atexit.register(_forget_server)
-    root = str(Path(__file__).resolve().parents[2])
-    code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import main; main(*map(int, sys.argv[1:]))"
+    # where this process looks and in its order, the current folder left out: beside installed packages may lie
+    # namesakes of standard modules, which come behind them (`dataclasses`, which pythae installs)
+    path = [*(each for each in sys.path if each), str(Path(__file__).resolve().parents[2])]
+    code = f"import sys; sys.path[:] = {path!r}; from {__name__} import main; main(*map(int, sys.argv[1:]))"
     with taken, of_server:
         descriptors = taken.fileno(), _requests.fileno(), of_server.fileno()
         subprocess.Popen(
