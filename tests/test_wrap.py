@@ -15,7 +15,7 @@ from vaes import binary
 
 import benchmark
 from backbones.conv_vae import ConvVAE, ConvVAEConfig
-from backbones.exported import ExportedConfig, export_vae, open_program
+from backbones.exported import ExportedConfig, Unexportable, export_vae, open_program
 from backbones.trained import TrainedVAE
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.examine import Misread, examine
@@ -287,6 +287,18 @@ def test_code_that_cannot_be_traced_is_refused_with_the_other_way(shipped, tmp_p
             out=tmp_path / "bundle",
         )
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_function_with_a_state_of_its_own_is_no_program(shipped):
+    """It gives other numbers in its second call: a program of the first would be wrong in silence."""
+    calls = []
+
+    def decode(z):
+        calls.append(1)
+        return shipped.decode(z + len(calls))
+
+    with pytest.raises(Unexportable, match="gives other numbers"):
+        export_vae(read(shipped, decode=decode).build((1, 32, 32)))
 
 
 class Touching:

@@ -227,10 +227,12 @@ def legend(columns: list[Column], across: Across) -> list[str]:
     for column in columns:
         scores.setdefault(column.first.protocol.score, []).append(in_markdown(column.head))
     named = "; ".join(f"{score} ({', '.join(heads)})" for score, heads in scores.items())
-    lines.append(f"Scores, each of one network's features, so that no two compare: {named}.")
-    lines.append(
-        "C2ST: how well a classifier tells its latents from held-out ones, 0.5 is not at all; the worst data set."
-    )
+    if len(scores) > 1:
+        lines.append(f"Scores, each of one network's features, so that no two compare: {named}.")
+    if any(_worst_auc(columns, label) for column in columns for label in column.labels):
+        lines.append(
+            "C2ST: how well a classifier tells its latents from held-out ones, 0.5 is not at all; the worst data set."
+        )
     if any(flags_of(column.first) for column in columns):
         lines.append(
             f"{WARNED} wrong latents: good images ({100 * GOOD_IMAGES:g} % closed) of latents that by C2ST or MMD² "
