@@ -130,10 +130,14 @@ def _export(function: Any, name: str, example: Tensor) -> bytes:
             if not torch.allclose(each, own, rtol=1e-4, atol=1e-5):
                 raise ValueError("the program that it makes gives other numbers")
     except Exception as error:  # of every kind: whatever of the code cannot be traced
-        words = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        words = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        if "onstraint" in words or "specializ" in words:
+            words = "the number of images is fixed in it: by len(x), where x.shape[0] leaves it open, or by a loop"
+        elif "zuf" in words or "data-dependent" in words:
+            words = "which way it goes hangs on values of its input"
         raise Unexportable(
-            f"{name} cannot be written as a program (torch.export: {words[:200]}); give its class in a file of its own "
-            "instead, see docs/own-vae.md"
+            f"{name} cannot be written as a program ({words}); give its class in a file of its own instead, see "
+            "docs/own-vae.md"
         ) from error
     return file.getvalue()
 

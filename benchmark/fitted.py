@@ -31,6 +31,7 @@ from backbones.api import Backbone
 from benchmark.bundles.decoding import decode_images
 from benchmark.errors import UsageError, words_of
 from benchmark.jobs.fitting import state_of
+from benchmark.store.closure import PLUGIN
 from benchmark.store.sealed import write_atomic
 from benchmark.streams import seeded_globals, stream
 from benchmark.version import VERSION
@@ -83,7 +84,7 @@ class FittedPrior:
         prior = self.prior
         facts = {
             "prior": prior.name,
-            "class": f"{type(prior).__module__}.{type(prior).__qualname__}",
+            "class": f"{_importable(type(prior).__module__)}.{type(prior).__qualname__}",
             "version": prior.version,
             "settings": prior.config.model_dump(mode="json"),
             "latent_shape": prior.latent_shape,
@@ -92,6 +93,11 @@ class FittedPrior:
             "suite": VERSION,
         }
         return json.dumps(facts)
+
+
+def _importable(module: str) -> str:
+    """A module's name for whoever has its file: that of a plugin's file has a package of the suite before it."""
+    return module.split(".", 1)[1] if module.startswith(PLUGIN) and "." in module else module
 
 
 def _require_suffix(path: str | Path, suffix: str) -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from backbones.trained import TrainedVAE
@@ -23,7 +24,11 @@ from benchmark.machine.threads import limit_threads
 from benchmark.names import find_dataset, open_registry, set_apart
 from benchmark.report.frame import results_frame
 from benchmark.request import Request, request_from, resolve
-from benchmark.store.places import data_roots
+from benchmark.settings import construct
+from benchmark.store.places import data_roots, expand_home
+
+#: posteriors of a split that are kept
+Kept = Annotated[int, Field(ge=2)]
 
 
 def run(request: Request | None = None, **fields: Any) -> pd.DataFrame:
@@ -85,6 +90,7 @@ def wrap(
     """
     from benchmark.bundles.wrap import wrap_trained
 
+    asked = construct(_Wrapping, {"name": name, "seed": seed, "keep": keep, "out": out, "device": device}, "wrap")
     registry = open_registry([])
     if isinstance(images, str | Path):
         dataset = find_dataset(registry, str(images))
@@ -92,16 +98,31 @@ def wrap(
         dataset = as_dataset(images, name)
         set_apart(registry, dataset)
     trained = TrainedVAE(encode, decode, name, value_range, spread, channels, likelihood, std)
-    return wrap_trained(
-        registry,
-        trained,
-        dataset,
-        seed,
-        choose_device(device),
-        data_roots(None if data_root is None else Path(data_root)),
-        None if keep is None else list(keep),
-        None if out is None else Path(out),
-    )
+    try:
+        return wrap_trained(
+            registry,
+            trained,
+            dataset,
+            asked.seed,
+            choose_device(asked.device),
+            data_roots(None if data_root is None else Path(data_root)),
+            None if asked.keep is None else list(asked.keep),
+            None if asked.out is None else expand_home(asked.out),
+        )
+    except OSError as error:
+        raise UsageError(f"cannot use {error.filename or out}: {error.strerror or error}") from error
+
+
+class _Wrapping(BaseModel):
+    """What `wrap` is asked for beside the VAE."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    name: str
+    seed: int = Field(ge=0, strict=True)
+    keep: tuple[Kept, Kept, Kept] | None
+    out: Path | None
+    device: DeviceName
 
 
 def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:

@@ -185,6 +185,23 @@ def wrong(vae):
         "std as log-variance": ({"spread": "log_variance"}, "spread = 'std'"),
         "training mode": ({"encode": training.encode, "decode": training.decode}, "call .eval()"),
         "training mode of the decoder": ({"decode": training.decode}, "batch norm in training mode"),
+        "batch norm of the spread alone": (
+            {
+                "encode": lambda x: (
+                    mean_of(x),
+                    nn.functional.batch_norm(vae.encode(x)[1], None, None, training=True).exp(),
+                )
+            },
+            "batch norm in training mode",
+        ),
+        "batch norm of vectors": (
+            {"decode": lambda z: vae.decode(nn.functional.batch_norm(z, None, None, training=True) * 0.1 + z)},
+            "batch norm in training mode",
+        ),
+        "a batch size of its own": (
+            {"encode": lambda x: vae.encode(x.view(256, 1, 32, 32))},
+            "encode fails for a batch",
+        ),
         "dropout": ({"encode": lambda x: vae.encode(nn.functional.dropout(x))}, "dropout"),
         "a draw of the decoder": ({"decode": lambda z: vae.decode(z) + 0.1 * torch.randn(1)}, "mean of the decoder's"),
         "other images": ({"encode": lambda x: vae.encode(1 - x)}, "are these the images that it was trained on"),
@@ -224,13 +241,17 @@ def test_a_vae_that_is_read_wrongly_is_told_so(shipped, digits, name):
         ({"name": "my vae"}, "a word of letters"),
         ({"name": "conv_vae"}, "is that of a backbone of the suite"),
         ({"images": "digit"}, "did you mean 'digits'"),
+        ({"keep": [0, 100, 200]}, "keep"),
+        ({"keep": "300,100,200"}, "keep"),
+        ({"seed": "1"}, "seed"),
+        ({"device": "gpu"}, "device"),
         ({"encode": None}, "its encoder does not take images"),
     ],
 )
 def test_nothing_is_written_of_what_is_refused(shipped, tmp_path, changes, words):
     usual = {"encode": shipped.encode, "decode": shipped.decode, "name": "mine", "value_range": (0, 1), "spread": "std"}
     with pytest.raises(UsageError) as error:
-        benchmark.wrap(**{"images": "digits", **usual, **changes}, out=tmp_path / "bundle", device="cpu")
+        benchmark.wrap(**{"images": "digits", **usual, **changes}, out=tmp_path / "bundle")
     assert words in str(error.value)
     assert list(tmp_path.glob("bundle*")) == []
 
@@ -298,6 +319,12 @@ def test_a_function_with_a_state_of_its_own_is_no_program(shipped):
         return shipped.decode(z + len(calls))
 
     with pytest.raises(Unexportable, match="gives other numbers"):
+        export_vae(read(shipped, decode=decode).build((1, 32, 32)))
+
+
+def test_a_function_that_fixes_how_many_images_is_told_what_leaves_it_open(shipped):
+    decode = lambda z: shipped.decode(z.view(len(z), -1)) + torch.zeros(len(z), 1, 1, 1)  # noqa: E731
+    with pytest.raises(Unexportable, match=r"x\.shape\[0\] leaves it open"):
         export_vae(read(shipped, decode=decode).build((1, 32, 32)))
 
 
@@ -435,6 +462,62 @@ def test_a_class_in_a_file_is_wrapped_run_and_verified_with_it(mine, cli, tmp_pa
     done = cli("verify", "--plugin", "my_vae.py", "--share", 1)
     assert "0 disagree" in done.out
     assert "0 cannot be verified" in done.out
+
+
+def test_a_file_that_decodes_otherwise_than_it_did_is_refused(mine, cli, tmp_path):
+    """Its numbers would stand under the id of the bundle, also when the file was put back."""
+    assert cli("wrap", "my_vae.py", "--dataset", mine, "--out", "bundle", "--device", "cpu").code == 0
+    for name, old, new in (("my_vae.py", "(-1, 1)", "(-1.2, 1)"), ("net.py", "self.up(z)", "self.up(z).relu()")):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace(old, new))
+        done = cli("run", "--bundle", "bundle", "--plugin", "my_vae.py", *RUN)
+        assert done.code != 0
+        assert "decodes to other images than when it was wrapped" in done.err
+        (tmp_path / name).write_text(text)
+    done = cli("run", "--bundle", "bundle", "--plugin", "my_vae.py", *RUN)
+    assert done.code == 0, done.err
+
+
+LOST = {
+    "a buffer that no state has": (
+        "self.up = nn.Linear(latents, 256)",
+        "self.up = nn.Linear(latents, 256)\n        self.register_buffer('shift', torch.rand(1), persistent=False)",
+        "self.up(z)",
+        "self.up(z + self.shift)",
+    ),
+    "an attribute": (
+        "self.up = nn.Linear(latents, 256)",
+        "self.up = nn.Linear(latents, 256)\n        self.scale = 1",
+        "self.up(z)",
+        "(self.up(z) * self.scale)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_a_bundle_cannot_keep_is_told(mine, cli, tmp_path, name):
+    old, new, call, instead = LOST[name]
+    (tmp_path / "net.py").write_text("import torch\n" + NET.replace(old, new).replace(call + ".un", instead + ".un"))
+    loads = "        self.model.scale = 0.9\n        return torch.load"
+    (tmp_path / "my_vae.py").write_text(FILE.replace("        return torch.load", loads))
+    done = cli("wrap", "my_vae.py", "--dataset", mine, "--out", "bundle", "--device", "cpu")
+    assert done.code == 2
+    assert "all that it needs is to be in its state_dict" in done.err.splitlines()[-1]
+    assert list(tmp_path.glob("bundle*")) == []
+
+
+def test_tied_weights_are_kept(mine, cli, tmp_path):
+    tied = "self.up = nn.Linear(latents, 256)\n        self.again = self.up"
+    (tmp_path / "net.py").write_text(NET.replace("self.up = nn.Linear(latents, 256)", tied))
+    loads = FILE.replace(
+        "weights_only=True)", "weights_only=True) | {'again.weight': S['up.weight'], 'again.bias': S['up.bias']}"
+    )
+    loads = loads.replace(
+        "        return torch.load", "        S = torch.load('checkpoint.pt')\n        return torch.load"
+    )
+    (tmp_path / "my_vae.py").write_text(loads)
+    done = cli("wrap", "my_vae.py", "--dataset", mine, "--out", "bundle", "--device", "cpu")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from backbones.api import Backbone
 from benchmark.bundles.card import BundleCard, check_card
 from benchmark.datasets.api import USER_SUPPLIED
+from benchmark.errors import UsageError
 from benchmark.progress import say
 from benchmark.settings import construct
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
@@ -33,6 +35,8 @@ PARTS = ("weights.safetensors", "posterior.safetensors")
 SPLITS = ("train", "val", "test")
 #: float16 may move a mean by this share of its standard deviation, in nearly all posteriors
 ROUNDING, MOST = 0.1, 0.99
+#: latents that are probed, the sides of what is kept of their images, and how far two processors may part
+PROBED, COARSE, AGREES = 4, (4, 4), 1e-3
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Bundle:
     def backbone(self, cls: type[Backbone], device: torch.device) -> Backbone:
         """The frozen backbone in evaluation mode, built by the class that the card names.
 
-        Raises `Damaged` where the weights are not its, `UsageError` where it has no such settings.
+        Raises `Damaged` where the weights are not its, `UsageError` where it has no such settings, or, wrapped, decodes
+        to something else than it did.
         """
         made_by = self.card["backbone"].get("source")
         if made_by not in (None, cls.source):
@@ -84,7 +89,13 @@ class Bundle:
                 f"{self.path.name} was made by another source of the backbone {cls.name}: its images may be other "
                 "ones than were recorded; put the file back, or train again"
             )
-        return self.build(cls).to(device).eval().requires_grad_(False)
+        backbone = self.build(cls).eval().requires_grad_(False)
+        if (probed := self.card["backbone"].get("probe")) is not None and not agrees(probe(backbone), probed):
+            raise UsageError(
+                f"{self.path.name}: {cls.name} decodes to other images than when it was wrapped: its file, or what "
+                "that imports, was changed; put it back, or wrap the VAE again"
+            )
+        return backbone.to(device)
 
     def build(self, cls: type[Backbone]) -> Backbone:
         """A backbone of that class with the settings and weights that are here; raises as `backbone` does."""
@@ -166,9 +177,27 @@ def _shrink(value: Tensor) -> Tensor:
 
 
 def _in_half(mean: Tensor, std: Tensor, value: Tensor) -> Tensor:
-    """`value` in float16, unless that moves means by as much as their posteriors are wide: narrow ones stay as is."""
-    moved = (mean.half().float() - mean).abs()
-    return value.half() if (moved <= ROUNDING * std).float().mean() > MOST else value
+    """`value` in float16, unless that moves means by as much as their posteriors are wide: narrow ones stay as is.
+
+    So do those of which some latent is beyond float16's range.
+    """
+    moved = (mean.half().float() - mean).abs() <= ROUNDING * std
+    harmless = bool((moved.float().mean(0) > MOST).all()) and bool(value.half().isfinite().all())
+    return value.half() if harmless else value
+
+
+@torch.no_grad()
+def probe(backbone: Backbone) -> list[float]:
+    """What a few latents, the same in every call, decode to on the CPU, in short: another decoder has other numbers."""
+    noise = torch.Generator().manual_seed(0)
+    z = torch.randn(PROBED, *backbone.latent_shape, generator=noise)
+    coarse = adaptive_avg_pool2d(backbone.decode(z, noise), COARSE)
+    return [round(value, 6) for value in coarse.flatten().tolist()]
+
+
+def agrees(one: list[float], other: list[float]) -> bool:
+    """Whether two probes are of one decoder, processors apart."""
+    return len(one) == len(other) and all(abs(a - b) <= AGREES for a, b in zip(one, other))
 
 
 def write_bundle(
@@ -185,7 +214,8 @@ def write_bundle(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        weights = {name: _shrink(value.detach()).cpu() for name, value in backbone.state_dict().items()}
+        # cloned: tied weights share memory, which a file cannot
+        weights = {name: _shrink(value.detach()).cpu().clone() for name, value in backbone.state_dict().items()}
         save_file(weights, temporary / "weights.safetensors")
         halves = {
             f"{split}.{name}": _in_half(*posterior[split], value).cpu().contiguous()

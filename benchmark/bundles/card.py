@@ -42,14 +42,15 @@ class _Dataset(_Card):
 
 
 class _Backbone(_Card):
-    """`class`: the name its class goes by, where it has another; `file`, `reading`: of one trained elsewhere."""
+    """`class`: the name its class goes by, where it has another; the last three are of one trained elsewhere."""
 
     name: Name
     class_: Name | None = Field(None, alias="class")
-    file: str | None = Field(None, max_length=200)
     source: str | None = None
     config: dict[str, Any]
+    file: str | None = Field(None, max_length=200)
     reading: dict[str, Any] = {}
+    probe: list[float] | None = None
 
 
 class _Training(_Card):

@@ -6,7 +6,7 @@ Each check raises `Misread` with one line: what was seen, and the likely cause.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import torch
@@ -63,13 +63,13 @@ def examine(vae: WrappedVAE, images: Images, device: torch.device) -> float:
 
     Returns the error of its reconstructions of test images, as a share of the images' variance about their mean image.
     """
-    train, test = (as_input(part[:LOOKED_AT].to(device)) for part in (images.train, images.test))
+    test = as_input(images.test[:LOOKED_AT].to(device))
     mean, spread = _encoded(vae, test)
     _require_spread(vae, mean, spread)
     _require_same_of_each(vae, test, mean, spread)
     z, raw = _decoded(vae, test)
     _require_same_images(vae, z, raw)
-    return _require_reconstructions(vae, train, test, raw)
+    return _require_reconstructions(vae, test, raw)
 
 
 def _encoded(vae: WrappedVAE, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -114,7 +114,7 @@ def _require_spread(vae: WrappedVAE, mean: Tensor, spread: Tensor | None) -> Non
         share = (spread < 0).float().mean()
         raise Misread(
             f"{share:.0%} of its standard deviations are below 0, down to {spread.min():.3g}: they look like "
-            "log-variances: spread = 'log_variance'"
+            "log-variances: spread = 'log_variance' (of a log-deviation give its .exp())"
         )
     if vae.spread == "log_variance" and (spread > 0).all():
         raise Misread(
@@ -127,20 +127,32 @@ def _require_spread(vae: WrappedVAE, mean: Tensor, spread: Tensor | None) -> Non
 
 def _require_same_of_each(vae: WrappedVAE, x: Tensor, mean: Tensor, spread: Tensor | None) -> None:
     """What is told of an image hangs on that image alone, and is the same in every call."""
-    again, spread_again = vae.read_encoder(x)
-    if not _agree(mean, again) or (
-        spread is not None and spread_again is not None and not _agree(spread, spread_again)
-    ):
+
+    def agree_with(first: tuple[Tensor, Tensor | None], count: int) -> bool:
+        return all(a is None or b is None or _agree(a[:count], b) for a, b in zip((mean, spread), first))
+
+    if not agree_with(vae.read_encoder(x), len(x)):
         raise Misread(
             "encoding the same images twice gives other posteriors: it is in training mode (dropout or batch "
             "norm), or draws: call .eval() on the module, and give the mean and the spread instead of a draw"
         )
-    few = max(len(x) // 8, 2)
-    if not _agree(mean[:few], vae.read_encoder(x[:few])[0]):
+    for count in (max(len(x) // 8, 2), 1):
+        if not agree_with(_in_batch_of(count, lambda count: vae.read_encoder(x[:count]), "encode"), count):
+            raise Misread(
+                "the posterior of an image hangs on the others of its batch: batch norm in training mode: call "
+                ".eval() on the module"
+            )
+
+
+def _in_batch_of(count: int, call: Callable[[int], Any], what: str) -> Any:
+    """What it gives of fewer; raises `Misread` where it takes a whole batch alone."""
+    try:
+        return call(count)
+    except Exception as error:
         raise Misread(
-            "the posterior of an image hangs on the others of its batch: batch norm in training mode: call "
-            ".eval() on the module"
-        )
+            f"{what} fails for a batch of {count}: {_first_line(error)}: batch norm in training mode (call .eval() on "
+            "the module), or a batch size that is written into it"
+        ) from error
 
 
 def _decoded(vae: WrappedVAE, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,25 +174,26 @@ def _decoded(vae: WrappedVAE, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _require_same_images(vae: WrappedVAE, z: Tensor, raw: Tensor) -> None:
+    """The generator decides what is drawn, and of a decoder that draws nothing each image hangs on its latent alone."""
     if not _agree(raw, vae.read_decoder(z, _noise(z.device))):
         raise Misread(
             "decoding the same latents twice gives other images: it is in training mode, or draws: call "
             ".eval() on the module, and take the mean of the decoder's distribution"
         )
-    few = max(len(z) // 8, 2)
-    if vae.read_decoder(z[:1], _noise(z.device)).shape[0] != 1 or not _agree(
-        raw[:few], vae.read_decoder(z[:few], _noise(z.device))
-    ):
-        raise Misread(
-            "what a latent is decoded to hangs on the others of its batch: batch norm in training mode: call "
-            ".eval() on the module"
-        )
+    draws = not _agree(raw, vae.read_decoder(z, _noise(z.device, seed=1)))
+    for count in (max(len(z) // 8, 2), 1):
+        fewer = _in_batch_of(count, lambda count: vae.read_decoder(z[:count], _noise(z.device)), "decode")
+        if not draws and not _agree(raw[:count], fewer):
+            raise Misread(
+                "what a latent is decoded to hangs on the others of its batch: batch norm in training mode: call "
+                ".eval() on the module"
+            )
 
 
-def _require_reconstructions(vae: WrappedVAE, train: Tensor, test: Tensor, raw: Tensor) -> float:
+def _require_reconstructions(vae: WrappedVAE, test: Tensor, raw: Tensor) -> float:
     """Reconstructions are in their range, nearer to the images than one image for all, and not far better otherwise."""
-    error = _error(vae, train, test)
-    others = {words: found for words, other in _readings(vae) if (found := _try(other, train, test)) is not None}
+    error = _error(vae, test)
+    others = {words: found for words, other in _readings(vae) if (found := _try(other, test)) is not None}
     best = min(others, key=lambda words: others[words], default="")
     better = best if best and others[best] < min(BETTER * error, 1) else None
     low, high = vae.value_range
@@ -229,19 +242,19 @@ class _Reversed:
         return self._vae.decode(z, generator).flip(1)
 
 
-def _try(vae: Any, train: Tensor, test: Tensor) -> float | None:
+def _try(vae: Any, test: Tensor) -> float | None:
     try:
-        error = _error(vae, train, test)
+        error = _error(vae, test)
     except Exception:
         return None
     return error if error == error else None
 
 
-def _error(vae: Any, train: Tensor, test: Tensor) -> float:
-    """Squared error of reconstructions of a draw each, as a share of that of the mean training image."""
+def _error(vae: Any, test: Tensor) -> float:
+    """Squared error of reconstructions of a draw each, as a share of that of the images' own mean."""
     mean, std = vae.encode(test)
     z = mean + std * torch.randn(mean.shape, generator=_noise(test.device), device=test.device)
-    found = (vae.decode(z, _noise(test.device)) - test).square().mean() / (train.mean(0) - test).square().mean()
+    found = (vae.decode(z, _noise(test.device)) - test).square().mean() / (test.mean(0) - test).square().mean()
     return float(found)
 
 
@@ -249,8 +262,8 @@ def _agree(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one - other).abs().max() <= AGREES * one.std().clamp(min=1e-6))
 
 
-def _noise(device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(0)
+def _noise(device: torch.device, seed: int = 0) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
 
 
 def _first_line(error: Exception) -> str:

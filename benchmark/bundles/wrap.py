@@ -12,8 +12,9 @@ import torch
 from backbones.api import Backbone
 from backbones.exported import Unexportable, export_vae
 from backbones.trained import TrainedVAE
+from backbones.training import as_input
 from backbones.wrapped import WrappedConfig, WrappedVAE
-from benchmark.bundles.bundle import SPLITS, Bundle
+from benchmark.bundles.bundle import SPLITS, Bundle, probe
 from benchmark.bundles.examine import Misread, examine, require_reading
 from benchmark.bundles.find import name_of, note_bundle
 from benchmark.bundles.making import make_bundle, new_folder, reconstruct_fully, take_posteriors
@@ -31,6 +32,8 @@ from benchmark.suggestion import suggest
 
 #: posteriors whose width is less than this share of the aggregate's are all but points
 NARROW = 0.05
+#: test images on which what is kept is held against what was examined
+HELD = 64
 
 
 def wrap_trained(
@@ -81,7 +84,13 @@ def wrap_class(
         _of_theirs(f"{cls.name}: its weights are not those of its module", lambda: vae.model.load_state_dict(weights))
         return vae.eval().requires_grad_(False)
 
-    return _wrap(registry, build, lambda vae: vae, {"file": file.name}, file, dataset, seed, device, roots, keep, out)
+    def rebuilt(vae: WrappedVAE) -> Backbone:
+        """As whoever opens the bundle has it: of what is not in its state nothing is left."""
+        again = _of_theirs(f"{cls.name} cannot be built again", lambda: cls(_shape_of(vae), config))
+        again.load_state_dict(vae.state_dict())
+        return again.to(device).eval().requires_grad_(False)
+
+    return _wrap(registry, build, rebuilt, {"file": file.name}, file, dataset, seed, device, roots, keep, out)
 
 
 def _of_theirs(what: str, call: Callable[[], Any]) -> Any:
@@ -126,11 +135,13 @@ def _wrap(
             "std": vae.std,
         }
         kept = as_kept(vae)
+        _hold_kept(vae, kept, images, device)
         parts = take_posteriors(kept, images, keep, device)
         _warn(vae, parts["test"])
         training = {"seed": seed, "elsewhere": True, "unexplained": unexplained, **origin}
         extractor = registry.get("extractor", dataset.extractor)()
-        about = known_as | {"reading": reading}
+        about = known_as | {"reading": reading, "probe": probe(kept.cpu())}
+        kept.to(device)
         bundle = make_bundle(path, kept, dataset, images, image_hash, parts, extractor, training, about)
         if out:
             note_bundle(out)
@@ -145,6 +156,29 @@ def _wrap(
             f"go on with: {suggest('run', bundle=out or name_of(bundle), **named)}"
         )
     return bundle
+
+
+def _shape_of(vae: WrappedVAE) -> tuple[int, int, int]:
+    channels, height, width = vae.image_shape
+    return channels, height, width
+
+
+@torch.no_grad()
+def _hold_kept(vae: WrappedVAE, kept: Backbone, images: Images, device: torch.device) -> None:
+    """Raise `UsageError` where what is kept does not do what was examined."""
+    x = as_input(images.test[:HELD].to(device))
+    mean, std = vae.encode(x)
+    pairs = [*zip(kept.encode(x), (mean, std)), (kept.decode(mean, _noise(device)), vae.decode(mean, _noise(device)))]
+    if not all(torch.allclose(each, own, rtol=1e-3, atol=1e-4) for each, own in pairs):
+        raise UsageError(
+            f"{vae.name}: what a bundle keeps of it encodes or decodes otherwise than it does here: all that it needs "
+            "is to be in its state_dict (no buffer with persistent=False, no attribute that load_weights sets), or to "
+            "follow from its settings"
+        )
+
+
+def _noise(device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
 
 
 def _held(vae: WrappedVAE, check: Callable[..., Any], *of: Any) -> Any:

@@ -54,7 +54,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GO_ON = {
     "run": "what was recorded stays, and the same command goes on from here",
     "pretrain": "the same command goes on from the last whole epoch",
-    "wrap": "nothing was written; the same command begins again",
+    "wrap": "a bundle that is there is whole, and `run` makes what it lacks; else the same command begins again",
     "reference": "splits that were written stay; name those that are missing with --split",
     "bound": "nothing is kept; the same command begins again, and fewer --samples take less time",
     "check": "the checks above hold or fail as they say; --target NAME alone takes less time",
