@@ -31,7 +31,7 @@ def test_the_tour_runs_and_shows_what_it_says(tour, tmp_path):
     assert sum(pictures(fresh)) == 3
     shown = [each.get("data", {}).get("text/markdown", "") for cell in fresh.cells for each in cell.get("outputs", [])]
     (board,) = [text for text in shown if text]
-    assert all(f"| {row} " in board for row in ("gmm", "latent_flow", "fitted_gaussian", "gaussian"))
+    assert all(f"| {row}" in board for row in ("gmm", "latent_flow", "fitted_gaussian", "gaussian"))
 
 
 def test_the_tour_is_kept_with_what_it_showed(tour):
