@@ -204,7 +204,7 @@ def test_networks_of_their_own_are_unpickled_by_pythae_and_that_is_said_before(s
             mean, log_variance = self.layers(x.flatten(1)).chunk(2, 1)
             return ModelOutput(embedding=mean, log_covariance=log_variance)
 
-    folder, model = saved("VAE", steps=150, encoder=Narrow(), reconstruction_loss="bce")
+    folder, model = saved("VAE", steps=400, encoder=Narrow(), reconstruction_loss="bce")
     done = wrap(folder, "--range", "0,1")
     _, backbone = wrapped(done, tmp_path)
     assert done.err.splitlines()[0].endswith("its library unpickles encoder.pkl, which runs the code in them")
