@@ -67,7 +67,8 @@ class Backbone(nn.Module, ABC):
 
     def __init__(self, image_shape: tuple[int, int, int], config: BackboneConfig) -> None:
         super().__init__()
-        self.image_shape = tuple(image_shape)
+        channels, height, width = image_shape
+        self.image_shape = channels, height, width
         self.config = config
 
     @classmethod

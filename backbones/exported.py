@@ -97,7 +97,7 @@ def export_vae(vae: WrappedVAE) -> Exported:
         likelihood=vae.likelihood,
         torch=torch.__version__,
     )
-    exported = Exported((vae.image_shape[0], vae.image_shape[1], vae.image_shape[2]), config)
+    exported = Exported(vae.image_shape, config)
     exported.get_buffer("encoder").copy_(torch.frombuffer(bytearray(encoder), dtype=torch.uint8))
     exported.get_buffer("decoder").copy_(torch.frombuffer(bytearray(decoder), dtype=torch.uint8))
     return exported

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from backbones.trained import TrainedVAE
@@ -88,9 +88,10 @@ def wrap(
     device: where the functions' weights are.
     Raises `UsageError`, before anything is written, where the functions are not what they are said to be.
     """
+    from benchmark.bundles.making import Asked
     from benchmark.bundles.wrap import wrap_trained
 
-    asked = construct(_Wrapping, {"name": name, "seed": seed, "keep": keep, "out": out, "device": device}, "wrap")
+    given = construct(_Wrapping, {"name": name, "seed": seed, "keep": keep, "out": out, "device": device}, "wrap")
     registry = open_registry([])
     if isinstance(images, str | Path):
         dataset = find_dataset(registry, str(images))
@@ -100,14 +101,16 @@ def wrap(
     trained = TrainedVAE(encode, decode, name, value_range, spread, channels, likelihood, std)
     try:
         return wrap_trained(
-            registry,
+            Asked(
+                registry,
+                dataset,
+                given.seed,
+                choose_device(given.device),
+                data_roots(None if data_root is None else Path(data_root)),
+                None if given.keep is None else list(given.keep),
+                None if given.out is None else expand_home(given.out),
+            ),
             trained,
-            dataset,
-            asked.seed,
-            choose_device(asked.device),
-            data_roots(None if data_root is None else Path(data_root)),
-            None if asked.keep is None else list(asked.keep),
-            None if asked.out is None else expand_home(asked.out),
         )
     except OSError as error:
         raise UsageError(f"cannot use {error.filename or out}: {error.strerror or error}") from error
@@ -115,8 +118,6 @@ def wrap(
 
 class _Wrapping(BaseModel):
     """What `wrap` is asked for beside the VAE."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     name: str
     seed: int = Field(ge=0, strict=True)

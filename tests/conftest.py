@@ -21,6 +21,7 @@ from vaes import SMALL
 
 from backbones.conv_vae import ConvVAE
 from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.making import Asked
 from benchmark.bundles.pretrain import pretrain
 from benchmark.bundles.reference import make_reference
 from benchmark.cli.app import main
@@ -86,7 +87,7 @@ def small_bundle(tmp_path_factory):
     settings = {"width": 1, "nz": 4, "epochs": 20, "batch_size": 32}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
-        bundle = pretrain(Registry(), dataset, ConvVAE, settings, 0, CPU, [], None, folder / "small-conv_vae")
+        bundle = pretrain(Asked(Registry(), dataset, 0, CPU, [], None, folder / "small-conv_vae"), ConvVAE, settings)
     for split in ("train", "val", "test"):
         folder = bundle.path / "reference"
         make_reference(bundle, dataset.load([]), DigitCNN(), split, CPU, folder, lambda *_, **__: None)

@@ -24,7 +24,7 @@ def main(name: str, dataset: str, extractor: str, device_name: str) -> None:
     bundle = choose_bundle(registry, dataset, "conv_vae", name)
     looking = registry.get("extractor", extractor)(None)
     z = PosteriorSplit(*bundle.posterior("test", CPU)).sample(2_000, torch.Generator().manual_seed(0)).to(device)
-    backbone = bundle.backbone(registry.get("backbone", bundle.backbone_name), device)
+    backbone = bundle.open_backbone(registry, device)
     images = decode_images(backbone, z, torch.Generator(device).manual_seed(0))
     seen = feature_statistics(Features(looking, device)(images))
     print(frechet_distance(seen, find_reference(bundle, looking, "test").statistics(device)))

@@ -12,8 +12,7 @@ from draws import CPU
 
 from backbones.adapters.folders import open_folder, runs_code
 from backbones.exported import Exported, export_vae
-from benchmark.bundles.bundle import open_bundle
-from benchmark.report.signatures import NO_PART
+from benchmark.bundles.bundle import NO_PART, open_bundle
 
 of_library = pytest.mark.adapters
 SHAPE = (1, 16, 16)

@@ -12,9 +12,9 @@ from test_check import FEW
 
 import benchmark
 from backbones.api import bernoulli_log_weight
+from benchmark.bundles.bundle import NO_PART
 from benchmark.jobs.plan import resolve_config
 from benchmark.registry import Registry
-from benchmark.report.signatures import NO_PART
 from priors.api import AggregatePosterior, PosteriorSplit
 
 NEED_WIDTH = {"riemannian", "vamp"}

@@ -24,6 +24,9 @@ from benchmark.datasets.content import last_seen
 from benchmark.datasets.digits import Digits
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
+from benchmark.registry import Registry
+from benchmark.report.draws import Draws
+from benchmark.report.paths import decode_paths
 
 
 @pytest.fixture(scope="module")
@@ -558,13 +561,15 @@ def test_a_command_that_is_wrong_is_told_so(mine, cli, words, said):
 
 
 def test_a_program_is_found_by_the_name_of_its_vae(shipped, cli):
-    benchmark.wrap(
+    bundle = benchmark.wrap(
         encode=shipped.encode, decode=shipped.decode, images="digits", name="mine", value_range=(0, 1), spread="std"
     )
     done = cli("run", "--dataset", "digits", "--backbone", "mine", *RUN, "--dry-run")
     assert done.code == 0, done.err
     assert "on digits-mine" in done.out
     assert only_line(cli("run", "--dataset", "digits", "--backbone", "mina", *RUN)).endswith("; wrapped: mine")
+    draws = Draws(bundle, torch.randn(2, 16), {"gaussian": torch.randn(2, 16, generator=seeded())}, [])
+    assert list(decode_paths(draws, Registry())) == ["gaussian"]
 
 
 def test_images_may_be_objects(shipped, digits, tmp_path, capsys):

@@ -27,12 +27,15 @@ from benchmark.bundles.card import BundleCard, check_card
 from benchmark.datasets.api import USER_SUPPLIED
 from benchmark.errors import UsageError
 from benchmark.progress import say
+from benchmark.registry import Registry
 from benchmark.settings import construct
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
 
 SCHEMA = 1
 PARTS = ("weights.safetensors", "posterior.safetensors")
 SPLITS = ("train", "val", "test")
+#: what N(0, I) is to an encoder that is deterministic
+NO_PART = "was no part of its training, unless by a penalty on its codes (WAE, adversarial)"
 #: float16 may move a mean by this share of its standard deviation, in nearly all posteriors
 ROUNDING, MOST = 0.1, 0.99
 #: latents that are probed, the sides of what is kept of their images, and how far two processors may part
@@ -96,6 +99,10 @@ class Bundle:
                 "that imports, was changed; put it back, or wrap the VAE again"
             )
         return backbone.to(device)
+
+    def open_backbone(self, registry: Registry, device: torch.device) -> Backbone:
+        """The same, by the class that the registry has for it; raises `UsageError` where it has none."""
+        return self.backbone(registry.get("backbone", self.backbone_class), device)
 
     def build(self, cls: type[Backbone]) -> Backbone:
         """A backbone of that class with the settings and weights that are here; raises as `backbone` does."""

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from backbones.api import Backbone
 from backbones.training import as_input
 from backbones.wrapped import Channels, Likelihood, Spread, Unreadable, WrappedVAE
 from benchmark.datasets.api import Images
@@ -19,6 +20,8 @@ from benchmark.errors import words_of
 
 #: images of each split that are looked at
 LOOKED_AT = 256
+#: test images on which what is kept is held against what was examined
+HELD = 64
 #: of differences between two calls that should agree, and of their scale: above the rounding of float16 and TF32
 AGREES = 5e-3
 #: a decoder without a last sigmoid has fewer pixels than this share outside its range by more than this part of it
@@ -65,11 +68,25 @@ def examine(vae: WrappedVAE, images: Images, device: torch.device) -> float:
     """
     test = as_input(images.test[:LOOKED_AT].to(device))
     mean, spread = _encoded(vae, test)
-    _require_spread(vae, mean, spread)
+    _require_spread(vae, spread)
     _require_same_of_each(vae, test, mean, spread)
     z, raw = _decoded(vae, test)
     _require_same_images(vae, z, raw)
     return _require_reconstructions(vae, test, raw)
+
+
+@torch.no_grad()
+def require_kept(vae: WrappedVAE, kept: Backbone, images: Images, device: torch.device) -> None:
+    """Raise `Misread` where what a bundle keeps of the VAE does not do what was examined."""
+    x = as_input(images.test[:HELD].to(device))
+    mean, std = vae.encode(x)
+    pairs = [*zip(kept.encode(x), (mean, std)), (kept.decode(mean, _noise(device)), vae.decode(mean, _noise(device)))]
+    if not all(torch.allclose(each, own, rtol=1e-3, atol=1e-4) for each, own in pairs):
+        raise Misread(
+            "what a bundle keeps of it encodes or decodes otherwise than it does here: all that it needs is to be in "
+            "its state_dict (no buffer with persistent=False, no attribute that load_weights sets), or to follow from "
+            "its settings"
+        )
 
 
 def _encoded(vae: WrappedVAE, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -106,7 +123,7 @@ def _works(vae: WrappedVAE, x: Tensor) -> bool:
     return True
 
 
-def _require_spread(vae: WrappedVAE, mean: Tensor, spread: Tensor | None) -> None:
+def _require_spread(vae: WrappedVAE, spread: Tensor | None) -> None:
     """A log-variance is below 0 wherever an image tells something, a standard deviation nowhere."""
     if spread is None:
         return

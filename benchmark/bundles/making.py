@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from benchmark.bundles.bundle import SPLITS, Bundle, write_bundle
 from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.reconstructions import make_reconstructions
 from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.own import OwnDataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor, Features, Unavailable
 from benchmark.progress import say, track
+from benchmark.registry import Registry
 from benchmark.scores.frechet import feature_statistics, frechet_distance
 from benchmark.scores.mmd import mmd_between
-from benchmark.store.places import lock_path
+from benchmark.settings import format_value
+from benchmark.store.places import cache_root, lock_path
 from benchmark.store.sealed import content_hash
 from benchmark.streams import stream
 from priors.api import PosteriorSplit
@@ -34,23 +38,58 @@ HOLE_LATENTS = 2_000
 Posteriors = dict[str, tuple[Tensor, Tensor]]
 
 
-def take_posteriors(backbone: Backbone, images: Images, keep: list[int] | None, device: torch.device) -> Posteriors:
-    """Split -> mean and std of q(z|x), each (n, *latent_shape), of as many of its images as are kept (None: all)."""
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a new bundle, whatever VAE it is of.
+
+    `seed`: of the VAE's training. `roots`: where image files are looked for. `keep`: how many posteriors of train, val
+    and test images it holds (None: all), drawn at random. `out`: its folder (None: one in the cache).
+    """
+
+    registry: Registry
+    dataset: Dataset
+    seed: int
+    device: torch.device
+    roots: list[Path]
+    keep: list[int] | None
+    out: Path | None
+
+    def extractor(self) -> Extractor:
+        """The data set's own, which is known once its images are loaded. Raises `UsageError`."""
+        return self.registry.get("extractor", self.dataset.extractor)()
+
+    def folder(self, image_hash: str, *backbone: str) -> Path:
+        """Where the bundle is written: that folder, or one in the cache, named after its images and its backbone."""
+        if self.out is not None:
+            return self.out
+        # two folders may each hold a faces.npz
+        of = [self.dataset.name, image_hash[:8]] if isinstance(self.dataset, OwnDataset) else [self.dataset.name]
+        typed = name_parts(self.dataset.config.model_dump(mode="json", exclude_unset=True))
+        name = "-".join([*of, *typed, *backbone, *([f"seed{self.seed}"] if self.seed else [])])
+        return cache_root() / "bundles" / name
+
+
+def name_parts(settings: dict[str, Any]) -> list[str]:
+    """Settings as parts of a name: `{"width": 8}` -> `["width8"]`."""
+    return [f"{name}{format_value(value)}" for name, value in sorted(settings.items())]
+
+
+def take_posteriors(asked: Asked, backbone: Backbone, images: Images) -> Posteriors:
+    """Split -> mean and std of q(z|x), each (n, *latent_shape), of as many of its images as are kept."""
     parts = {}
     for number, split in enumerate(SPLITS):
-        chosen = _choose(getattr(images, split), keep[number] if keep else None, split)
-        parts[split] = posterior(backbone, chosen.to(device))
+        chosen = _choose(getattr(images, split), asked.keep[number] if asked.keep else None, split)
+        parts[split] = posterior(backbone, chosen.to(asked.device))
     return parts
 
 
 def make_bundle(
+    asked: Asked,
     path: Path,
     backbone: Backbone,
-    dataset: Dataset,
     images: Images,
     image_hash: str,
     parts: Posteriors,
-    extractor: Extractor,
     training: dict[str, Any],
     known_as: dict[str, Any] | None = None,
 ) -> Bundle:
@@ -60,6 +99,7 @@ def make_bundle(
 
     Raises OSError where `path` cannot be written.
     """
+    dataset = asked.dataset
     card = {
         "dataset": {
             "name": dataset.name,
@@ -74,20 +114,19 @@ def make_bundle(
         "backbone": known_as or {},
         "training": training,
         "hole": _measure_hole(*parts["test"]),
-        "reconstruction": _score_reconstruction(extractor, backbone, images.test, parts["test"]),
+        "reconstruction": _score_reconstruction(asked.extractor(), backbone, images.test, parts["test"]),
     }
     return write_bundle(path, card, backbone, parts)
 
 
-def reconstruct_fully(
-    bundle: Bundle, backbone: Backbone, images: Images, extractor: Extractor, device: torch.device
-) -> None:
+def reconstruct_fully(asked: Asked, bundle: Bundle, backbone: Backbone, images: Images) -> None:
     """Full reconstructions of a hierarchy are seen now, while its images are at hand."""
+    extractor = asked.extractor()
     for split in SPLITS[1:]:
         try:
             with track(f"{extractor.name} reconstructions, {split} split") as progress:
                 folder = bundle.path / "reference"
-                make_reconstructions(bundle, backbone, images, extractor, split, device, folder, progress)
+                make_reconstructions(bundle, backbone, images, extractor, split, asked.device, folder, progress)
         except Unavailable as error:
             say(f"no full reconstructions: {extractor.name} cannot be used: {error}")
 

@@ -13,16 +13,22 @@ from backbones.api import Backbone, BackboneConfig
 from backbones.training import DamagedCheckpoint, TrainingDiverged, TrainingLog, train
 from benchmark.bundles.bundle import Bundle, round_weights
 from benchmark.bundles.find import name_of, note_bundle
-from benchmark.bundles.making import held, make_bundle, new_folder, reconstruct_fully, take_posteriors
+from benchmark.bundles.making import (
+    Asked,
+    held,
+    make_bundle,
+    name_parts,
+    new_folder,
+    reconstruct_fully,
+    take_posteriors,
+)
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images
-from benchmark.datasets.own import OwnDataset
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.machine.devices import total_memory
 from benchmark.progress import say, track
-from benchmark.registry import Registry
-from benchmark.settings import format_value, validate
+from benchmark.settings import validate
 from benchmark.store.places import cache_root
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import content_hash
@@ -35,33 +41,19 @@ COLLAPSED = 0.1  # nats that a group of latents carries at least, on the mean ov
 FINISHING_LATENTS = 10_000
 
 
-def pretrain(
-    registry: Registry,
-    dataset: Dataset,
-    backbone_class: type[Backbone],
-    settings: dict[str, Any],
-    seed: int,
-    device: torch.device,
-    roots: list[Path],
-    keep: list[int] | None,
-    out: Path | None,
-) -> Bundle:
-    """Train `backbone_class` on `dataset` and write its bundle to `out` (default: under the cache).
+def pretrain(asked: Asked, backbone_class: type[Backbone], settings: dict[str, Any]) -> Bundle:
+    """Train `backbone_class` on the images and write its bundle.
 
-    `keep`: how many posteriors of train, val and test images the bundle holds (None: all), drawn at random.
-    A run that was killed goes on from its last epoch. Raises `UsageError` where `out` is taken.
+    A run that was killed goes on from its last epoch. Raises `UsageError` where the folder is taken.
     """
+    dataset, seed, device = asked.dataset, asked.seed, asked.device
     validate(backbone_class.Config, settings, f"backbone {backbone_class.name}")  # before images are read for long
     origin = provenance(device)  # of the code as it is now, not as it may be hours later
-    images, image_hash = load_images(dataset, roots)
+    images, image_hash = load_images(dataset, asked.roots)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
     config = validate(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
-    typed = dataset.config.model_dump(mode="json", exclude_unset=True)
-    # two folders may each hold a faces.npz
-    of = [dataset.name, image_hash[:8]] if isinstance(dataset, OwnDataset) else [dataset.name]
-    name = "-".join([*of, *_name_parts(typed), backbone_class.name, *_name_parts(settings)])
-    path = out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)
-    extractor = registry.get("extractor", dataset.extractor)()
+    path = asked.folder(image_hash, backbone_class.name, *name_parts(settings))
+    asked.extractor()  # which is to be there before the training
     run = content_hash(
         [backbone_class.name, backbone_class.version, config.model_dump(), image_hash, seed, device.type]
     )
@@ -84,26 +76,26 @@ def pretrain(
                 f"{', '.join(collapsed)}: below {COLLAPSED} nats on the validation images, "
                 "so these latents carry nothing"
             )
-        parts = take_posteriors(backbone, images, keep, device)
+        parts = take_posteriors(asked, backbone, images)
         draws = PosteriorSplit(*parts["train"])
         noise = stream(device, "finish")
         backbone.finish(draws.one_each(min(len(draws), FINISHING_LATENTS), noise), noise)
         training = {"seed": seed, **vars(log), "collapsed": collapsed, **origin}
         try:
-            bundle = make_bundle(path, backbone, dataset, images, image_hash, parts, extractor, training)
+            bundle = make_bundle(asked, path, backbone, images, image_hash, parts, training)
         except OSError as error:
             raise UsageError(
                 f"{path} cannot be written: {error.strerror or error}; the training is kept, and the same command with "
                 "another --out goes on from it"
             ) from error
         checkpoint.unlink(missing_ok=True)
-        if out:
-            note_bundle(out)
-        reconstruct_fully(bundle, backbone, images, extractor, device)
+        if asked.out:
+            note_bundle(asked.out)
+        reconstruct_fully(asked, bundle, backbone, images)
         say(
             f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
             f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training; "
-            f"go on with: {suggest('run', bundle=out or name_of(bundle))}"
+            f"go on with: {suggest('run', bundle=asked.out or name_of(bundle))}"
         )
     return bundle
 
@@ -165,7 +157,3 @@ def _suggest_size(dataset: Dataset, images: Images) -> str:
         return ""
     side = max(16, _power_of_two(max(images.shape[1:])))
     return f"; --dataset {shlex.quote(dataset.with_size(side).label)} makes them {side}x{side}"
-
-
-def _name_parts(settings: dict[str, Any]) -> list[str]:
-    return [f"{name}{format_value(value)}" for name, value in sorted(settings.items())]

@@ -12,70 +12,45 @@ import torch
 from backbones.api import Backbone
 from backbones.exported import Unexportable, export_vae
 from backbones.trained import TrainedVAE
-from backbones.training import as_input
 from backbones.wrapped import WrappedConfig, WrappedVAE
-from benchmark.bundles.bundle import SPLITS, Bundle, probe
-from benchmark.bundles.examine import Misread, examine, require_reading
+from benchmark.bundles.bundle import NO_PART, SPLITS, Bundle, probe
+from benchmark.bundles.examine import Misread, examine, require_kept, require_reading
 from benchmark.bundles.find import name_of, note_bundle
-from benchmark.bundles.making import make_bundle, new_folder, reconstruct_fully, take_posteriors
+from benchmark.bundles.making import Asked, make_bundle, new_folder, reconstruct_fully, take_posteriors
 from benchmark.bundles.reference import make_reference
-from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.api import Images
 from benchmark.datasets.content import load_images
-from benchmark.datasets.own import OwnDataset
-from benchmark.errors import UsageError
-from benchmark.extractors.api import Extractor, Unavailable
+from benchmark.errors import UsageError, words_of
+from benchmark.extractors.api import Unavailable
 from benchmark.progress import say, track
-from benchmark.registry import Registry
-from benchmark.store.places import cache_root
 from benchmark.store.provenance import provenance
 from benchmark.suggestion import suggest
+from benchmark.text import one_line
 
 #: posteriors whose width is less than this share of the aggregate's are all but points
 NARROW = 0.05
-#: test images on which what is kept is held against what was examined
-HELD = 64
 
 
-def wrap_trained(
-    registry: Registry,
-    trained: TrainedVAE,
-    dataset: Dataset,
-    seed: int,
-    device: torch.device,
-    roots: list[Path],
-    keep: list[int] | None,
-    out: Path | None,
-) -> Bundle:
+def wrap_trained(asked: Asked, trained: TrainedVAE) -> Bundle:
     """The bundle of a VAE that is two functions; it travels as programs of `torch.export`. Raises `UsageError`."""
     if not re.fullmatch(r"[\w-]{1,80}", trained.name):
         raise UsageError(f"the name '{trained.name}' of a VAE is to be a word of letters, digits, - and _")
-    if trained.name in registry.all("backbone"):
+    if trained.name in asked.registry.all("backbone"):
         raise UsageError(f"the name '{trained.name}' is that of a backbone of the suite: give the VAE another one")
 
     def as_programs(vae: WrappedVAE) -> Backbone:
         try:
-            return export_vae(vae).to(device)
+            return export_vae(vae).to(asked.device)
         except Unexportable as error:
             raise UsageError(f"{trained.name}: {error}") from error
 
     if trained.note:
         say(trained.note)
     known_as = {"name": trained.name, "class": "exported"}
-    return _wrap(registry, trained.build, as_programs, known_as, None, dataset, seed, device, roots, keep, out)
+    return _wrap(asked, trained.build, as_programs, known_as)
 
 
-def wrap_class(
-    registry: Registry,
-    cls: type[WrappedVAE],
-    config: WrappedConfig,
-    file: Path,
-    dataset: Dataset,
-    seed: int,
-    device: torch.device,
-    roots: list[Path],
-    keep: list[int] | None,
-    out: Path | None,
-) -> Bundle:
+def wrap_class(asked: Asked, cls: type[WrappedVAE], config: WrappedConfig, file: Path) -> Bundle:
     """The bundle of a VAE whose class is in a file, with what its own loader finds. Raises `UsageError`."""
 
     def build(image_shape: tuple[int, int, int]) -> WrappedVAE:
@@ -86,11 +61,11 @@ def wrap_class(
 
     def rebuilt(vae: WrappedVAE) -> Backbone:
         """As whoever opens the bundle has it: of what is not in its state nothing is left."""
-        again = _of_theirs(f"{cls.name} cannot be built again", lambda: cls(_shape_of(vae), config))
+        again = _of_theirs(f"{cls.name} cannot be built again", lambda: cls(vae.image_shape, config))
         again.load_state_dict(vae.state_dict())
-        return again.to(device).eval().requires_grad_(False)
+        return again.to(asked.device).eval().requires_grad_(False)
 
-    return _wrap(registry, build, rebuilt, {"file": file.name}, file, dataset, seed, device, roots, keep, out)
+    return _wrap(asked, build, rebuilt, {"file": file.name}, file)
 
 
 def _of_theirs(what: str, call: Callable[[], Any]) -> Any:
@@ -98,34 +73,27 @@ def _of_theirs(what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except Exception as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = one_line(words_of(error), 300) or type(error).__name__
         raise UsageError(f"{what}: {type(error).__name__}: {said}") from error
 
 
 def _wrap(
-    registry: Registry,
+    asked: Asked,
     build: Callable[[tuple[int, int, int]], WrappedVAE],
     as_kept: Callable[[WrappedVAE], Backbone],
     known_as: dict[str, Any],
-    plugin: Path | None,
-    dataset: Dataset,
-    seed: int,
-    device: torch.device,
-    roots: list[Path],
-    keep: list[int] | None,
-    out: Path | None,
+    plugin: Path | None = None,
 ) -> Bundle:
     """Examine the VAE that is built for the images, take what a bundle holds, and write it as `as_kept` has it.
 
     `plugin`: the file that whoever uses the bundle has to name.
     """
+    device = asked.device
     origin = provenance(device)
-    images, image_hash = load_images(dataset, roots)
+    images, image_hash = load_images(asked.dataset, asked.roots)
     vae = build(images.shape).to(device)
     _held(vae, require_reading, vae)
-    of = [dataset.name, image_hash[:8]] if isinstance(dataset, OwnDataset) else [dataset.name]
-    name = "-".join([*of, vae.name])
-    with new_folder(path := out or cache_root() / "bundles" / (f"{name}-seed{seed}" if seed else name)):
+    with new_folder(path := asked.folder(image_hash, vae.name)):
         unexplained = _held(vae, examine, vae, images, device)
         reading = {
             "value_range": list(vae.value_range),
@@ -135,50 +103,26 @@ def _wrap(
             "std": vae.std,
         }
         kept = as_kept(vae)
-        _hold_kept(vae, kept, images, device)
-        parts = take_posteriors(kept, images, keep, device)
+        _held(vae, require_kept, vae, kept, images, device)
+        parts = take_posteriors(asked, kept, images)
         _warn(vae, parts["test"])
-        training = {"seed": seed, "elsewhere": True, "unexplained": unexplained, **origin}
-        extractor = registry.get("extractor", dataset.extractor)()
+        training = {"seed": asked.seed, "elsewhere": True, "unexplained": unexplained, **origin}
         about = known_as | {"reading": reading, "probe": probe(kept.cpu())}
         kept.to(device)
-        bundle = make_bundle(path, kept, dataset, images, image_hash, parts, extractor, training, about)
-        if out:
-            note_bundle(out)
-        reconstruct_fully(bundle, kept, images, extractor, device)
-        _make_references(bundle, images, extractor, device)
+        bundle = make_bundle(asked, path, kept, images, image_hash, parts, training, about)
+        if asked.out:
+            note_bundle(asked.out)
+        reconstruct_fully(asked, bundle, kept, images)
+        _make_references(asked, bundle, images)
         score = bundle.card["reconstruction"]
         named = {} if plugin is None else {"plugin": plugin}
         told = f", {score['score']} {score['value']:.3g}" if score else ""
         say(
             f"bundle {path}: latents {'x'.join(map(str, bundle.latent_shape))}; reconstructions leave "
             f"{unexplained:.1%} of the images' variance{told}; "
-            f"go on with: {suggest('run', bundle=out or name_of(bundle), **named)}"
+            f"go on with: {suggest('run', bundle=asked.out or name_of(bundle), **named)}"
         )
     return bundle
-
-
-def _shape_of(vae: WrappedVAE) -> tuple[int, int, int]:
-    channels, height, width = vae.image_shape
-    return channels, height, width
-
-
-@torch.no_grad()
-def _hold_kept(vae: WrappedVAE, kept: Backbone, images: Images, device: torch.device) -> None:
-    """Raise `UsageError` where what is kept does not do what was examined."""
-    x = as_input(images.test[:HELD].to(device))
-    mean, std = vae.encode(x)
-    pairs = [*zip(kept.encode(x), (mean, std)), (kept.decode(mean, _noise(device)), vae.decode(mean, _noise(device)))]
-    if not all(torch.allclose(each, own, rtol=1e-3, atol=1e-4) for each, own in pairs):
-        raise UsageError(
-            f"{vae.name}: what a bundle keeps of it encodes or decodes otherwise than it does here: all that it needs "
-            "is to be in its state_dict (no buffer with persistent=False, no attribute that load_weights sets), or to "
-            "follow from its settings"
-        )
-
-
-def _noise(device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(0)
 
 
 def _held(vae: WrappedVAE, check: Callable[..., Any], *of: Any) -> Any:
@@ -189,12 +133,13 @@ def _held(vae: WrappedVAE, check: Callable[..., Any], *of: Any) -> Any:
         raise UsageError(f"{vae.name}: {error}") from error
 
 
-def _make_references(bundle: Bundle, images: Images, extractor: Extractor, device: torch.device) -> None:
+def _make_references(asked: Asked, bundle: Bundle, images: Images) -> None:
     """What the extractor sees in the images is taken now, while they are at hand."""
+    extractor = asked.extractor()
     for split in SPLITS:
         try:
             with track(f"{extractor.name} reference, {split} split") as progress:
-                make_reference(bundle, images, extractor, split, device, bundle.path / "reference", progress)
+                make_reference(bundle, images, extractor, split, asked.device, bundle.path / "reference", progress)
         except Unavailable as error:
             say(f"no reference: {extractor.name} cannot be used: {error}")
 
@@ -205,8 +150,7 @@ def _warn(vae: WrappedVAE, posteriors: tuple[torch.Tensor, torch.Tensor]) -> Non
     if vae.spread == "none":
         say(
             f"{vae.name} is deterministic: its aggregate posterior is the set of its codes"
-            f"{f', widened by {vae.std:g}' if vae.std else ''}, and N(0, I), the 0 % line, was no part of its "
-            "training, unless by a penalty on its codes (WAE, adversarial)"
+            f"{f', widened by {vae.std:g}' if vae.std else ''}, and N(0, I), the 0 % line, {NO_PART}"
         )
     elif (width := float(std.mean() / (mean.std(0).mean() + std.mean()))) < NARROW:
         say(

@@ -53,7 +53,7 @@ def reference(
     name = extractor or opened.card["dataset"]["extractor"]
     chosen = registry.get("extractor", name)(inception_weights)
     images, where = load_images(source, data_roots(data_root))[0], choose_device(device)
-    model = opened.backbone(registry.get("backbone", opened.backbone_class), where)
+    model = opened.open_backbone(registry, where)
     for part in [each.value for each in split or Part]:
         of = f"{opened.path.name}, {part} split"
         try:
@@ -89,7 +89,7 @@ def bound(
     found, _ = load_images(require_dataset_of(registry, dataset, opened), data_roots(data_root))
     require_images_of(opened, found)
     images = getattr(found, split.value)
-    model = opened.backbone(registry.get("backbone", opened.backbone_class), where)
+    model = opened.open_backbone(registry, where)
     try:
         with track(f"bound of {opened.path.name}, {split.value} split") as progress:
             tightest, elbo = importance_weighted_bound(

@@ -47,6 +47,13 @@ WeightsOption = Annotated[
 ]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of records and leaderboards.")]
 PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with a plugin (repeatable).")]
+KeepOption = Annotated[
+    str | None,
+    typer.Option("--keep", help="Posteriors kept of train, val and test images, drawn at random, e.g. 7500,1000,5000."),
+]
+NewBundleOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the new bundle (default: in the cache).")
+]
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder with image data (also: $LATENT_PRIOR_DATA).")
 ]
@@ -74,8 +81,10 @@ def parse_settings(words: list[str] | None) -> dict[str, Any]:
     return settings
 
 
-def parse_counts(text: str) -> list[int]:
+def parse_counts(text: str | None) -> list[int] | None:
     """`"7500,1000,5000"` -> [7500, 1000, 5000]."""
+    if text is None:
+        return None
     words = text.split(",")
     if len(words) != 3 or not all(word.strip().isdecimal() and int(word) > 1 for word in words):
         raise UsageError(f"--keep {text}: expected three numbers, for train, val and test, for example 7500,1000,5000")

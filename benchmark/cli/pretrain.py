@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,8 @@ from benchmark.cli.options import (
     DataRootOption,
     DatasetOption,
     DeviceOption,
+    KeepOption,
+    NewBundleOption,
     PluginOption,
     parse_counts,
     parse_settings,
@@ -27,26 +28,16 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of initialisation, order and noise.")] = 0,
     device: DeviceOption = "auto",
     data_root: DataRootOption = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(help="Posteriors kept of train, val and test images, drawn at random, e.g. 7500,1000,5000."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the new bundle (default: in the cache).")] = None,
+    keep: KeepOption = None,
+    out: NewBundleOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Train a backbone on images and write its bundle (stage 1; minutes to hours, resumes after a kill)."""
+    from benchmark.bundles.making import Asked
     from benchmark.bundles.pretrain import pretrain
     from benchmark.names import find_dataset, open_registry
 
     registry = open_registry(plugin or [])
-    pretrain(
-        registry,
-        find_dataset(registry, dataset),
-        registry.get("backbone", backbone),
-        parse_settings(set_),
-        seed,
-        choose_device(device),
-        data_roots(data_root),
-        None if keep is None else parse_counts(keep),
-        out,
-    )
+    images, cls, settings = find_dataset(registry, dataset), registry.get("backbone", backbone), parse_settings(set_)
+    asked = Asked(registry, images, seed, choose_device(device), data_roots(data_root), parse_counts(keep), out)
+    pretrain(asked, cls, settings)

@@ -11,6 +11,8 @@ from benchmark.cli.options import (
     DataRootOption,
     DatasetOption,
     DeviceOption,
+    KeepOption,
+    NewBundleOption,
     PluginOption,
     parse_counts,
     parse_settings,
@@ -43,32 +45,32 @@ def wrap(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which of several trainings it is, for tables.")] = 0,
     device: DeviceOption = "auto",
     data_root: DataRootOption = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(help="Posteriors kept of train, val and test images, drawn at random, e.g. 7500,1000,5000."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the new bundle (default: in the cache).")] = None,
+    keep: KeepOption = None,
+    out: NewBundleOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Make the bundle of a VAE that was trained elsewhere, after a look at whether it is read as it was trained."""
     from backbones.adapters.folders import open_folder, runs_code
+    from benchmark.bundles.making import Asked
     from benchmark.bundles.wrap import wrap_class, wrap_trained
     from benchmark.names import find_dataset, open_registry
     from benchmark.settings import validate
 
-    counts = None if keep is None else parse_counts(keep)
+    def asked(registry: Registry) -> Asked:
+        images = find_dataset(registry, dataset)
+        return Asked(registry, images, seed, choose_device(device), data_roots(data_root), parse_counts(keep), out)
+
     if vae.is_dir():
         if set_:
             raise UsageError("--set is of a class in a file: a folder's model has its own settings")
-        registry = open_registry(plugin or [])
-        images, where = find_dataset(registry, dataset), (choose_device(device), data_roots(data_root), counts, out)
+        of = asked(open_registry(plugin or []))
         if pickles := runs_code(vae):
             say(f"{vae}: its library unpickles {pickles}, which runs the code in them")
         try:
             trained = open_folder(vae, name, _parse_range(value_range))
         except ValueError as error:
             raise UsageError(str(error)) from error
-        wrap_trained(registry, trained, images, seed, *where)
+        wrap_trained(of, trained)
         return
     if value_range is not None:
         raise UsageError("--range is of a folder's model: in a file it stands in the class, value_range = (0, 1)")
@@ -77,8 +79,7 @@ def wrap(
     registry = open_registry([vae, *(plugin or [])])
     cls = _find_class(registry, vae, name)
     config = validate(cls.Config, parse_settings(set_), f"backbone {cls.name}")
-    where = choose_device(device), data_roots(data_root), counts, out
-    wrap_class(registry, cls, config, vae, find_dataset(registry, dataset), seed, *where)
+    wrap_class(asked(registry), cls, config, vae)
 
 
 def _find_class(registry: Registry, file: Path, name: str | None) -> type[WrappedVAE]:

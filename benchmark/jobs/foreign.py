@@ -227,8 +227,7 @@ def _fit_there(foreign: Foreign, of: Specimen, bundle: Bundle) -> Answer:
 
 def _backbone(foreign: Foreign, bundle: Bundle, device: torch.device) -> Backbone:
     """A bundle's backbone: a built-in one, or of the plugin that the prior is of."""
-    registry = Registry(plugins=[foreign.plugin])
-    return bundle.backbone(registry.get("backbone", bundle.backbone_class), device)
+    return bundle.open_backbone(Registry(plugins=[foreign.plugin]), device)
 
 
 def _load_there(foreign: Foreign, of: Specimen, state: Path) -> Answer:

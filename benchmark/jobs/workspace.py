@@ -60,7 +60,7 @@ class Workspace:
 
     @functools.cached_property
     def backbone(self) -> Backbone:
-        return self.bundle.backbone(self.registry.get("backbone", self.bundle.backbone_class), self.device)
+        return self.bundle.open_backbone(self.registry, self.device)
 
     def split(self, name: str) -> PosteriorSplit:
         """The posteriors of `train`, `val` or `test`, read once."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
+from benchmark.bundles.bundle import NO_PART
 from benchmark.report.across import Across
 from benchmark.report.columns import format_interval, format_share, format_short, quartiles
 from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import find_front, make_points, pareto_file
 from benchmark.report.sample_grids import SAMPLES, grid_file
 from benchmark.report.selection import machine_of
-from benchmark.report.signatures import AUC, GOOD_IMAGES, NO_PART, WRONG_LATENTS, flags_of, is_deterministic
+from benchmark.report.signatures import AUC, GOOD_IMAGES, WRONG_LATENTS, flags_of, is_deterministic
 from benchmark.report.standing import Column, Standing, is_recipe
 from benchmark.report.statistics import MARGIN, RANKED_FROM
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, UNTOLD, ZERO_LINE, Table

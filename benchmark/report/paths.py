@@ -22,7 +22,7 @@ def decode_paths(draws: Draws, registry: Registry) -> dict[str, Image.Image]:
     """Label -> the decoded path from a row's first draw to its second; none where the decoder is not at hand."""
     cpu = torch.device("cpu")
     try:
-        backbone = draws.bundle.backbone(registry.get("backbone", draws.bundle.backbone_name), cpu)
+        backbone = draws.bundle.open_backbone(registry, cpu)
         return {
             label: from_png(as_png(decode_images(backbone, _path(label, *drawn[:2]), stream(cpu, "report paths"))))
             for label, drawn in draws.of_rows.items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 
+from benchmark.bundles.bundle import NO_PART
 from benchmark.metrics.api import FIT, FULL_RECONSTRUCTION
 from benchmark.report.statistics import mean_interval, paired_difference
 from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table, TableRow
@@ -42,8 +43,6 @@ GOOD_IMAGES = 0.75
 WRONG_LATENTS = 0.5
 #: standard errors by which FLD's gap must lie above 0, seeds and its own sampling together
 FLD_ERRORS = 2
-#: what N(0, I) is to an encoder that is deterministic
-NO_PART = "was no part of its training, unless by a penalty on its codes (WAE, adversarial)"
 #: where replay (draws of q_agg) is told from new items less often than this, it cannot be told in others either
 REPLAY_TOLD = 0.6
 
