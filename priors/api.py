@@ -72,6 +72,23 @@ def later_setting(default: Any, sampling: bool = False, **constraints: Any) -> A
     return Field(default, json_schema_extra={"sampling": sampling, "later": True}, **constraints)
 
 
+@dataclass(frozen=True)
+class Between:
+    """Numbers from `low` to `high`, evenly on a logarithmic scale; whole ones where both ends are. `why`: the reason."""
+
+    low: float
+    high: float
+    why: str
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of these values, as they are typed. `why`: the reason for them."""
+
+    values: tuple[Any, ...]
+    why: str
+
+
 class Split(Protocol):
     """The aggregate posterior of one split of the images, to draw from."""
 
@@ -183,6 +200,9 @@ class LatentPrior(nn.Module, ABC):
     those for latents that are a block C x H x W, the top group of a hierarchy.
     `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the
     former.
+    `space`: setting -> the values that `tune` tries, the same for every data set: at most five settings that matter most.
+    A sampling setting is tried on a fit that is there, so it is `OneOf` few, none of which asks for more than four
+    times the recipe's network evaluations.
     `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
     `group`: a word by which all priors of its kind are asked for: `closed_form`, `flows`, `energy`, `many_pass`,
     `one_pass`, or another.
@@ -203,6 +223,7 @@ class LatentPrior(nn.Module, ABC):
     block_recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
     quick: ClassVar[dict[str, int]] = {}
     block_quick: ClassVar[dict[str, int]] = {}
+    space: ClassVar[dict[str, Between | OneOf]] = {}
     companions: ClassVar[tuple[dict[str, Any], ...]] = ()
     group: ClassVar[str] = ""
     by_default: ClassVar[bool] = True
