@@ -52,6 +52,28 @@ class Finished:
 def run(resolved: Resolved) -> Finished:
     """Do everything that is not recorded, rewriting the tables on the way."""
     started = time.perf_counter()
+    board = Board(resolved.results, resolved.ledger.store)
+    failed = do_jobs(resolved, board)
+    table = board.finish(resolved.work.bundle.id[:16], resolved.work.protocol.hash)
+    left_out = len(resolved.left_out) + len(resolved.broken)
+    fine = f"{len(resolved.jobs) - failed.jobs} jobs fine, {failed.jobs} failed"
+    fine += f", {left_out} left out" if left_out else ""
+    took = f"{time.perf_counter() - started:.1f} s"
+    return Finished(
+        failed.jobs + left_out + failed.gone, table, f"{fine}, {took}: {resolved.results / 'leaderboard.md'}"
+    )
+
+
+@dataclass(frozen=True)
+class Failed:
+    """How many jobs failed, and how many records that were made are no longer there."""
+
+    jobs: int
+    gone: int
+
+
+def do_jobs(resolved: Resolved, board: Board) -> Failed:
+    """What `run` does before it draws the pictures and shows its table."""
     jobs, work, results = resolved.jobs, resolved.work, resolved.results
     for note in resolved.notes:
         say(note)
@@ -68,7 +90,6 @@ def run(resolved: Resolved) -> Finished:
     say(_announced(resolved))
     for sentence in resolved.left_out:
         say(f"left out: {sentence}")
-    board = Board(results, resolved.ledger.store)
     running = _Running(resolved, board)
     try:
         running.finish()
@@ -80,12 +101,7 @@ def run(resolved: Resolved) -> Finished:
     gone = running.count_gone()
     if gone:
         say(f"{gone} records are no longer in {results / 'records'}: it was removed or emptied while the run went on")
-    table = board.finish(work.bundle.id[:16], work.protocol.hash)
-    seconds, failed = time.perf_counter() - started, len(running.failed)
-    count = len(resolved.left_out) + len(resolved.broken)
-    left_out = f", {count} left out" if count else ""
-    fine = f"{len(jobs) - failed} jobs fine, {failed} failed{left_out}"
-    return Finished(failed + count + gone, table, f"{fine}, {seconds:.1f} s: {results / 'leaderboard.md'}")
+    return Failed(len(running.failed), gone)
 
 
 @dataclass(eq=False)
@@ -213,7 +229,8 @@ class _Running:
             recorded = bool(piece.job.row.prior) and not pending.fit
             if self._marks:
                 self._marks.set(piece.job, piece.doing)
-            executor.submit(piece.number, Task(piece.job, self._work, names, piece.threads, recorded))
+            limit = self._resolved.limits.get(piece.job.row.label)
+            executor.submit(piece.number, Task(piece.job, self._work, names, piece.threads, recorded, limit))
             return True
         return False
 

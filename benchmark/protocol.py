@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # which brings torch: the command line has the names of prese
 Budget = Literal["quick", "full"]
 Split = Literal["val", "test"]
 PresetName = Literal["quick", "rae", "nvae"]
+#: whether priors have the settings of their recipes, or those that `tune` chose
+Settings = Literal["recipe", "tuned"]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -55,6 +57,8 @@ PRESETS = {
 }
 #: the preset of a budget where none is named
 USUAL = {"quick": "quick", "full": "rae"}
+#: seeds from here on are for tuning, and in no table: what was chosen with a seed is not reported with it
+TUNING_SEED = 1_000
 #: fields of the first protocols, whose hashes hold them as None; not to be added to
 COUNTED_AS_NONE = {"reference_split"}
 
@@ -64,7 +68,8 @@ class Protocol(BaseModel):
 
     `generated` images (and latents) are drawn for every row alike; the reference is the whole of `reference_split`,
     or of `split` where that is None. `features` is the dimension of the extractor's layer. Bandwidths are multiples
-    of the median squared distance within held-out q_agg.
+    of the median squared distance within held-out q_agg. `settings`: rows whose settings were tuned have tables of
+    their own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -89,6 +94,7 @@ class Protocol(BaseModel):
     timing_repeats: Count = 20
     timing_seconds: float
     grid_columns: Count = 12
+    settings: Literal["tuned"] | None = None
 
     @property
     def images(self) -> str:

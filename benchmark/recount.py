@@ -20,7 +20,9 @@ from scipy import stats
 
 from benchmark.metrics.api import AGGREGATE_POSTERIOR, FIT, FULL_RECONSTRUCTION
 from benchmark.report.board import make_pages
+from benchmark.report.choice import choices, judge_all
 from benchmark.report.tables import UNTOLD, make_tables
+from benchmark.report.tuning import group_tunings
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged, content_hash, read_sealed
 
@@ -54,7 +56,7 @@ def summaries(results: Path, records: list[Record]) -> Iterator[tuple[Line, Summ
         if not protocol:
             continue
         groups = defaultdict(list)
-        for record in records:
+        for record in _renamed(results, bundle, protocol, records):
             row = record["row"]
             if row["bundle"] == bundle and row["budget"] in (None, protocol["budget"]) and _covers(protocol, record):
                 groups[row["dataset"], row["backbone"], row.get("backbone_seed", 0), row["device"]].append(record)
@@ -63,6 +65,29 @@ def summaries(results: Path, records: list[Record]) -> Iterator[tuple[Line, Summ
             place = (dataset, backbone, str(seed), bundle)
             for (label, metric, source), summary in _summarised(_in_force(group, noted), group, protocol["score"]):
                 yield (*place, label, path.stem, device, metric, source), summary
+
+
+def _renamed(results: Path, bundle: str, protocol: dict[str, Any], records: list[Record]) -> Iterator[Record]:
+    """The records of reported seeds: with a star those whose settings were tuned, in a table of such, and there alone.
+
+    What was chosen is read as the pages read it, from the same records.
+    """
+    tuned = protocol.get("settings") == "tuned"
+    chosen = choices(judge_all(results, records)[0], protocol["extractor"]) if tuned else {}
+    for record in records:
+        row = record["row"]
+        if row["seed"] >= 1_000:
+            continue
+        names = [row["label"]]
+        if tuned and row["budget"] is not None and row["prior"] != "gaussian":
+            names = chosen.get(row["config_hash"], [])
+        elif not tuned and row["label"].endswith("*"):
+            noted = _read(results / "in_force" / bundle / f"{protocol['budget']}-{row['device']}.json")
+            names = [
+                name for name, of in noted.get("labels", {}).items() if of == row["config_hash"] and name[-1] != "*"
+            ]
+        for name in names:
+            yield {**record, "row": {**row, "label": name}}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -226,7 +251,8 @@ def _of_pages(results: Path, store: RecordStore, expected: dict[Line, Summary]) 
     """What the pages have otherwise than the records: cells of their tables, and words beside them."""
     made, damaged, in_none = make_tables(results, store)
     cells, words = [], []
-    for name, here in make_pages(made, [*damaged, *in_none]).items():
+    tuned = group_tunings(judge_all(results, store.all()[0])[0])
+    for name, here in make_pages(made, [*damaged, *in_none], tuned).items():
         try:
             there = (results / name).read_text(encoding="utf-8")
         except FileNotFoundError:

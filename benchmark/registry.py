@@ -38,12 +38,14 @@ from benchmark.plugin_files import GROUP, Plugin
 from benchmark.processes.child import Answer, Child, Died, Raised
 from benchmark.progress import say
 from benchmark.store.closure import PLUGIN, source_hash
-from priors.api import LatentPrior
+from priors.api import Between, LatentPrior, OneOf
 
 #: for whom `--priors` asks beside names and groups
 ALL = "all"
 #: seconds that a plugin may take to be imported, or to say what its settings are, in a process of its own
 PATIENCE = 300.0
+#: settings of a search space
+MOST_TUNED = 5
 
 hookspec = pluggy.HookspecMarker(GROUP)
 
@@ -343,9 +345,29 @@ def _check(cls: Any, base: type) -> None:
     if issubclass(cls, Metric) and not isinstance(cls.reads, (tuple, list)):
         raise TypeError(f"{cls.__name__}.reads is {cls.reads!r}; it must be a tuple of fields of the protocol")
     if issubclass(cls, LatentPrior):
-        for setting in {**cls.quick, **cls.block_quick}:
-            if setting not in cls.Config.model_fields:
-                raise unknown_name(f"setting in {cls.__name__}.quick", setting, cls.Config.model_fields)
+        for of, settings in (("quick", {**cls.quick, **cls.block_quick}), ("space", cls.space)):
+            for setting in settings:
+                if setting not in cls.Config.model_fields:
+                    raise unknown_name(f"setting in {cls.__name__}.{of}", setting, cls.Config.model_fields)
+        _check_space(cls)
+
+
+def _check_space(cls: type[LatentPrior]) -> None:
+    """Raise `TypeError` where a search space asks for more than every prior may ask for, or cannot be drawn from."""
+    of = f"{cls.__name__}.space"
+    if len(cls.space) > MOST_TUNED:
+        raise TypeError(f"{of} has {len(cls.space)} settings; at most {MOST_TUNED}, so that all priors have one chance")
+    for setting, values in cls.space.items():
+        if not isinstance(values, (Between, OneOf)):
+            raise TypeError(f"{of}['{setting}'] is {values!r}; it must be a Between or a OneOf of priors.api")
+        if isinstance(values, Between) and not 0 < values.low < values.high:
+            raise TypeError(f"{of}['{setting}'] is from {values.low} to {values.high}; it must be 0 < low < high")
+        if isinstance(values, OneOf) and not values.values:
+            raise TypeError(f"{of}['{setting}'] has no values")
+        if isinstance(values, Between) and setting in cls.Config.sampling_names():
+            raise TypeError(f"{of}['{setting}'] acts at sampling alone, so it must be a OneOf of few values")
+        if not values.why:
+            raise TypeError(f"{of}['{setting}'] gives no reason: why these values?")
 
 
 def _why(error: BaseException) -> str:

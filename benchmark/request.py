@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.reference import Reference, find_reference, obtain_reference
@@ -25,21 +25,22 @@ from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.claims import require_distinct
 from benchmark.jobs.identity import Job, Row
 from benchmark.jobs.pending import Ledger
-from benchmark.jobs.plan import make_jobs, make_rows
+from benchmark.jobs.plan import find_asked, make_jobs, make_prior_row, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
 from benchmark.machine.devices import DeviceName, choose_device
 from benchmark.metrics.api import Metric
 from benchmark.names import choose_bundle, choose_metrics, find_dataset_of, open_registry
 from benchmark.progress import say
-from benchmark.protocol import Budget, PresetName, Protocol, Split, choose_preset, make_protocol
+from benchmark.protocol import TUNING_SEED, Budget, PresetName, Protocol, Settings, Split, choose_preset, make_protocol
 from benchmark.registry import Registry
+from benchmark.report.choice import judge_all
 from benchmark.settings import construct, parse_named
 from benchmark.store.places import data_roots
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged
+from benchmark.suggestion import suggest
 
-MOST_SEEDS = 10_000
 Priors = tuple[tuple[str, dict[str, Any]], ...]
 
 
@@ -49,6 +50,7 @@ class Request(BaseModel):
     `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, groups of them or `'all'`, or a list
     of such words; None for a handful and those of `plugins`. `dataset`, `backbone`: None for those of `bundle`, else
     digits and conv_vae. `seeds`: how many from 0 on, or a list of them.
+    `settings`: of priors as they are named, or `tuned`: those that `tune` chose for them.
     `workers`: how many processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most.
     `job_timeout`: seconds. `executor`: by name, None for the usual one of so many workers. Paths are relative to the
     current folder.
@@ -64,6 +66,7 @@ class Request(BaseModel):
     budget: Budget | None = None
     protocol: PresetName | None = None
     split: Split = "test"
+    settings: Settings = "recipe"
     extractor: str | None = None
     inception_weights: Path | None = None
     metrics: tuple[str, ...] | None = None
@@ -111,8 +114,8 @@ class Request(BaseModel):
     def _count_seeds(cls, given: Any) -> Any:
         if isinstance(given, str):
             raise ValueError("expected how many from 0 on, or a list of them, e.g. 5 or [0, 1]")
-        if type(given) is int and given > MOST_SEEDS:
-            raise ValueError(f"expected {MOST_SEEDS} at most")
+        if type(given) is int and given > TUNING_SEED:
+            raise ValueError(f"expected {TUNING_SEED} at most")
         return tuple(range(given)) if type(given) is int else given
 
     @field_validator("seeds")
@@ -121,6 +124,12 @@ class Request(BaseModel):
         if min(given) < 0 or len(set(given)) < len(given):
             raise ValueError("seeds are different numbers from 0 on")
         return given
+
+    @model_validator(mode="after")
+    def _refuse_tuning_seeds(self) -> Request:
+        if self.split == "test" and max(self.seeds) >= TUNING_SEED:
+            raise ValueError(f"seeds from {TUNING_SEED} on choose settings, and are not reported on the test split")
+        return self
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -157,7 +166,7 @@ class Resolved:
 
     `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job; `broken`: why
     plugins that were named were left out. `executor` has the jobs
-    done, on `terms`.
+    done, on `terms`. `limits`: label -> seconds after which a job of that row is ended.
     """
 
     jobs: list[Job]
@@ -169,6 +178,7 @@ class Resolved:
     broken: list[str]
     executor: type[Executor]
     terms: Terms
+    limits: dict[str, float] = field(default_factory=dict)
 
 
 #: finds what an extractor sees in the images of a split, or makes it: (bundle, its data set, extractor, split)
@@ -195,7 +205,8 @@ def resolve(
     fixed = settings or {}
     left_out: list[str] = []
     reference_split = fixed.get("reference_split", preset.reference_split)
-    made = make_rows(registry, request.priors, bundle, preset.budget, reference_split, left_out)
+    priors = () if request.settings == "tuned" else request.priors
+    made = make_rows(registry, priors, bundle, preset.budget, reference_split, left_out)
     reference_of = reference_of or partial(obtain_reference, device=device, roots=data_roots(request.data_root))
     dataset = find_dataset_of(registry, request.dataset, bundle)
 
@@ -210,6 +221,9 @@ def resolve(
     for metric in metrics:
         protocol.part(metric.reads)  # raises where one reads what no protocol has
     require_distinct(registry, metrics, protocol)
+    if request.settings == "tuned":
+        protocol = protocol.model_copy(update={"settings": "tuned"})
+        made += _tuned_rows(request, registry, bundle, protocol, device.type)
     work = Workspace(bundle, registry, protocol, extractor, reference, metrics, device)
     made = [
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
@@ -227,6 +241,39 @@ def resolve(
         _choose_executor(request, registry, extractor, bundle),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
     )
+
+
+def _tuned_rows(
+    request: Request, registry: Registry, bundle: Bundle, protocol: Protocol, device_type: str
+) -> list[Row]:
+    """The rows of priors with the settings that were chosen for them; of all that have any, where none is named.
+
+    Raises `UsageError` where one has none.
+    """
+    results = request.results
+    judged, _ = judge_all(results, RecordStore(results / "records").all()[0])
+    chosen: dict[str, Row] = {}
+    for each in judged:
+        plan, best = each.tuning, each.chosen
+        here = plan.identity["bundle"], plan.identity["budget"], plan.device, plan.extractor
+        if best is None or here != (bundle.id, protocol.budget, device_type, protocol.extractor):
+            continue
+        row = make_prior_row(registry, plan.prior, {**plan.base, **best.settings}, bundle, protocol.budget)
+        if row.identity == plan.identity["prior"]:  # else it is of another version of the prior
+            chosen[plan.label] = replace(row, label=plan.starred)
+    if request.priors is None:
+        labels = list(chosen)
+    else:
+        asked = find_asked(registry, request.priors)
+        labels = [make_prior_row(registry, *each, bundle, protocol.budget).label for each in asked]
+    for label in labels:
+        if label not in chosen:
+            tune = suggest("tune", bundle=bundle.path.name, priors=label, budget=protocol.budget, results=results)
+            raise UsageError(f"{label}: no tuning of it on {bundle.path.name} is through; {tune} goes on with it")
+    if not chosen:
+        tune = suggest("tune", bundle=bundle.path.name, budget=protocol.budget, results=results)
+        raise UsageError(f"no prior is tuned on {bundle.path.name}: {tune} does it")
+    return [chosen[label] for label in dict.fromkeys(labels)]
 
 
 def _notes(rows: list[Row]) -> list[str]:

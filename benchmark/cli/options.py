@@ -59,6 +59,28 @@ DataRootOption = Annotated[
 ]
 
 
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="How many processes share the work (default: the cores, or --per-gpu on each GPU)."
+    ),
+]
+PerGpuOption = Annotated[int, typer.Option("--per-gpu", min=1, help="How many of them share a GPU.")]
+
+
+def typed_options(context: typer.Context) -> dict[str, Any]:
+    """The options that were typed and are fields of a `Request`."""
+    from benchmark.request import Request
+
+    fields = Request.model_fields
+    return {name: value for name, value in context.params.items() if name in fields and _is_typed(context, name)}
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def flags_of(command: Callable[..., None]) -> dict[str, str]:
     """The parameters of a command that are options, and how each is typed: `data_root` -> `--data-root`."""
     flags = {}

@@ -14,14 +14,17 @@ from benchmark.cli.options import (
     DataRootOption,
     DeviceOption,
     ExtractorOption,
+    PerGpuOption,
     PluginOption,
     ResultsOption,
     WeightsOption,
+    WorkersOption,
+    typed_options,
 )
 from benchmark.machine.importing import importing
 from benchmark.processes.fork_server import start_server
 from benchmark.progress import say, show
-from benchmark.protocol import Budget, PresetName, Split
+from benchmark.protocol import Budget, PresetName, Settings, Split
 
 
 def run(
@@ -51,6 +54,9 @@ def run(
         ),
     ] = None,
     split: Annotated[Split, typer.Option(help="Choose settings on val, report on test.")] = "test",
+    settings: Annotated[
+        Settings, typer.Option(help="tuned: rows `prior*`, with the settings that `tune` chose, in a table apart.")
+    ] = "recipe",
     extractor: ExtractorOption = None,
     inception_weights: WeightsOption = None,
     metrics: Annotated[
@@ -60,11 +66,8 @@ def run(
     device: DeviceOption = "auto",
     results: ResultsOption = Path("results"),
     retry: Annotated[bool, typer.Option("--retry", help="Try again what is recorded as failed.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many processes share the work (default: the cores, or --per-gpu on each GPU)."),
-    ] = None,
-    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="How many of them share a GPU.")] = 1,
+    workers: WorkersOption = None,
+    per_gpu: PerGpuOption = 1,
     job_timeout: Annotated[
         float | None,
         typer.Option("--job-timeout", help="Seconds after which a job is ended, and recorded as timed out."),
@@ -84,14 +87,9 @@ def run(
     with importing():
         from benchmark import coordinator
         from benchmark.machine.devices import count_workers
-        from benchmark.request import Request, request_from, resolve, stored_reference
+        from benchmark.request import request_from, resolve, stored_reference
 
-    typed = {
-        name: value
-        for name, value in context.params.items()
-        if name in Request.model_fields and _is_typed(context, name)
-    }
-    request = request_from(typed, file)
+    request = request_from(typed_options(context), file)
     if dry_run:
         show(coordinator.dry_run(resolve(request, reference_of=stored_reference)))
         return
@@ -105,8 +103,3 @@ def run(
     show(finished.table)
     say(finished.summary)
     raise typer.Exit(1 if finished.failed else 0)
-
-
-def _is_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"

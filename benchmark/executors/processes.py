@@ -21,11 +21,12 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass
 class _Worker:
-    """A process, the GPU that it sees, and the number of its task while it has one."""
+    """A process, the GPU that it sees, and the number of its task while it has one, with the seconds that may take."""
 
     child: Child
     gpu: str | None
     task: int | None = None
+    limit: float | None = None
     started: float = field(default_factory=time.monotonic)
 
 
@@ -46,6 +47,7 @@ class Processes(Executor):
     def submit(self, number: int, task: Task) -> None:
         worker = next((worker for worker in self._workers if worker.task is None), None) or self._hire()
         worker.task, worker.started = number, time.monotonic()
+        worker.limit = self.terms.limit if task.limit is None else task.limit
         worker.child.start(_work, task)
 
     def wait(self) -> None:
@@ -55,7 +57,7 @@ class Processes(Executor):
         for worker in {id(owned[id(each)]): owned[id(each)] for each in ready}.values():
             self._listen(worker)
         for worker in busy:
-            limit = self.terms.limit
+            limit = worker.limit
             if limit is not None and worker.task is not None and time.monotonic() - worker.started >= limit:
                 self._lose(worker, Loss("timed out", f"no end after {format_seconds(limit)}"))
 
@@ -74,9 +76,8 @@ class Processes(Executor):
         return worker
 
     def _until_the_first_limit(self, busy: list[_Worker]) -> float | None:
-        if self.terms.limit is None:
-            return None
-        return max(0.0, min(worker.started for worker in busy) + self.terms.limit - time.monotonic())
+        ends = [worker.started + worker.limit for worker in busy if worker.limit is not None]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def _listen(self, worker: _Worker) -> None:
         assert worker.task is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -48,6 +49,27 @@ def make_prior_row(registry: Registry, name: str, settings: dict[str, Any], bund
     return Row(**row, plugin=cls.plugin)
 
 
+def describe_space(registry: Registry, name: str) -> dict[str, dict[str, Any]]:
+    """What `tune` tries of a prior, as JSON has it: setting -> `low` and `high`, or `values`; `why`; `sampling`.
+
+    `sampling`: whether the setting acts on a fit that is there.
+    """
+    cls = registry.get("prior", name)
+    if isinstance(cls, ForeignPrior):
+        return _ask(registry, cls, _describe_space_there)
+    sampling = cls.Config.sampling_names()
+    described = {setting: {**asdict(of), "sampling": setting in sampling} for setting, of in cls.space.items()}
+    return json.loads(json.dumps(described))
+
+
+def find_asked(
+    registry: Registry, priors: Sequence[tuple[str, dict[str, Any]]] | None
+) -> list[tuple[str, dict[str, Any]]]:
+    """Priors as they were typed, groups replaced by their members; those that are so by default for None."""
+    asked = [(name, {}) for name in registry.find_priors(None)] if priors is None else priors
+    return list(_without_groups(registry, asked))
+
+
 def complete_settings(registry: Registry, name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """All settings of a prior, those that are not given being the class's defaults, and no recipe's."""
     cls = registry.get("prior", name)
@@ -86,6 +108,10 @@ def _refused(function: Callable[..., dict[str, Any]], plugin: Plugin, name: str,
 
 def _complete_there(registry: Registry, cls: type[LatentPrior], settings: dict[str, Any]) -> dict[str, Any]:
     return complete_settings(registry, cls.name, settings)
+
+
+def _describe_space_there(registry: Registry, cls: type[LatentPrior]) -> dict[str, Any]:
+    return describe_space(registry, cls.name)
 
 
 def _plan_there(registry: Registry, cls: type[LatentPrior], *arguments: Any) -> dict[str, Any]:
@@ -134,8 +160,7 @@ def make_rows(
     `left_out` is given the reason of each that is `Unplannable`, which raises where it is None.
     """
     wanted: list[tuple[str, dict[str, Any]]] = [("gaussian", {})]
-    asked = [(name, {}) for name in registry.find_priors(None)] if priors is None else priors
-    for name, settings in _without_groups(registry, asked):
+    for name, settings in find_asked(registry, priors):
         if name in REFERENCES:
             raise UsageError(f"'{name}' is a reference row: it is always shown, and is not a prior to ask for")
         wanted.append((name, settings))

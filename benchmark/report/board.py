@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.report.across import across_markdown, find_across
+from benchmark.report.choice import judge_all
 from benchmark.report.first_screen import ACROSS, TUNING, first_screen, page_of
 from benchmark.report.markdown import summary_markdown, table_markdown
 from benchmark.report.pareto import draw_pareto
@@ -24,6 +25,8 @@ from benchmark.report.parity import parity_markdown
 from benchmark.report.sample_grids import draw_grid
 from benchmark.report.standing import find_standing
 from benchmark.report.tables import FD, Table, make_tables
+from benchmark.report.tuning import Tuned, group_tunings, tuning_markdown
+from benchmark.report.tuning_figures import draw_tuning
 from benchmark.store.places import lock
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import content_hash, write_atomic
@@ -49,8 +52,11 @@ COLUMNS = [
 _BACK = "[Leaderboard](../leaderboard.md)\n\n"
 _TUNING = """# Settings chosen on the validation split
 
-One seed a row, most often: reasons to choose, no verdicts. What was chosen is scored on test, in [the
-leaderboard](leaderboard.md).
+"""
+_BY_HAND = """# Recipes chosen by hand
+
+On the validation split, one seed a row most often: reasons to choose, no verdicts. What was chosen is scored on test,
+in [the leaderboard](leaderboard.md).
 """
 #: of the time between two rewritings, at most this share goes into one
 SHARE = 0.05
@@ -67,6 +73,7 @@ class Board:
         self._results, self._store = results, store or RecordStore(results / "records")
         self._next = -float("inf")
         self.tables: list[Table] = []
+        self._tuned: list[Tuned] = []
 
     def refresh(self) -> None:
         """`write`, unless that was done so lately that it would take more than `SHARE` of the time."""
@@ -81,7 +88,8 @@ class Board:
         # of two processes the later one sees the records of both
         with lock(f"results-{folder}"), _uncollected():
             self.tables, damaged, in_none = make_tables(results, self._store)
-            pages = make_pages(self.tables, [*damaged, *in_none])
+            self._tuned = group_tunings(judge_all(results, self._store.all()[0])[0])
+            pages = make_pages(self.tables, [*damaged, *in_none], self._tuned)
             for page, text in pages.items():
                 _write(results / page, text)
             _sweep(results / "boards", {Path(page).name for page in pages})
@@ -100,6 +108,8 @@ class Board:
         for table in self.tables:
             left_out += draw_grid(table, self._results)
             draw_pareto(table, self._results)
+        for tuned in self._tuned:
+            draw_tuning(tuned, self._results)
         return left_out
 
     def finish(self, bundle: str, protocol: str) -> str:
@@ -121,16 +131,19 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def make_pages(tables: list[Table], left_out: list[str]) -> dict[str, str]:
+def make_pages(tables: list[Table], left_out: list[str], tuned: list[Tuned]) -> dict[str, str]:
     """Place in the results folder -> text."""
     standing = find_standing(tables)
     across = find_across(standing.columns)
-    pages = {"leaderboard.md": first_screen(standing, across, tables, left_out)}
+    pages = {"leaderboard.md": first_screen(standing, across, tables, left_out, tuned)}
     pages |= {page_of(of): _BACK + table_markdown(of, tables, "#", "..") for of in tables if page_of(of) != TUNING}
     if across.labels:
         pages[ACROSS] = _BACK + across_markdown(across)
-    if chosen := [table_markdown(of, tables, "##", ".") for of in tables if page_of(of) == TUNING]:
-        pages[TUNING] = "\n".join([_TUNING, *chosen])
+    by_hand = [table_markdown(of, tables, "##", ".") for of in tables if page_of(of) == TUNING]
+    parts = [_TUNING + tuning_markdown(tuned, tables)] if tuned else []
+    parts += ["\n".join([_BY_HAND, *by_hand])] if by_hand else []
+    if parts:
+        pages[TUNING] = "\n".join(parts)
     if (parity := parity_markdown(tables)) is not None:
         pages["parity.md"] = parity
     return pages

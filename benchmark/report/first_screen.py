@@ -16,7 +16,8 @@ from benchmark.report.signatures import AUC, GOOD_IMAGES, WRONG_LATENTS, flags_o
 from benchmark.report.standing import Column, Standing, is_recipe
 from benchmark.report.statistics import MARGIN, RANKED_FROM
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, UNTOLD, ZERO_LINE, Table
-from benchmark.text import in_markdown
+from benchmark.report.tuning import Tuned
+from benchmark.text import in_code, in_markdown
 
 TITLE = "# Leaderboard"
 TUNING = "tuning.md"
@@ -27,8 +28,10 @@ NO_COLUMN = "No table of the test split has both N(0, I) and the aggregate poste
 MOST = 10
 
 
-def first_screen(standing: Standing, across: Across, made: list[Table], left_out: list[str]) -> str:
-    """The page. `left_out`: what is damaged or in no table, a sentence each."""
+def first_screen(
+    standing: Standing, across: Across, made: list[Table], left_out: list[str], tuned: list[Tuned] | None = None
+) -> str:
+    """The page. `left_out`: what is damaged or in no table, a sentence each; `tuned`: settings that were chosen."""
     columns = standing.columns
     lines = [TITLE, ""]
     if columns:
@@ -38,8 +41,9 @@ def first_screen(standing: Standing, across: Across, made: list[Table], left_out
         lines += [*(f"{line}\\" for line in explained), last, ""]
         lines += [line for grid in settings for line in (f"{grid.caption}:", "", grid.text, "")]
         lines += _pictures(columns)
-    elif made:
+    elif any(not table.protocol.settings for table in made):
         lines += [NO_COLUMN, ""]
+    lines += _tuned(made, tuned or [])
     lines += [*_apart(standing), *_links(standing, across, made), *_failures(made), *_capped("Left out", left_out)]
     return "\n".join([*lines, *_provenance(made), ""])
 
@@ -271,6 +275,22 @@ def _pictures(columns: list[Column]) -> list[str]:
     if any(row.values.get(SAMPLES) for row in table.rows.values()):
         lines += [f"![samples of every row from the same noise, {in_markdown(table.page)}]({grid_file(table)})", ""]
     return lines
+
+
+def _tuned(made: list[Table], tuned: list[Tuned]) -> list[str]:
+    """The boards of tuned settings, a line each with their order, and what is being tuned."""
+    boards = [table for table in made if table.protocol.settings and table.fd]
+    lines = []
+    for table in boards:
+        rows = [(label, table.gap_closed(table.rows[label])[0]) for label in table.fd]
+        order = ", ".join(f"{in_code(label)} {format_share(gap)}" if gap else in_code(label) for label, gap in rows)
+        lines.append(f"- [{in_markdown(table.page)}]({page_of(table)}): {order}")
+    if not lines and not tuned:
+        return []
+    trials = sorted({each.tuning.allowed for group in tuned for each in group.judged})
+    of = f", {' or '.join(map(str, trials))} trials of each prior" if trials else ""
+    head = f"Tuned: settings chosen on val{of}, apart from the recipes above ([how, and at what cost]({TUNING})):"
+    return [head, "", *lines, *([""] if lines else [])]
 
 
 def _apart(standing: Standing) -> list[str]:

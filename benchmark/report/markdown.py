@@ -77,7 +77,8 @@ def title_of(table: Table) -> str:
     """Data set, backbone, split, protocol, score and device."""
     p, device = table.protocol, "" if table.device == "cpu" else f", {table.device}"
     backbone = f"{table.backbone} seed {table.backbone_seed}"
-    return f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol, {p.score}{device}"
+    settings = ", tuned settings" if p.settings else ""
+    return f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol{settings}, {p.score}{device}"
 
 
 def _references(table: Table) -> list[TableRow]:

@@ -30,6 +30,7 @@ def _name(selection: Selection, usual: str) -> str:
         f"seed{selection.backbone_seed}" if selection.backbone_seed else "",
         p.preset,
         p.split if p.split != "test" else "",
+        p.settings or "",
         extractor if extractor != usual else "",
         selection.device if selection.device != "cpu" else "",
     ]

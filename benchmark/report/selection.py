@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.metrics.api import FIT
-from benchmark.protocol import Protocol, read_protocols
+from benchmark.protocol import TUNING_SEED, Protocol, read_protocols
+from benchmark.report.choice import choices, judge_all
 from benchmark.store.in_force import InForce, read_in_force
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import content_hash
+from benchmark.store.tunings import STAR
 
 Record = dict[str, Any]
 
@@ -82,13 +84,16 @@ def select(results: Path, store: RecordStore | None = None) -> tuple[list[Select
         of_bundle[record["row"]["bundle"]].append(record)
     found: list[Selection] = []
     placed: set[str] = set()
+    judged, damaged_tunings = judge_all(results, records)
     for bundle, protocol in protocols:
         covered = [record for record in of_bundle[bundle] if _belongs(record, protocol)]
         placed |= {record["id"] for record in covered}
-        found += _of_protocol(protocol, covered, last_run)
+        chosen = choices(judged, protocol.extractor)
+        shown = [each for record in covered for each in _as_shown(record, protocol, chosen, last_run)]
+        found += _of_protocol(protocol, shown, last_run)
     in_none = _counted([record for record in records if record["id"] not in placed])
     found.sort(key=lambda of: (*of.place, of.protocol.split, of.protocol.preset, of.first_scored, of.name))
-    return found, damaged + damaged_protocols + damaged_notes, in_none
+    return found, damaged + damaged_protocols + damaged_notes + damaged_tunings, in_none
 
 
 def _counted(in_none: list[Record]) -> list[str]:
@@ -108,6 +113,29 @@ def _belongs(record: Record, protocol: Protocol) -> bool:
     if record["row"]["budget"] not in (None, protocol.budget):
         return False
     return protocol.covers(record["identity"].get("settings", {}))
+
+
+def _as_shown(
+    record: Record, protocol: Protocol, chosen: dict[str, list[str]], last_run: dict[tuple[str, str, str], InForce]
+) -> list[Record]:
+    """A record as a table of this protocol has it: under other labels, or not at all.
+
+    What was tried with tuning seeds is in no table. One of tuned settings has the rows whose configuration was chosen,
+    whichever command made the records, beside the reference rows; one of recipes has them under the label that a run
+    gave them without a star, if one did.
+    """
+    row = record["row"]
+    if row["seed"] >= TUNING_SEED:
+        return []
+    framing = row["budget"] is None or row["prior"] == "gaussian"
+    if protocol.settings == "tuned":
+        labels = [row["label"]] if framing else chosen.get(row["config_hash"], [])
+    elif row["label"].endswith(STAR):
+        noted = last_run.get((row["bundle"], protocol.budget, row["device"]), InForce()).labels
+        labels = [label for label, of in noted.items() if of == row["config_hash"] and not label.endswith(STAR)]
+    else:
+        return [record]
+    return [{**record, "row": {**row, "label": label}} for label in labels]
 
 
 def _of_protocol(

@@ -71,9 +71,10 @@ def find_standing(made: list[Table]) -> Standing:
     """Columns of the tables of the test split.
 
     Of a bundle's tables those by the extractor that scored it first stand: a second one, looked at beside the first,
-    changes nothing here. A data set with nothing to repair is no column: what orders its rows is noise.
+    changes nothing here. Tuned settings have tables of their own, apart from the recipes'. A data set with nothing to
+    repair is no column: what orders its rows is noise.
     """
-    tables = [table for table in made if table.protocol.split == "test"]
+    tables = [table for table in made if table.protocol.split == "test" and not table.protocol.settings]
     tables.sort(key=lambda table: (table.first_scored, table.page))
     usual: dict[str, Any] = {}
     for table in tables:

@@ -1,0 +1,297 @@
+"""What tuning shows: what was chosen, what trials bring and cost, which settings matter, and whether orders changed."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.report.best_of import expected_best
+from benchmark.report.choice import FINALISTS, GRACE, LONGEST, SEEDS, Judged, Trial
+from benchmark.report.columns import format_short
+from benchmark.report.markdown_table import as_grid
+from benchmark.report.statistics import mean_interval, paired_difference
+from benchmark.report.tables import Table
+from benchmark.settings import format_value
+from benchmark.store.tunings import STAR
+from benchmark.text import in_code, in_markdown
+
+#: numbers of trials at which priors are ranked
+AT = (1, 4, 16)
+RULE = (
+    f"A prior's budget is a number of trials, the same for each: points of its search space, by a scrambled Sobol "
+    f"sequence, beside its recipe (trial 0). Each is fitted with tuning seed {SEEDS[0]} and scored by its FD on the "
+    f"validation split; the best {FINALISTS} are fitted with two more, and the lowest mean of the three is chosen. "
+    "Settings of sampling are tried on the winner's fits, and four of them cost a trial. A trial that fails, diverges "
+    f"or takes more than {LONGEST:g} times the recipe's fit and {GRACE:g} s is spent. Nothing here is measured on "
+    "test; what is chosen is fitted anew with seeds from 0 on, and stands in tables of its own as `prior*`."
+)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The tunings of one bundle by one score on one type of device, the best on val first."""
+
+    name: str
+    judged: list[Judged]
+
+    @property
+    def title(self) -> str:
+        plan = self.judged[0].tuning
+        device = "" if plan.device == "cpu" else f", {plan.device}"
+        budget = "" if plan.identity["budget"] == "full" else f", {plan.identity['budget']} budget"
+        return f"{plan.dataset}, {plan.backbone} seed {plan.backbone_seed}, val split, {plan.score}{budget}{device}"
+
+
+def group_tunings(judged: list[Judged]) -> list[Tuned]:
+    """By what they can be compared in."""
+    groups: dict[tuple[str, ...], list[Judged]] = defaultdict(list)
+    for each in judged:
+        plan = each.tuning
+        groups[plan.dataset, plan.backbone, plan.bundle, plan.device, plan.protocol].append(each)
+    found = []
+    for (dataset, backbone, bundle, device, protocol), members in sorted(groups.items()):
+        plan = members[0].tuning
+        alike = [other for other in groups if (other[0], other[1], other[3]) == (dataset, backbone, device)]
+        words = [dataset, backbone, *([bundle[:8], protocol[:8]] if len(alike) > 1 else [])]
+        words += [] if plan.device == "cpu" else [plan.device]
+        members.sort(key=lambda each: (_best(each), each.tuning.label))
+        found.append(Tuned(re.sub(r"[^\w.-]+", "_", "-".join(words), flags=re.ASCII), members))
+    return found
+
+
+def scores_of(judged: Judged) -> list[float]:
+    """FD of every trial with the first seed; one that is spent leaves N(0, I), which needs none."""
+    scores = [trial.score for trial in judged.trials if trial.score is not None]
+    worst = judged.ends[0] if judged.ends else max(filter(math.isfinite, scores), default=math.nan)
+    return [score if math.isfinite(score) else worst for score in scores]
+
+
+def minutes_of(judged: Judged) -> float:
+    """Core-minutes of a trial, on average."""
+    return statistics.fmean(trial.seconds / max(len(trial.scores), 1) for trial in judged.trials) / 60
+
+
+def curves_file(tuned: Tuned) -> str:
+    """The picture of what trials bring and cost, in a results folder."""
+    return f"tuning/{tuned.name}-trials.png"
+
+
+def settings_file(tuned: Tuned) -> str:
+    """The picture of FD against each setting."""
+    return f"tuning/{tuned.name}-settings.png"
+
+
+def tuning_markdown(groups: list[Tuned], tables: list[Table]) -> str:
+    """The sections of all groups."""
+    lines = [RULE, ""]
+    for tuned in groups:
+        lines += [f"## {in_markdown(tuned.title)}", ""]
+        lines += _changes(tuned, tables)
+        lines += ["What was chosen, % of the gap on val closed, and what it cost:", "", _chosen(tuned), ""]
+        lines += [f"- {in_markdown(sentence)}" for sentence in _spent(tuned)]
+        lines += ["", "Best of k trials, expected, % of the gap on val closed, and the priors' ranks by it:", ""]
+        lines += [_expected(tuned), "", f"![what trials bring and cost]({curves_file(tuned)})", ""]
+        lines += ["How FD goes with each setting over all trials (Spearman's rho; of few trials a small one is noise):"]
+        lines += ["", _sensitivity(tuned), "", f"![FD against each setting]({settings_file(tuned)})", ""]
+    return "\n".join(lines)
+
+
+def summary_of(judged: list[Judged]) -> str:
+    """What `tune` prints at its end."""
+    lines = []
+    for tuned in group_tunings(judged):
+        lines += [f"## {in_markdown(tuned.title)}", "", _chosen(tuned), "", *(f"- {s}" for s in _spent(tuned)), ""]
+    return "\n".join(lines)
+
+
+def _chosen(tuned: Tuned) -> str:
+    header = ["prior", "recipe", "chosen", "gain", "quartiles of trials", "spent", "trials", "core-min"]
+    header += ["settings chosen"]
+    body = []
+    for each in tuned.judged:
+        best, values = each.chosen, [100 * each.closed(score) for score in scores_of(each)]
+        through = [trial for trial in each.trials if trial.score is not None]
+        first = each.recipe.score
+        gained = math.nan
+        if best is not None and best.score is not None and first is not None and math.isfinite(first):
+            gained = 100 * (each.closed(best.score) - each.closed(first))
+        quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else []
+        body.append(
+            [
+                in_markdown(each.tuning.label),
+                _share(each, each.recipe),
+                _share(each, best) if best else "not through",
+                "" if math.isnan(gained) else f"{gained:.1f}",
+                " / ".join(f"{value:.1f}" for value in quartiles),
+                str(sum(not _is_fit(trial) for trial in through)),
+                f"{len(through) - 1} of {len(each.trials) - 1}",
+                format_short(each.seconds / 60),
+                in_markdown(describe_settings(best.settings)) if best else "",
+            ]
+        )
+    return as_grid(header, body)
+
+
+def _share(judged: Judged, trial: Trial) -> str:
+    """Of the gap: the mean over the tuning seeds that a trial has, and how many where not all."""
+    scores = [score for score in trial.scores.values() if math.isfinite(score)]
+    if not scores or len(scores) < len(trial.scores):
+        return "spent" if trial.scores else ""
+    seeds = "" if len(scores) == len(SEEDS) else f" ({len(scores)} seed)"
+    return f"{100 * judged.closed(statistics.fmean(scores)):.1f}{seeds}"
+
+
+def _spent(tuned: Tuned) -> list[str]:
+    """Why trials failed, a sentence each."""
+    return [
+        f"{each.tuning.label}, trial {trial.number} ({describe_settings(trial.settings)}): {trial.failures[SEEDS[0]]}"
+        for each in tuned.judged
+        for trial in each.trials
+        if SEEDS[0] in trial.failures
+    ]
+
+
+def _expected(tuned: Tuned) -> str:
+    scores = {each.tuning.label: scores_of(each) for each in tuned.judged}
+    steps = sorted({min(k, max(map(len, scores.values()))) for k in AT})
+    ranks = {k: _ranks({label: expected_best(values, k) for label, values in scores.items()}) for k in steps}
+    body = []
+    for each in tuned.judged:
+        label, cost = each.tuning.label, minutes_of(each)
+        cells = [100 * each.closed(expected_best(scores[label], k)) for k in steps]
+        body.append(
+            [
+                in_markdown(label),
+                *("" if math.isnan(cell) else f"{cell:.1f}" for cell in cells),
+                *(str(ranks[k].get(label, "")) for k in steps),
+                *(format_short(k * cost) for k in steps),
+            ]
+        )
+    header = ["prior", *(f"best of {k}" for k in steps), *(f"rank at {k}" for k in steps)]
+    return as_grid([*header, *(f"core-min for {k}" for k in steps)], body)
+
+
+def _ranks(values: dict[str, float]) -> dict[str, int]:
+    there = sorted((value, label) for label, value in values.items() if not math.isnan(value))
+    return {label: place for place, (_, label) in enumerate(there, 1)}
+
+
+def _sensitivity(tuned: Tuned) -> str:
+    from scipy import stats  # which takes half a second to import
+
+    body = []
+    for each in tuned.judged:
+        fit = [trial for trial in each.trials[1:] if _is_fit(trial)]
+        for name, of in each.tuning.identity["space"].items():
+            if of["sampling"]:
+                continue
+            values = [trial.settings[name] for trial in fit]
+            places = values if all(map(_is_number, values)) else [of["values"].index(value) for value in values]
+            told = len(set(map(str, values))) > 1 and len(values) > 2 and all(map(_is_number, values))
+            rho = stats.spearmanr(places, [trial.score for trial in fit]).statistic if told else math.nan
+            best = each.chosen.settings.get(name) if each.chosen else None
+            body.append(
+                [
+                    f"{in_markdown(each.tuning.label)}: {in_code(name)}",
+                    in_markdown(describe_range(of)),
+                    "" if math.isnan(rho) else f"{rho:+.2f}",
+                    "" if each.chosen is None else "the recipe's" if best is None else in_markdown(_typed(best)),
+                    in_markdown(of["why"]),
+                ]
+            )
+    return as_grid(["prior: setting", "tried", "rho with FD", "chosen", "why this range"], body)
+
+
+def _changes(tuned: Tuned, tables: list[Table]) -> list[str]:
+    """The board of tuned rows beside that of recipes, where there are both."""
+    plan = tuned.judged[0].tuning
+    alike = [
+        table
+        for table in tables
+        if (table.bundle, table.device, table.protocol.split) == (plan.bundle, plan.device, "test")
+        and table.protocol.extractor == plan.extractor
+        and table.protocol.budget == plan.identity["budget"]
+    ]
+    recipes, of_tuned = ([table for table in alike if bool(table.protocol.settings) == kind] for kind in (False, True))
+    pairs = [(one, other) for one in recipes for other in of_tuned if _same(one, other)]
+    if not pairs:
+        return []
+    from scipy import stats
+
+    before, after = pairs[-1]
+    labels = [label for label in after.fd if label.removesuffix(STAR) in before.fd]
+    body = []
+    for label in labels:
+        of_recipe = label.removesuffix(STAR)
+        seeds = sorted(set(before.fd[of_recipe]) & set(after.fd[label]))
+        one, other = ([by_seed[seed] for seed in seeds] for by_seed in (before.fd[of_recipe], after.fd[label]))
+        mean, low, high = paired_difference(one, other) if len(seeds) > 1 else (math.nan,) * 3
+        cells = [
+            _interval(before.gap_closed(before.rows[of_recipe])[0]),
+            _interval(after.gap_closed(after.rows[label])[0]),
+        ]
+        change = "" if math.isnan(mean) else f"{-mean:+.3g} [{-high:+.3g}, {-low:+.3g}]"
+        body.append([in_markdown(of_recipe), *cells, change, str(len(seeds))])
+    order = [label.removesuffix(STAR) for label in labels]
+    ranked = sorted(order, key=lambda label: mean_interval(list(before.fd[label].values()))[0])
+    lines = ["On test, with seeds that chose nothing:", ""]
+    lines += [
+        as_grid(
+            ["prior", "recipe, gap closed %", "tuned, gap closed %", f"{plan.score}, tuned - recipe", "seeds"], body
+        ),
+        "",
+    ]
+    if len(labels) > 2:
+        tau = stats.kendalltau([ranked.index(label) for label in order], range(len(order))).statistic
+        lines += [f"Order by recipes: {_listed(ranked)}.\\", f"Order when tuned: {_listed(order)}.\\"]
+        lines += [f"Kendall's τ between the two: {tau:.2f}.", ""]
+    return lines
+
+
+def _same(one: Table, other: Table) -> bool:
+    """Whether two tables differ in nothing but whether settings were tuned."""
+    return one.protocol.model_dump(exclude={"settings"}) == other.protocol.model_dump(exclude={"settings"})
+
+
+def _interval(gap: tuple[float, float, float] | None) -> str:
+    if gap is None:
+        return ""
+    return f"{100 * gap[0]:.1f}" + ("" if math.isnan(gap[1]) else f" ± {50 * (gap[2] - gap[1]):.1f}")
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(map(in_markdown, labels))
+
+
+def _best(judged: Judged) -> float:
+    if judged.chosen is not None and judged.chosen.mean is not None:
+        return judged.chosen.mean
+    return min(scores_of(judged), default=math.inf)
+
+
+def _is_fit(trial: Trial) -> bool:
+    return trial.score is not None and math.isfinite(trial.score)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _typed(value: Any) -> str:
+    return format_value(tuple(value) if isinstance(value, list) else value)
+
+
+def describe_settings(settings: dict[str, Any]) -> str:
+    """As one would type them; `the recipe` where there are none."""
+    return ", ".join(f"{name}={_typed(value)}" for name, value in settings.items()) or "the recipe"
+
+
+def describe_range(of: dict[str, Any]) -> str:
+    """A range of a search space in words."""
+    if "values" in of:
+        return ", ".join(map(_typed, of["values"]))
+    return f"{_typed(of['low'])} to {_typed(of['high'])}"

@@ -1,0 +1,1 @@
+"""Settings chosen with equal effort: the same number of trials for every prior, judged on the validation split."""
