@@ -65,7 +65,7 @@ def curves_figure(tuned: Tuned) -> Any:
     panels[0].set_ylabel("best of so many, expected: % of the gap closed on val")
     panels[0].set_ylim(bottom=max(panels[0].get_ylim()[0], -20))
     panels[1].set_xlabel("core-minutes of so many trials")
-    panels[1].set_xscale("log")
+    _number(panels[1].xaxis)
     for panel in panels:
         panel.grid(alpha=0.3)
         seaborn.despine(ax=panel)
@@ -112,11 +112,20 @@ def _scatter(panel: Any, judged: Judged, name: str, of: dict[str, Any], looks: d
     recipe = judged.recipe.score
     if recipe is not None and math.isfinite(recipe):
         panel.axhline(recipe, color="0.7", linewidth=1, linestyle="--", zorder=0)  # the recipe's
-    panel.set_yscale("log")
-    panel.tick_params(axis="y", which="both", labelsize=6)
+    _number(panel.yaxis)
     if values is None:
-        panel.set_xscale("log")
+        _number(panel.xaxis)
     else:
         words = [format_value(tuple(value) if isinstance(value, list) else value) for value in values]
         panel.set_xticks(range(len(words)), words)
         panel.set_xlim(-0.5, len(words) - 0.5)
+
+
+def _number(axis: Any) -> None:
+    """A logarithmic axis, numbered at few places, as one would type the numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
