@@ -33,8 +33,8 @@ def _command(words, cache, log, server):
 
 
 def alone(words):
-    """A run with one worker, where no number of them is asked for."""
-    return (*words, "--workers", 1) if words[:1] in (("run",), ["run"]) and "--workers" not in words else words
+    """A run or a tuning with one worker, where no number of them is asked for."""
+    return (*words, "--workers", 1) if words[0] in ("run", "tune") and "--workers" not in words else words
 
 
 def start(words, cache, log):

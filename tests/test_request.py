@@ -85,7 +85,7 @@ def test_seeds_are_a_count_or_a_list():
 
 
 def test_a_slip_of_the_finger_starts_no_run_of_a_million_seeds():
-    with pytest.raises(UsageError, match=r"seeds=1000000: .*expected 10000 at most"):
+    with pytest.raises(UsageError, match=r"seeds=1000000: .*expected 1000 at most"):
         request_from({"seeds": 1_000_000})
 
 

@@ -122,9 +122,12 @@ def _scatter(panel: Any, judged: Judged, name: str, of: dict[str, Any], looks: d
 
 
 def _number(axis: Any) -> None:
-    """A logarithmic axis, numbered at few places, as one would type the numbers."""
+    """A logarithmic axis, numbered at few places, as one would type the numbers; where nothing is shown, as it is."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    lowest, _ = axis.get_data_interval()
+    if not 0 < lowest < math.inf:
+        return
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
