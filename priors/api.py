@@ -74,7 +74,7 @@ def later_setting(default: Any, sampling: bool = False, **constraints: Any) -> A
 
 @dataclass(frozen=True)
 class Between:
-    """Numbers from `low` to `high`, evenly on a logarithmic scale; whole ones where both ends are. `why`: the reason."""
+    """Numbers from `low` to `high`, evenly on a logarithmic scale; whole ones where both ends are. `why`: a reason."""
 
     low: float
     high: float
@@ -200,7 +200,7 @@ class LatentPrior(nn.Module, ABC):
     those for latents that are a block C x H x W, the top group of a hierarchy.
     `quick`, `block_quick`: the largest value of a setting under `--budget quick`; the latter for blocks, beside the
     former.
-    `space`: setting -> the values that `tune` tries, the same for every data set: at most five settings that matter most.
+    `space`: setting -> the values that `tune` tries, the same for every data set: at most five, which matter most.
     A sampling setting is tried on a fit that is there, so it is `OneOf` few, none of which asks for more than four
     times the recipe's network evaluations.
     `companions`: settings of further rows that are shown whenever the prior is asked for by its bare name.
