@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, Diverged, LatentPrior, OneOf, PriorConfig, Progress, hookimpl
 from priors.parts.flows import MLPGenerator
 from priors.parts.graphs import without_python
 from priors.parts.optimisers import fused_adam
@@ -52,6 +52,16 @@ class Drifting(LatentPrior):
     config: DriftingConfig
     recipes = {"mnist": (16, {}), "cifar10": (128, {}), "celeba64": (64, {}), "celeba64-preview": (64, {})}
     block_recipes = {"mnist": (128, {}), "celeba64": (1_280, {}), "cifar10": (5_120, {})}
+    space = {
+        "learning_rate": Between(1e-4, 2e-3, "a decade below Adam's usual 1e-3 to twice it"),
+        "temperatures": OneOf(
+            ((0.01, 0.025, 0.1), (0.02, 0.05, 0.2), (0.04, 0.1, 0.4)), "the usual three, all halved and all doubled"
+        ),
+        "batch_size": OneOf(
+            (128, 256, 384), "the usual 256, half of it and one and a half times: distances cost its square"
+        ),
+        "width": OneOf((256, 512, 768), "the usual width, half of it and one and a half times it"),
+    }
     quick = {"steps": 600}
     block_quick = {"steps": 300}
     learns = {"ring": 0.05, "mixture": 0.2}

@@ -33,7 +33,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, Diverged, LatentPrior, OneOf, PriorConfig, Progress, hookimpl
 from priors.parts.assignment import assign
 from priors.parts.smooth_energies import SmoothEnergy
 
@@ -65,6 +65,13 @@ class EnergyMatching(LatentPrior):
     config: EnergyMatchingConfig
     recipes = {"mnist": (16, {}), "cifar10": (128, {}), "celeba64": (64, {}), "celeba64-preview": (64, {})}
     block_recipes = {"mnist": (128, {}), "celeba64": (1_280, {}), "cifar10": (5_120, {})}
+    space = {
+        "learning_rate": Between(3e-4, 3e-3, "half a decade to either side of Adam's usual 1e-3"),
+        "contrast_learning_rate": Between(3e-5, 3e-4, "half a decade to either side of the usual 1e-4"),
+        "noise_scale": Between(2.0, 5.0, "noise is to start outside the latents, which fill the place of N(0, I)"),
+        "temperature": Between(0.3, 3.0, "half a decade to either side of 1, where the field is an energy in nats"),
+        "chain": OneOf((20, 40, 80), "the usual 40 steps, half of them and twice, at twice the passes"),
+    }
     quick = {"steps": 800, "contrast_steps": 60, "chain": 20}
     block_quick = {"steps": 300, "contrast_steps": 30}
     learns = {"ring": 0.2, "mixture": 0.3}

@@ -35,8 +35,10 @@ from torch import Tensor
 
 from priors.api import (
     AggregatePosterior,
+    Between,
     Diverged,
     LatentPrior,
+    OneOf,
     PriorConfig,
     Progress,
     hookimpl,
@@ -191,6 +193,15 @@ class EVaLP(LatentPrior):
         "mnist": (128, {**_TOP_GROUP, "conv_widths": (32, 64, 64, 32), "steps": 20_000, "sampler_width": 32}),
         "celeba64": (1_280, _TOP_GROUP),
         "cifar10": (5_120, _TOP_GROUP),
+    }
+    space = {
+        "learning_rate": Between(5e-5, 2e-3, "from the smallest of the recipes to four times the largest"),
+        "kl_weight": OneOf(
+            (1e-8, 1e-3, 0.03, 0.3, 1.0), "from next to nothing to 1, where the sampler aims at exp(-f) N(0, I)"
+        ),
+        "gp_weight": Between(1.0, 20.0, "a decade below the usual 10 to twice it"),
+        "energy_steps": OneOf((1, 2, 5, 10), "those of the recipes, and one between"),
+        "couplings": OneOf((2, 3, 4), "those of the recipes: every step of the sampler pays for each"),
     }
     quick = {"steps": 2_000, "proposals": 50}
     block_quick = {"steps": 1_500}

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Diverged, LatentPrior, OneOf, PriorConfig, Progress, hookimpl
 from priors.parts.draws import finite_draws
 from priors.parts.mixtures import log_density
 
@@ -38,6 +38,11 @@ class FittedGaussian(LatentPrior):
         # a full covariance of that many latents is fitted to more numbers than there are draws
         "celeba64": (1_280, {"covariance": "diagonal"}),
         "cifar10": (5_120, {"covariance": "diagonal", "draws": 20_000}),
+    }
+    space = {
+        "covariance": OneOf(
+            ("diagonal", "full"), "both that there are: a full one takes far more draws than there are latents"
+        ),
     }
     quick = {"draws": 20_000}
     learns = {"narrow": 0.01, "standard": 0.005}

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, Diverged, LatentPrior, OneOf, PriorConfig, Progress, hookimpl
 from priors.parts.chunks import is_open
 from priors.parts.draws import finite_draws
 from priors.parts.mixtures import choose, draw, log_density, log_joint
@@ -72,6 +72,10 @@ class GMM(LatentPrior):
         "mnist": (128, {}),
         "celeba64": (1_280, {"covariance": "diagonal", "draws": 50_000}),
         "cifar10": (5_120, {"covariance": "diagonal", "draws": 20_000}),
+    }
+    space = {
+        "components": OneOf(("auto", 5, 10, 20, 50, 100, 200), "the ladder, and its rungs but for the first two"),
+        "floor": Between(1e-6, 1e-2, "from next to nothing to where no component is narrower than 0.1"),
     }
     quick = {"draws": 10_000, "iterations": 50}
     learns = {"ring": 0.05, "mixture": 0.05, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.1}

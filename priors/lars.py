@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, LatentPrior, OneOf, PriorConfig, Progress, hookimpl
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
 from priors.parts.graphs import without_python
@@ -86,6 +86,16 @@ class LARS(LatentPrior):
         ),
         "celeba64": (1_280, {"network": "conv", "proposals": 256, "normaliser_draws": 100_000}),
         "cifar10": (5_120, {"network": "conv", "proposals": 256, "normaliser_draws": 100_000}),
+    }
+    space = {
+        "learning_rate": Between(
+            1e-4, 3e-3, "from the smallest of the recipes to half a decade above Adam's usual 1e-3"
+        ),
+        "width": OneOf((128, 256, 512), "the usual 512, half of it and a quarter: a pass costs less"),
+        "depth": OneOf((2, 3), "the usual three hidden layers and one less"),
+        "truncation": OneOf(
+            (30, 100, 300), "the usual 100, about the largest ratio to N(0, I), and half a decade to either side"
+        ),
     }
     quick = {"steps": 400, "width": 256, "proposals": 512}
     # a bounded ratio to N(0, I) cannot reach what is narrow or scattered in 16 dimensions

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
+from priors.api import AggregatePosterior, Between, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import Form
 from priors.parts.flows import CouplingFlow, Flow
@@ -55,6 +55,11 @@ class LatentFlow(LatentPrior):
         "mnist": (128, {"network": "conv", "couplings": 3, "width": 32, "steps": 5_000}),
         "celeba64": (1_280, {"network": "conv", "couplings": 3, "width": 64}),
         "cifar10": (5_120, {"network": "conv", "couplings": 3, "width": 64}),
+    }
+    space = {
+        "learning_rate": Between(1e-4, 3e-3, "a decade below Adam's usual 1e-3 to half a decade above it"),
+        "couplings": Between(2, 6, "two are the fewest of the recipes, and six take about three times as long"),
+        "weight_decay": Between(1e-6, 1e-3, "the usual 2e-5, with more than a decade to either side"),
     }
     quick = {"steps": 1_200}
     block_quick = {"steps": 400}

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, Diverged, LatentPrior, OneOf, PriorConfig, Progress, hookimpl
 from priors.evalp import energy_gradients, sampler_loss
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
 from priors.parts.flows import MLPGenerator
@@ -65,6 +65,13 @@ class LatentWGAN(LatentPrior):
         "mnist": (128, {"network": "conv", "conv_widths": (32, 64, 64, 32), "steps": 20_000}),
         "celeba64": (1_280, {"network": "conv", "generator_width": 512}),
         "cifar10": (5_120, {"network": "conv", "generator_width": 512}),
+    }
+    space = {
+        "learning_rate": Between(1e-4, 1e-3, "half a decade to either side of the usual 3e-4"),
+        "generator_learning_rate": Between(3e-5, 3e-4, "half a decade to either side of the usual 1e-4"),
+        "critic_steps": OneOf((1, 2, 5, 10), "from one step each to twice the usual five"),
+        "gp_weight": Between(1.0, 20.0, "a decade below the usual 10 to twice it"),
+        "generator_width": OneOf((128, 256, 512), "those of the recipes, and half of the smaller"),
     }
     quick = {"steps": 4_000}
     block_quick = {"steps": 1_500}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pydantic import Field
 from zuko.transforms import MonotonicAffineTransform
 
-from priors.api import LatentPrior, hookimpl
+from priors.api import Between, LatentPrior, OneOf, hookimpl
 from priors.parts.autoregressive import AutoregressiveConfig, AutoregressiveFlow, AutoregressivePrior
 
 
@@ -38,6 +38,12 @@ class MAF(AutoregressivePrior):
         "mnist": (128, {}),
         "celeba64": (1_280, {"passes": 16}),
         "cifar10": (5_120, {"passes": 16}),
+    }
+    space = {
+        "learning_rate": Between(1e-4, 3e-3, "a decade below Adam's usual 1e-3 to half a decade above it"),
+        "transforms": OneOf((3, 5, 8), "the usual five, fewer and more; each costs as much as another"),
+        "width": OneOf((64, 128, 256), "the usual width, half of it and twice"),
+        "weight_decay": Between(1e-6, 1e-3, "the usual 2e-5, with more than a decade to either side"),
     }
     quick = {"steps": 400}
     learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.3}

@@ -18,7 +18,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
+from priors.api import (
+    AggregatePosterior,
+    Between,
+    Diverged,
+    LatentPrior,
+    OneOf,
+    PriorConfig,
+    Progress,
+    hookimpl,
+    later_setting,
+)
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
 from priors.parts.graphs import without_python
 from priors.parts.langevin import short_run
@@ -66,6 +76,12 @@ class MCMCEBM(LatentPrior):
         ),
         "celeba64": (1_280, {"network": "conv", "step_size": 0.1}),
         "cifar10": (5_120, {"network": "conv", "step_size": 0.1}),
+    }
+    space = {
+        "learning_rate": Between(1e-5, 3e-4, "the recipes take 2e-5 and 1e-4, and 4e-4 has diverged on 16 latents"),
+        "langevin_steps": OneOf((20, 60, 120), "the release's 60, a third of them and twice, at twice the passes"),
+        "step_size": Between(0.05, 0.5, "the recipes take 0.1 and 0.4; at 0.5 the step alone adds 7 % of variance"),
+        "width": OneOf((100, 200, 400), "the release's width, half of it and twice"),
     }
     quick = {"steps": 300}
     block_quick = {"steps": 200, "batch_size": 32}

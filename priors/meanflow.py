@@ -32,7 +32,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from priors.api import AggregatePosterior, LatentPrior, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, LatentPrior, OneOf, Progress, hookimpl
 from priors.parts.draws import finite_draws
 from priors.parts.probability_flow import directional
 from priors.parts.regression import HELD_OUT, RegressionConfig, regress
@@ -61,6 +61,15 @@ class MeanFlow(LatentPrior):
         "cifar10": (128, {"steps": 4_000}),
         "celeba64": (64, {"width": 384}),
         "celeba64-preview": (64, {"width": 384, "steps": 4_000}),
+    }
+    space = {
+        "learning_rate": Between(3e-4, 3e-3, "half a decade to either side of Adam's usual 1e-3"),
+        "width": OneOf((128, 256, 384), "half of the usual 256, and up to the largest of the recipes"),
+        "blocks": OneOf((2, 3, 4), "the usual three, one less and one more"),
+        "averaged": Between(0.01, 0.2, "a fifth of the usual 0.05 to four times it"),
+        "instantaneous": OneOf(
+            (0.25, 0.5, 0.75), "the usual half of a batch, and less and more of plain flow matching"
+        ),
     }
     quick = {"steps": 1_000, "width": 128}
     learns = {"ring": 0.2, "mixture": 0.2, "banana": 0.1, "narrow": 0.01, "standard": 0.01, "block": 0.3}

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, LatentPrior, PriorConfig, Progress, hookimpl
 from priors.parts.draws import finite_draws
 from priors.parts.early_stopping import BestState
 from priors.parts.graphs import without_python
@@ -57,6 +57,11 @@ class PosteriorMixture(LatentPrior):
         "cifar10": (128, {}),
         "celeba64": (64, {}),
         "celeba64-preview": (64, {"components": 100}),
+    }
+    space = {
+        "components": Between(50, 1_500, "from half of the fewest of the recipes to three times the usual 500"),
+        "learning_rate": Between(1e-3, 3e-2, "a decade below the usual 1e-2 to half a decade above it"),
+        "floor": Between(1e-3, 0.1, "from next to nothing to a tenth of the width of N(0, I)"),
     }
     quick = {"components": 100, "steps": 600}
     learns = {"ring": 0.05, "mixture": 0.1, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.3}

@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, LatentPrior, OneOf, PriorConfig, Progress, hookimpl
 from priors.ncp import classifier_loss
 from priors.parts import sir
 from priors.parts.early_stopping import BestState
@@ -78,6 +78,12 @@ class MultiNCE(LatentPrior):
         "mnist": (128, {"network": "conv", "conv_widths": (32, 64, 64, 32), "steps": 2_000, "batch_size": 128}),
         "celeba64": (1_280, {"network": "conv", "pool": 4_000, "held_out": 2_000, "proposals": 30}),
         "cifar10": (5_120, {"network": "conv", "pool": 4_000, "held_out": 2_000, "proposals": 30}),
+    }
+    space = {
+        "learning_rate": Between(3e-5, 3e-3, "the recipes take 1e-4 and 1e-3; half a decade is left to either side"),
+        "width": OneOf((128, 256, 512), "the usual width, half of it and twice"),
+        "depth": OneOf((2, 3), "the usual three hidden layers and one less"),
+        "stages": OneOf((2, 3), "the usual three and one less; a fourth draws with four times as many passes"),
     }
     quick = {"stages": 2, "steps": 300, "batch_size": 128, "pool": 4_000, "held_out": 4_000, "proposals": 30}
     learns = {"ring": 0.1}

@@ -21,7 +21,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl, later_setting, sampling_setting
+from priors.api import (
+    AggregatePosterior,
+    Between,
+    LatentPrior,
+    OneOf,
+    PriorConfig,
+    Progress,
+    hookimpl,
+    later_setting,
+    sampling_setting,
+)
 from priors.parts import sir
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
@@ -76,6 +86,12 @@ class NCP(LatentPrior):
         ),
         "celeba64": (1_280, {"network": "conv", "proposals": 500}),
         "cifar10": (5_120, {"network": "conv", "proposals": 500}),
+    }
+    space = {
+        "learning_rate": Between(3e-5, 3e-3, "the recipes take 1e-4 and 1e-3; half a decade is left to either side"),
+        "width": OneOf((128, 256, 512), "the usual 512, half of it and a quarter: a pass costs less"),
+        "depth": OneOf((2, 3), "the usual three hidden layers and one less"),
+        "sampler": OneOf(("sir", "langevin"), "both that there are: weighed proposals, or chains of fewer passes"),
     }
     quick = {"steps": 300, "batch_size": 128, "proposals": 50}
     # SIR from N(0, I) cannot hit what is narrow or, with the quick budget's proposals, scattered in 16 dimensions

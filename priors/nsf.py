@@ -15,7 +15,7 @@ from functools import partial
 from pydantic import Field
 from zuko.transforms import MonotonicRQSTransform
 
-from priors.api import LatentPrior, hookimpl
+from priors.api import Between, LatentPrior, OneOf, hookimpl
 from priors.parts.autoregressive import AutoregressiveConfig, AutoregressiveFlow, AutoregressivePrior
 
 SLOPE = 1e-3  # the least of a spline, as in zuko
@@ -40,6 +40,12 @@ class NSF(AutoregressivePrior):
         "mnist": (128, {"steps": 2_500}),
         "celeba64": (1_280, {"steps": 1_000}),
         "cifar10": (5_120, {"steps": 1_000, "batch_size": 64}),
+    }
+    space = {
+        "learning_rate": Between(1e-4, 3e-3, "a decade below Adam's usual 1e-3 to half a decade above it"),
+        "transforms": OneOf((2, 4, 6), "the usual four, fewer and more; each costs as much as another"),
+        "width": OneOf((64, 128, 256), "the usual width, half of it and twice"),
+        "weight_decay": Between(1e-6, 1e-3, "the usual 2e-5, with more than a decade to either side"),
     }
     quick = {"steps": 400}
     replayable = True

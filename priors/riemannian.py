@@ -29,9 +29,11 @@ from torch import Tensor
 
 from priors.api import (
     AggregatePosterior,
+    Between,
     Diverged,
     GaussianSplit,
     LatentPrior,
+    OneOf,
     PriorConfig,
     Progress,
     hookimpl,
@@ -70,6 +72,11 @@ class Riemannian(LatentPrior):
         "cifar10": (128, {"ridge": 0.1}),
         "celeba64": (64, {"ridge": 1.0}),
         "celeba64-preview": (64, {"ridge": 1.0}),
+    }
+    space = {
+        "medoids": Between(50, 200, "half of the usual 100 to twice as many, at up to twice the cost of a chain"),
+        "ridge": Between(0.01, 1.0, "from the smallest of the recipes to the largest"),
+        "power": OneOf((1.0, 4.0), "that of the paper, and that which the authors' code keeps"),
     }
     quick = {"steps": 20, "starts": 1_000}
     network_evaluations = 0  # and no promise to learn: its density is that of a geometry, whatever q_agg

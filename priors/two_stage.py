@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from priors.api import AggregatePosterior, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, LatentPrior, OneOf, PriorConfig, Progress, hookimpl
 from priors.parts.draws import finite_draws
 from priors.parts.early_stopping import BestState
 from priors.parts.graphs import without_python
@@ -77,6 +77,11 @@ class TwoStage(LatentPrior):
         "cifar10": (128, {}),
         "celeba64": (64, {}),
         "celeba64-preview": (64, {}),
+    }
+    space = {
+        "learning_rate": Between(1e-4, 3e-3, "a decade below Adam's usual 1e-3 to half a decade above it"),
+        "width": OneOf((256, 512, 768), "the usual width, half of it and one and a half times it"),
+        "depth": OneOf((2, 3, 4), "the usual three hidden layers, one less and one more"),
     }
     quick = {"steps": 1_200, "width": 128}
     replayable = True

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, FrozenVAE, LatentPrior, PriorConfig, Progress, hookimpl
+from priors.api import AggregatePosterior, Between, FrozenVAE, LatentPrior, PriorConfig, Progress, hookimpl
 from priors.parts.draws import finite_draws
 from priors.parts.early_stopping import BestState
 from priors.parts.graphs import without_python
@@ -57,6 +57,10 @@ class Vamp(LatentPrior):
         "cifar10": (128, {}),
         "celeba64": (64, {"components": 100}),
         "celeba64-preview": (64, {"components": 100}),
+    }
+    space = {
+        "components": Between(50, 500, "from half of the fewest of the recipes to the most"),
+        "learning_rate": Between(0.03, 1.0, "a decade below the usual 0.3 to half a decade above it"),
     }
     quick = {"components": 100, "steps": 100}
     # with steps as long as images need, for widths that are those of the target's posteriors

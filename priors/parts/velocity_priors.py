@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from priors.api import LatentPrior, Progress, Split, sampling_setting
+from priors.api import Between, LatentPrior, OneOf, Progress, Split, sampling_setting
 from priors.parts.probability_flow import heun, log_density
 from priors.parts.regression import RegressionConfig, regress
 from priors.parts.residual import ResidualMLP
@@ -39,6 +39,13 @@ class VelocityPrior(LatentPrior):
         "cifar10": (128, {"width": 512, "steps": 4_000}),
         "celeba64": (64, {"width": 384}),
         "celeba64-preview": (64, {"width": 384, "steps": 4_000}),
+    }
+    space = {
+        "learning_rate": Between(3e-4, 3e-3, "half a decade to either side of Adam's usual 1e-3"),
+        "width": OneOf((128, 256, 512), "half of the usual 256, and up to the largest of the recipes"),
+        "blocks": OneOf((2, 3, 4), "the usual three, one less and one more"),
+        "averaged": Between(0.01, 0.2, "a fifth of the usual 0.05 to four times it"),
+        "heun_steps": OneOf((5, 9, 18), "the usual nine, about half of them and twice as many"),
     }
     quick = {"steps": 1_000, "width": 128}
     replayable = True
