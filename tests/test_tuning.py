@@ -10,9 +10,10 @@ import time
 
 import numpy as np
 import pytest
-from boards import all_pages
+from boards import Results
 from commands import contents, finish, only_line, record_files, start
 
+from benchmark.bundles.find import SHIPPED
 from benchmark.errors import UsageError
 from benchmark.registry import Registry
 from benchmark.report.best_of import expected_best, expected_best_band
@@ -279,25 +280,18 @@ def test_settings_of_sampling_are_chosen_on_the_winner_s_fits():
 # ---- from the command line ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tuned(small_bundle, planted, tmp_path, cli):
-    """A planted prior after 16 trials, with no reference of the test split at hand."""
-    plugin = planted("if width > 7: raise RuntimeError('too wide')")
-    bundle = tmp_path / "bundle"
-    shutil.copytree(small_bundle, bundle)
-    for path in (bundle / "reference").glob("*-test*"):
-        path.unlink()
-    words = tune_words(bundle, plugin, tmp_path / "results", "--trials", 16)
+def test_a_planted_prior_is_mended_on_val_alone_and_its_rows_stand_apart(planted, tmp_path, cli):
+    """Its recipe is far off; 16 trials find settings that close most of the gap, with no reference of test at hand."""
+    plugin, bundle, results = (
+        planted("if width > 7: raise RuntimeError('too wide')"),
+        tmp_path / "bundle",
+        tmp_path / "r",
+    )
+    shutil.copytree(SHIPPED / "digits-conv_vae", bundle, ignore=shutil.ignore_patterns("*-test*"))
+    words = tune_words(bundle, plugin, results, "--trials", 16)
     done = cli(*words)
     assert done.code == 0, done.err
-    return words, done, tmp_path / "results", small_bundle, plugin
-
-
-def test_a_planted_prior_is_mended_on_val_alone(tuned, cli):
-    """Its recipe is far off; 16 trials find settings that close most of the gap. Nothing of test was read or made."""
-    words, done, results, _bundle, _plugin = tuned
     (each,) = judged(results)
-    assert each.chosen is not None
     assert each.closed(each.recipe.score) < 0
     assert each.closed(each.chosen.mean) > 0.5
     assert each.chosen.settings["shift"] == 0
@@ -309,41 +303,37 @@ def test_a_planted_prior_is_mended_on_val_alone(tuned, cli):
     assert len(each.trials) == 1 + 15
     assert len(each.sampled) == 2
     assert "too wide" in done.out
-    assert "planted, trial" in (results / "tuning.md").read_text()
+    page = (results / "tuning.md").read_text()
+    assert "planted, trial" in page
+    assert "planted: `width`" in page
     assert list((results / "boards").glob("*")) == []
-    assert {path.name[-12:] for path in (results / "tuning").iterdir()} == {"settings.png", "e-trials.png"}
+    assert {path.name for path in (results / "tuning").iterdir()} == {
+        "digits-conv_vae-settings.png",
+        "digits-conv_vae-trials.png",
+    }
 
     before = contents(results / "records")
-    again = cli(*words)
-    assert again.code == 0
+    assert cli(*words).code == 0
     assert contents(results / "records") == before
     assert judged(results) == [each]
 
-
-def test_tuned_rows_stand_apart_and_are_the_same_fits(tuned, cli):
-    _, _, results, bundle, plugin = tuned
-    run = ["run", "--bundle", bundle, "--plugin", plugin, "--results", results, "--seeds", 2, "--metrics", "fd"]
+    run = ["run", "--bundle", SHIPPED / "digits-conv_vae", "--plugin", plugin, "--results", results, "--seeds", 2]
+    run += ["--metrics", "fd"]
     done = cli(*run, "--settings", "tuned")
     assert done.code == 0, done.err
-    (each,) = judged(results)
-    text = all_pages(results)
-    assert "planted\\*" in text
-    assert "tuned settings" in text
     count = len(record_files(results))
     typed = ",".join(f"{name}={value}" for name, value in each.chosen.settings.items())
-    done = cli(*run, "--priors", f"planted[{typed}]")
-    assert done.code == 0
+    assert cli(*run, "--priors", f"planted[{typed}]").code == 0
     assert len(record_files(results)) == count, "the same fit, and the same scores"
-    pages = {path.name: path.read_text() for path in (results / "boards").iterdir()}
-    (recipes,) = [text for name, text in pages.items() if "tuned" not in name]
-    (of_tuned,) = [text for name, text in pages.items() if "tuned" in name]
-    assert "planted\\*" not in recipes
-    assert "planted[width" in recipes
-    assert "planted[width" not in of_tuned
+    recipes, of_tuned = (results / "boards" / f"digits-conv_vae-quick{which}.md" for which in ("", "-tuned"))
+    assert "planted\\*" not in recipes.read_text()
+    assert "planted[width" in recipes.read_text()
+    assert "| planted\\*" in of_tuned.read_text()
+    assert "planted[width" not in of_tuned.read_text().partition("<details>")[0]
+    assert "planted*" in (results / "leaderboard.md").read_text()
     assert cli(*run, "--priors", "planted").code == 0
-    tuning = (results / "tuning.md").read_text()
-    assert "On test, with seeds that chose nothing" in tuning
-    verified = cli("verify", "--results", results, "--plugin", plugin, "--share", 0.05)
+    assert "On test, with seeds that chose nothing" in (results / "tuning.md").read_text()
+    verified = cli("verify", "--results", results, "--plugin", plugin, "--share", 0.02)
     assert verified.code == 0, verified.out + verified.err
     assert "the tables are the records'" in verified.err
 
@@ -435,11 +425,13 @@ def test_seeds_that_choose_are_not_reported():
     assert request_from({"seeds": [1000], "split": "val"}).seeds == (1000,)
 
 
-def test_a_damaged_plan_is_named_and_harms_no_table(tuned, cli):
-    _, _, results, *_ = tuned
-    (path,) = (results / "tunings").glob("*/*.json")
-    path.write_text(path.read_text().replace('"planted"', '"planned"'))
-    done = cli("leaderboard", "--results", results)
+def test_a_damaged_plan_is_named_and_harms_no_table(tmp_path, cli):
+    results = Results(tmp_path / "results")
+    results.references()
+    plan(3).save(results.folder)
+    (path,) = (results.folder / "tunings").glob("*/*.json")
+    path.write_text(path.read_text().replace('"cpu"', '"cuda"'))
+    done = cli("leaderboard", "--results", results.folder)
     assert done.code == 1
     assert f"left out: {path}: content does not match its seal" in done.err
 
