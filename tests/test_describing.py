@@ -12,7 +12,7 @@ PLUGIN = '''
 """A prior of somebody's. It has settings of many types."""
 from typing import Annotated, Literal
 from pydantic import Field
-from priors.api import LatentPrior, PriorConfig, hookimpl, sampling_setting
+from priors.api import Between, LatentPrior, OneOf, PriorConfig, hookimpl, sampling_setting
 
 class Config(PriorConfig):
     steps: int = Field(10, ge=1, le=99)
@@ -27,6 +27,7 @@ class Mine(LatentPrior):
     Config = Config
     recipes = {"mnist": (16, {"steps": 7})}
     quick = {"steps": 3}
+    space = {"rate": Between(1e-4, 1e-2, "usual"), "widths": OneOf(((3, 4), (8,)), "two sizes")}
     def fit(self, posterior, generator, progress): ...
     def sample(self, n, generator): ...
 
@@ -66,6 +67,8 @@ def test_show_has_settings_with_types_ranges_defaults_and_recipes(cli, plugin):
     assert lines["proposals"] == "integer ≥ 1 5 sampling"
     assert "recipe on mnist: steps=7" in shown
     assert "quick budget, at most: steps=3" in shown
+    assert "tuned, rate: 0.0001 to 0.01 (usual)" in shown
+    assert "tuned, widths: 3x4, 8 (two sizes)" in shown
 
 
 @pytest.mark.parametrize("kind", KINDS)

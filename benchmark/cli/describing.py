@@ -14,6 +14,7 @@ from tabulate import tabulate
 from benchmark.registry import ForeignPrior, words_of_class
 from benchmark.settings import format_value
 from benchmark.text import one_line
+from priors.api import Between, OneOf
 
 LONGEST = 140  # characters of what a thing is
 #: what a bound of a JSON schema says
@@ -77,6 +78,8 @@ def _settings(cls: Any, config: type[BaseModel]) -> Iterator[str]:
     for title, caps in (("quick budget, at most", "quick"), ("for blocks, at most", "block_quick")):
         if getattr(cls, caps, None):
             yield f"  {title}: {_listed(getattr(cls, caps))}"
+    for setting, values in getattr(cls, "space", {}).items():
+        yield f"  tuned, {setting}: {_range(values)} ({values.why})"
     for companion in getattr(cls, "companions", ()):
         yield f"  shown beside it: {cls.name}[{_listed(companion)}]"
 
@@ -100,6 +103,12 @@ def _type(part: dict[str, Any], whole: dict[str, Any]) -> str:
         return f"several (joined by x) of: {_type(part.get('items', {}), whole)}"
     bounds = ", ".join(f"{sign} {_said(part[name])}" for name, sign in BOUNDS.items() if name in part)
     return f"{part.get('type', 'anything')} {bounds}".strip()
+
+
+def _range(values: Between | OneOf) -> str:
+    if isinstance(values, OneOf):
+        return ", ".join(map(_said, values.values))
+    return f"{_said(values.low)} to {_said(values.high)}"
 
 
 def _listed(settings: dict[str, Any]) -> str:
