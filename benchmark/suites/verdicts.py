@@ -75,7 +75,7 @@ def _doubt(comparison: Comparison) -> float:
 
 @dataclass(frozen=True)
 class Sample:
-    """Two rows in one metric on one bundle. `margin`, in the metric's unit: how much is no difference worth the name."""
+    """Two rows in one metric on one bundle. `margin`, in its unit: how much is no difference worth the name."""
 
     name: str
     first: BySeed
@@ -260,7 +260,7 @@ def _decide_corrected(samples: Sequence[Sample], decide: _Decide, notes: Mapping
             comparison = _without_interval(sample.name, first, second, why)
         else:
             low, high = difference.low, difference.high
-            word: Word = UNDECIDED if why else decide(low, high, sample.margin)
+            word: Word = "undecided" if why else decide(low, high, sample.margin)
             why = why or ("" if word != UNDECIDED else "the interval reaches both sides")
             comparison = Comparison(sample.name, difference.mean, low, high, len(first), word, why)
         note = (notes or {}).get(sample.name, "")
