@@ -20,7 +20,7 @@ from benchmark.report.statistics import mean_interval
 from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table
 from benchmark.settings import parse_named
 from benchmark.store.schema import describe_problem
-from benchmark.store.sealed import Damaged, read_sealed
+from benchmark.store.sealed import Damaged, read_sealed, write_sealed
 from benchmark.suites.quantities import Quantity
 from benchmark.suites.suite import Suite, parse_suite
 
@@ -100,11 +100,6 @@ class Note(BaseModel):
         return parse_suite(self.name, self.content, f"{self.name}.json")
 
 
-def note_path(results: Path, name: str) -> Path:
-    """Where a suite's note lies in a results folder."""
-    return results / "suites" / f"{name}.json"
-
-
 def read_note(path: Path) -> Note:
     """The note of a file. Raises `Damaged`."""
     content = {name: value for name, value in read_sealed(path).items() if name != "seal"}
@@ -112,6 +107,17 @@ def read_note(path: Path) -> Note:
         return Note.model_validate(content)
     except ValidationError as error:
         raise Damaged(f"{path}: {describe_problem(error)}") from error
+
+
+def keep_note(results: Path, note: Note) -> None:
+    """Write a note into a results folder, unless it is there as it is to be; a damaged one is replaced."""
+    path = results / "suites" / f"{note.name}.json"
+    try:
+        known = path.exists() and read_note(path) == note
+    except Damaged:
+        known = False
+    if not known:
+        write_sealed(path, note.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)

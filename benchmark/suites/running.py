@@ -9,10 +9,9 @@ from benchmark import coordinator
 from benchmark.machine.devices import choose_device
 from benchmark.progress import format_seconds, say
 from benchmark.request import resolve, stored_reference
-from benchmark.store.sealed import write_sealed
 from benchmark.suggestion import spell
 from benchmark.suites.pages import write_pages
-from benchmark.suites.places import Note, note_path
+from benchmark.suites.places import Note, keep_note
 from benchmark.suites.plan import Step, join, make_place, make_steps, roots_of
 from benchmark.suites.suite import Suite, shipped
 from benchmark.suites.training import train
@@ -37,7 +36,7 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     typed = suite.name if suite.name in shipped() else f"{suite.name}.toml"
     command = spell("suite", typed, preset=preset)
     note = Note(name=suite.name, preset=preset, command=command, content=suite.content, places=join(places))
-    write_sealed(note_path(results, suite.name), note.model_dump(mode="json"))
+    keep_note(results, note)
     forecasts = [row for each in resolved for row in coordinator.forecast_of(each)]
     seconds, unknown = sum(row.seconds for row in forecasts), sum(row.unknown for row in forecasts)
     if seconds or unknown:
