@@ -48,7 +48,7 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
         drawn = draw_suite(suite, recorded, picture, _facts(note, recorded))
         page = suite_markdown(note, suite, recorded, judged, picture.name if drawn else "")
         write_page(path.with_suffix(".md"), page)
-        findings.append((note, suite, judged))
+        findings.append((note, suite, judged, recorded))
     write_page(results / "findings.md", findings_markdown(findings))
     return damaged
 
@@ -58,6 +58,8 @@ def suite_markdown(note: Note, suite: Suite, recorded: Sequence[Recorded], judge
     parts = [f"[Findings](../findings.md)\n\n# {in_markdown(suite.title)}\n", f"{in_markdown(suite.question, 5_000)}\n"]
     if picture:
         parts.append(f"![{in_markdown(suite.title)}]({picture})\n")
+    if cut := _cut_short(recorded):
+        parts.append(f"{cut}\n")
     parts.append("## Claims\n")
     header = ["claim", "verdict", "number", "95 % interval", "seeds"]
     parts.append(f"{as_grid(header, [[in_markdown(c.says), f'**{v.word}**', *_decided(c, v)] for c, v in judged])}\n")
@@ -127,7 +129,7 @@ def _quantities(suite: Suite) -> list[Quantity]:
     return [quantity for quantity in found if quantity.kind not in ("prior", "bundle", "step", "log")]
 
 
-def findings_markdown(findings: Sequence[tuple[Note, Suite, Judged]]) -> str:
+def findings_markdown(findings: Sequence[tuple[Note, Suite, Judged, Sequence[Recorded]]]) -> str:
     """What all suites of a folder found: each claim with its verdict."""
     header = ["claim", "verdict", "number", "95 % interval", "seeds", "preset", "suite"]
     body = [
@@ -138,19 +140,28 @@ def findings_markdown(findings: Sequence[tuple[Note, Suite, Judged]]) -> str:
             note.preset,
             f"[{in_markdown(note.name)}](suites/{note.name}.md)",
         ]
-        for note, suite, judged in findings
+        for note, _, judged, _ in findings
         for claim, verdict in judged
     ]
     questions = "\n".join(
         f"- [{in_markdown(suite.title)}](suites/{note.name}.md): {in_markdown(suite.question, 5_000)}"
-        for note, suite, _ in findings
+        for note, suite, _, _ in findings
     )
+    cut = _cut_short([each for *_, recorded in findings for each in recorded])
     return (
         "# Findings of the suites\n\n[Leaderboard](leaderboard.md)\n\n"
         "Each claim with the verdict of the test that its suite states, from what is recorded: *held*, *did not hold*, "
         "or *undecided*, with the comparison that decides, or, of several, the one that is least sure.\n\n"
-        f"{as_grid(header, body)}\n\n{questions}\n"
+        + (f"{cut}\n\n" if cut else "")
+        + f"{as_grid(header, body)}\n\n{questions}\n"
     )
+
+
+def _cut_short(recorded: Sequence[Recorded]) -> str:
+    """What is to be known of verdicts whose fits were cut short; empty where none was."""
+    if all(each.table is None or each.table.protocol.budget != "quick" for each in recorded):
+        return ""
+    return "**Fits of the quick budget are cut short: their verdicts say nothing of the priors' own recipes.**"
 
 
 def _decided(claim: Claim, verdict: Verdict) -> list[str]:
