@@ -185,9 +185,16 @@ def test_a_grid_of_bundles_is_trained_once(tmp_path, monkeypatch):
     assert "fitted_gaussian - gaussian on hole, kl_weight=0.1" in page
     assert "one seed has no interval" in page
     monkeypatch.setattr(running, "train", lambda *_: pytest.fail("it was trained again"))
-    before = record_files(tmp_path / "r")
+    before = record_files(tmp_path / "r" / "suites" / "grid")
+    assert before
+    assert record_files(tmp_path / "r") == []  # no column of the usual first screen
     assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu"}) == 0
-    assert record_files(tmp_path / "r") == before
+    assert record_files(tmp_path / "r" / "suites" / "grid") == before
+
+
+def test_more_images_than_there_are_is_one_line(cli, tmp_path):
+    words = ["--dataset", "digits", "--images", 5000, "--out", tmp_path / "b", "--device", "cpu"]
+    assert "digits has 1,097 training images, fewer than the 5,000 asked" in only_line(cli("pretrain", *words))
 
 
 def test_missing_images_are_one_line(cli, tmp_path, monkeypatch):
@@ -212,7 +219,7 @@ def test_a_shipped_suite_names_what_is_there(name):
     suite = find_suite(name)
     assert list(suite.presets) == list(PRESETS)
     for preset in PRESETS:
-        steps = make_steps(suite, preset, {"device": "cpu"})
+        steps = make_steps(suite, preset, {"device": "cpu", "results": "results"})
         assert all(len(step.request.seeds) >= (3 if preset == "default" else 2) for step in steps)
         budget = "quick" if preset == "quick" else "full"
         assert {step.request.budget for step in steps} == {budget}

@@ -101,13 +101,14 @@ def curves_figure(curves: list[Curve]) -> Any:
         for point in curve.best.values():
             panel.plot(*point, "o", color=held_out, markersize=3.5)
         panel.set_ylabel(one_line(curve.name.removeprefix(HELD_OUT), LONGEST), fontsize=7, parse_math=False)
-        panel.set_ylim(*_limits([value for of in (curve.points, curve.fitted) for p in of.values() for _, value in p]))
+        shown_values = [value for of in (curve.points, curve.fitted) for points in of.values() for _, value in points]
+        panel.set_ylim(*value_limits(shown_values))
         panel.locator_params(nbins=4)
     figure.supxlabel("step", fontsize=8)
     return figure
 
 
-def _limits(values: list[float]) -> tuple[float, float]:
+def value_limits(values: list[float]) -> tuple[float, float]:
     """Where a panel begins and ends: from the lowest value but `OUTSIDE` of them to the highest but as many."""
     import numpy as np
 

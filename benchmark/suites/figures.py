@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmark.report.curves import value_limits
 from benchmark.report.frame import is_number
 from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
 from benchmark.report.tables import ZERO_LINE
@@ -131,6 +132,8 @@ def _figure(title: str, note: str, panels: list[tuple[Figure, list[Series]]]) ->
         for values, scale in (([dot[0] for dot in dots], axes.set_xscale), ([dot[1] for dot in dots], axes.set_yscale)):
             if values and min(values) > 0 and max(values) / min(values) >= WIDE:
                 scale("log")
+        if logged := [value for series in of for curve in series.curves for _, value in curve]:
+            axes.set_ylim(*value_limits(logged))
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         seaborn.despine(ax=axes)

@@ -16,7 +16,7 @@ from benchmark.report.tables import Table, make_tables
 from benchmark.store.sealed import Damaged
 from benchmark.suites.claims import judge
 from benchmark.suites.figures import draw_suite
-from benchmark.suites.places import Note, Recorded, find_tables, read_note
+from benchmark.suites.places import Note, Recorded, find_tables, folder_apart, read_note
 from benchmark.suites.quantities import Quantity, parse_quantity
 from benchmark.suites.suite import Claim, Correlation, Suite
 from benchmark.suites.verdicts import Comparison, Verdict
@@ -39,7 +39,9 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
         try:
             note = read_note(path)
             suite = note.suite
-            recorded = find_tables(note, made)
+            apart = folder_apart(results, note.name)
+            of_trained = make_tables(apart)[0] if (apart / "records").is_dir() else []
+            recorded = find_tables(note, [*made, *of_trained])
             judged = [(claim, judge(claim, recorded)) for claim in suite.claims]
         except (Damaged, UsageError) as error:
             damaged.append(str(error))

@@ -109,6 +109,14 @@ def read_note(path: Path) -> Note:
         raise Damaged(f"{path}: {describe_problem(error)}") from error
 
 
+def folder_apart(results: Path, name: str) -> Path:
+    """Where records of the VAEs that a suite trains lie: a results folder of its own, below that of the suite.
+
+    They answer the suite's question, and would each be a column of the usual first screen.
+    """
+    return results / "suites" / name
+
+
 def keep_note(results: Path, note: Note) -> None:
     """Write a note into a results folder, unless it is there as it is to be; a damaged one is replaced."""
     path = results / "suites" / f"{note.name}.json"

@@ -19,7 +19,7 @@ from benchmark.registry import Registry
 from benchmark.request import Request, request_from
 from benchmark.settings import parse_named
 from benchmark.store.places import data_roots
-from benchmark.suites.places import Place, PlacedRow, is_open, split_open
+from benchmark.suites.places import Place, PlacedRow, folder_apart, is_open, split_open
 from benchmark.suites.quantities import OF_CLAIMS, SETTINGS, Quantity, parse_quantity, require_measured
 from benchmark.suites.suite import (
     Alike,
@@ -60,7 +60,8 @@ class _Untrained:
 def make_steps(suite: Suite, preset: str, given: dict[str, Any]) -> list[Step]:
     """The steps of a preset in the order of its file; `given`: fields of all requests that the command decides.
 
-    Raises `UsageError` for whatever the suite names and nobody knows: nothing is computed before.
+    What runs on VAEs that the suite trains is recorded in a folder apart (`folder_apart`). Raises `UsageError` for
+    whatever the suite names and nobody knows: nothing is computed before.
     """
     asked = suite.preset(preset)
     steps: list[Step] = []
@@ -79,7 +80,7 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any]) -> list[Step]:
             trainings = asked.bundles[name].each()
             grid = asked.bundles[name].grid
             rest = {key: value for key, value in said.items() if key != "bundle"}
-            request = request_from({**rest, **given})
+            request = request_from({**rest, **given, "results": folder_apart(Path(given["results"]), suite.name)})
             registry = registry_of(request)
             where = choose_device(request.device), data_roots(request.data_root)
             for training in trainings:

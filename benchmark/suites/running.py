@@ -8,7 +8,7 @@ from typing import Any
 from benchmark import coordinator
 from benchmark.machine.devices import choose_device
 from benchmark.progress import format_seconds, say
-from benchmark.request import resolve, stored_reference
+from benchmark.request import Resolved, resolve, stored_reference
 from benchmark.suggestion import spell
 from benchmark.suites.pages import write_pages
 from benchmark.suites.places import Note, keep_note
@@ -37,12 +37,8 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     command = spell("suite", typed, preset=preset)
     note = Note(name=suite.name, preset=preset, command=command, content=suite.content, places=join(places))
     keep_note(results, note)
-    forecasts = [row for each in resolved for row in coordinator.forecast_of(each)]
-    seconds, unknown = sum(row.seconds for row in forecasts), sum(row.unknown for row in forecasts)
-    if seconds or unknown:
-        more = f", and {unknown:,} fits and scores of which no time is recorded" if unknown else ""
-        count = f"{len(steps)} request{'s' if len(steps) > 1 else ''}"
-        say(f"{count}: about {format_seconds(seconds)} of core time by the recorded seconds{more}")
+    if expected := _expected(resolved):
+        say(expected)
     failed = 0
     try:
         while resolved:
@@ -66,9 +62,20 @@ def _trained(steps: list[Step]) -> list[Step]:
     return steps
 
 
+def _expected(resolved: list[Resolved]) -> str:
+    """About how much core time all of it takes, in a sentence; empty where everything is recorded."""
+    rows = [row for each in resolved for row in coordinator.forecast_of(each)]
+    seconds, unknown = sum(row.seconds for row in rows), sum(row.unknown for row in rows)
+    if not (seconds or unknown):
+        return ""
+    more = f"{unknown:,} fits and scores of which no time is recorded" if unknown else ""
+    known = f"about {format_seconds(seconds)} of core time by the recorded seconds" if seconds else ""
+    return f"expected: {', and '.join(filter(None, (known, more)))}"
+
+
 def dry_run(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> str:
     """What `run_suite` would do, as text: bundles to be trained, and each request's jobs with about how long."""
-    parts = []
+    parts, known = [], []
     for step in make_steps(suite, preset, {**given, "results": results}):
         if step.bundle is None and step.training is not None:
             of = step.training
@@ -78,6 +85,6 @@ def dry_run(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> 
                 f"{len(step.request.priors or ())} priors fitted with {len(step.request.seeds)} seeds\n"
             )
         else:
-            resolved = resolve(step.request, step.registry, reference_of=stored_reference)
-            parts.append(f"{step.name}\n\n{coordinator.dry_run(resolved)}")
-    return "\n".join(parts)
+            known.append(resolve(step.request, step.registry, reference_of=stored_reference))
+            parts.append(f"{step.name}\n\n{coordinator.dry_run(known[-1])}")
+    return "\n".join([*parts, _expected(known)])
