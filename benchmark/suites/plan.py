@@ -233,8 +233,3 @@ def _require_quantity(typed: str, measured: list[type[Metric]], places: Sequence
     except UsageError as error:
         raise UsageError(f"{of}: {error}") from error
     return quantity
-
-
-def roots_of(step: Step) -> list[Path]:
-    """Where images are looked for."""
-    return data_roots(step.request.data_root)

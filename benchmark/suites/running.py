@@ -9,10 +9,11 @@ from benchmark import coordinator
 from benchmark.machine.devices import choose_device
 from benchmark.progress import format_seconds, say
 from benchmark.request import Resolved, resolve, stored_reference
+from benchmark.store.places import data_roots
 from benchmark.suggestion import spell
 from benchmark.suites.pages import write_pages
 from benchmark.suites.places import Note, keep_note
-from benchmark.suites.plan import Step, join, make_place, make_steps, roots_of
+from benchmark.suites.plan import Step, join, make_place, make_steps
 from benchmark.suites.suite import Suite, shipped
 from benchmark.suites.training import train
 
@@ -57,7 +58,7 @@ def _trained(steps: list[Step]) -> list[Step]:
         if step.bundle is None and step.training is not None:
             if step.name not in done:
                 device = choose_device(step.request.device)
-                done[step.name] = train(step.training, step.registry, device, roots_of(step))
+                done[step.name] = train(step.training, step.registry, device, data_roots(step.request.data_root))
             steps[number] = step.on(done[step.name])
     return steps
 

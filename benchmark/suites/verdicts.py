@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from benchmark.report.statistics import CONFIDENCE, RESAMPLES, mean_interval, paired_differences, paired_interval
 
-HELD, DID_NOT_HOLD, UNDECIDED = "held", "did not hold", "undecided"
 Word = Literal["held", "did not hold", "undecided"]
 Direction = Literal["rises", "falls"]
 
@@ -203,7 +202,7 @@ def correlation(points: Sequence[Point], direction: Direction = "rises") -> Verd
     if not why and math.isfinite(low):
         above, below = sorted((sign * low, sign * high))
         word = "held" if above > 0 else "did not hold" if below < 0 else "undecided"
-    if word == UNDECIDED and not why:
+    if word == "undecided" and not why:
         why = "the interval holds 0" if math.isfinite(low) else "resampled points are mostly equal"
     name = f"{len(bundles)} bundles, {len(priors)} priors"
     return Verdict(word, (Comparison(name, number, low, high, len(good), word, why),), why)
@@ -261,10 +260,9 @@ def _decide_corrected(samples: Sequence[Sample], decide: _Decide, notes: Mapping
         else:
             low, high = difference.low, difference.high
             word: Word = "undecided" if why else decide(low, high, sample.margin)
-            why = why or ("" if word != UNDECIDED else "the interval reaches both sides")
+            why = why or ("" if word != "undecided" else "the interval reaches both sides")
             comparison = Comparison(sample.name, difference.mean, low, high, len(first), word, why)
-        note = (notes or {}).get(sample.name, "")
-        comparisons.append(Comparison(**{**vars(comparison), "note": note}))
+        comparisons.append(replace(comparison, note=(notes or {}).get(sample.name, "")))
     return _overall(comparisons)
 
 
@@ -316,10 +314,10 @@ def _overall(comparisons: Sequence[Comparison]) -> Verdict:
     words = [comparison.word for comparison in comparisons]
     if not words:
         return Verdict("undecided", (), "there is nothing to compare")
-    word: Word = "did not hold" if DID_NOT_HOLD in words else "undecided" if UNDECIDED in words else "held"
+    word: Word = "did not hold" if "did not hold" in words else "undecided" if "undecided" in words else "held"
     reasons: dict[str, list[str]] = {}
     for comparison in comparisons:
-        if comparison.word == UNDECIDED:
+        if comparison.word == "undecided":
             reasons.setdefault(comparison.why, []).append(comparison.name)
     why = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
     return Verdict(word, tuple(comparisons), why)
