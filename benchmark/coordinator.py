@@ -145,7 +145,7 @@ class _Running:
             return
         if all(self._stages):
             say(f"{self._count} steps: the scores of all jobs, then their timings")
-        if expected := _expected(_forecast(self._resolved)):
+        if expected := _expected(forecast_of(self._resolved)):
             say(expected)
         self._live = LiveTable(Counter(piece.job.row.label for stage in due for piece in stage))
         with self._live.shown(), self._resolved.executor(self, self._resolved.terms) as executor:
@@ -306,7 +306,7 @@ def _have(metrics: list[Metric], job: Job) -> bool:
 
 def dry_run(resolved: Resolved) -> str:
     """What `run` would do, as a table, and about how long by what is recorded in the results folder."""
-    rows = _forecast(resolved)
+    rows = forecast_of(resolved)
     header = ["row", "seeds", "fits to do", "scores to do", "scores recorded", "about"]
     body = [[row.label, row.seeds, row.fits, row.measurements, row.recorded, _about([row])] for row in rows]
     body.append(
@@ -321,7 +321,8 @@ def dry_run(resolved: Resolved) -> str:
     return f"{_announced(resolved)}\n\n{grid}\n"
 
 
-def _forecast(resolved: Resolved) -> list[Forecast]:
+def forecast_of(resolved: Resolved) -> list[Forecast]:
+    """What `run` would do, a forecast a row, by the seconds that are recorded in the results folder."""
     records, _ = resolved.ledger.store.all()
     return forecast(resolved.jobs, resolved.work, resolved.ledger, records)
 

@@ -122,6 +122,7 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
     given["wrap"] = [__file__, "--dataset", "digits"]
     given["export"] = ["--prior", "gmm", "--out", "gmm.pt2"]
     given["pack"] = ["mine.py", "--author", "A"]
+    given["suite"] = ["one-pass"]
     for place in ("benchmark.registry.Registry.__post_init__", "benchmark.cli.results._require_records"):
         monkeypatch.setattr(place, interrupted)
     monkeypatch.setattr("benchmark.cli.pretrain.choose_device", interrupted)

@@ -25,6 +25,8 @@ MEMBERS = [
     *Registry().at_hand("prior"),
     "evalp[kl_weight=1]",
     "evalp[sampler=spline]",
+    "evalp[sampler=glow]",
+    "evalp[sampler=autoregressive]",
     "evalp[sampler=mlp,kl_weight=0]",
 ]
 #: settings that are known to several priors, so small that a fit takes no time

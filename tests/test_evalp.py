@@ -14,7 +14,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from benchmark.jobs.plan import resolve_config
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit
-from priors.evalp import EVaLP, EVaLPConfig, energy_gradients
+from priors.evalp import EVaLP, EVaLPConfig, energy_gradients, estimate_bounded
 from priors.parts import sir
 from priors.parts.energies import ConvEnergy
 from priors.parts.flows import CouplingFlow
@@ -121,6 +121,7 @@ def both_fits(optimiser, kl_weight, energy_steps, learning_rate, posterior):
         furthest(prior.energy_network.parameters(), before.energy_network.parameters()),
         furthest(prior.sampler.parameters(), before.sampler.parameters()),
     ]
+    told[-1][2].pop("estimate")  # which decides nothing, and has tests of its own
     return prior, f, flow, facts, told, moved
 
 
@@ -168,6 +169,38 @@ def test_a_fit_is_decided_by_its_generator():
 
     assert torch.equal(fitted(0, 0), fitted(0, 1))
     assert not torch.equal(fitted(0, 0), fitted(1, 0))
+
+
+@pytest.mark.parametrize("settings", [{}, {"kl_weight": 1.0, "optimiser": "rmsprop"}, {"sampler": "glow"}])
+def test_the_estimate_decides_nothing_of_a_fit(settings, monkeypatch):
+    """To the last bit: neither a weight nor the next draw of the fit's generator."""
+
+    def fitted() -> tuple[torch.Tensor, torch.Tensor, list]:
+        prior, told, generator = built(steps=30, **settings), [], seeded(2)
+        prior.fit(clusters(), generator, lambda step, total, **values: told.append(values))
+        weights = torch.cat([value.flatten() for value in prior.state_dict().values()])
+        return weights, torch.rand(5, generator=generator), told
+
+    weights, after, told = fitted()
+    monkeypatch.setattr("priors.evalp.estimate_bounded", lambda *_: math.nan)
+    without, after_without, told_without = fitted()
+    assert torch.equal(weights, without)
+    assert torch.equal(after, after_without)
+    assert [list(values) for values in told_without] == [[n for n in values if n != "estimate"] for values in told]
+    assert all(math.isfinite(values["estimate"]) for values in told)
+
+
+def test_the_estimate_is_the_expectation_by_quadrature():
+    """In two dimensions the integral Z is a sum over a grid."""
+    prior, z_q = built((2,), perturbed=0.1), 0.5 * torch.randn(500, 2, generator=seeded(1))
+    axis = torch.linspace(-9, 9, 601)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        log_terms = log_standard_normal(grid) - prior.energy_network(grid)
+        log_normaliser = log_terms.logsumexp(0) + 2 * math.log(axis[1] - axis[0])
+        expected = (-prior.energy_network(z_q).mean() - log_normaliser).item()
+    estimates = [estimate_bounded(prior.energy_network, prior.sampler, z_q, seeded(seed)) for seed in range(40)]
+    assert sum(estimates) / 40 == pytest.approx(expected, abs=0.05)
 
 
 def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -276,6 +309,8 @@ def fit_by_autograd(prior: EVaLP, posterior: AggregatePosterior, generator: torc
         ((16,), EVaLP.recipes["mnist"][1]),
         ((16,), {"kl_weight": 1.0}),
         ((16,), {"sampler": "spline"}),
+        ((16,), {"sampler": "glow"}),
+        ((16,), {"sampler": "autoregressive"}),
         ((16,), {"sampler": "mlp", "kl_weight": 0.0}),
         ((16,), {"optimiser": "rmsprop", "sampler_learning_rate": 1e-3}),
         ((5,), {"gp_weight": 0.1, "batch_size": 7, "energy_width": 13, "sampler_width": 9, "couplings": 3}),

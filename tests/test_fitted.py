@@ -34,6 +34,8 @@ MEMBERS = [
     *Registry().at_hand("prior"),
     "evalp[sampler=mlp,kl_weight=0]",
     "evalp[sampler=spline]",
+    "evalp[sampler=glow]",
+    "evalp[sampler=autoregressive]",
     "evalp[proposals=20]",
     "gmm[covariance=full,components=3]",
     "ncp[sampler=langevin]",

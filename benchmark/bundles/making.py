@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class Asked:
     """What is asked of a new bundle, whatever VAE it is of.
 
     `seed`: of the VAE's training. `roots`: where image files are looked for. `keep`: how many posteriors of train, val
-    and test images it holds (None: all), drawn at random. `out`: its folder (None: one in the cache).
+    and test images it holds (None: all), drawn at random. `out`: its folder (None: one in the cache). `images`: how
+    many training images the VAE is trained on and q_agg made of (None: all), drawn at random.
     """
 
     registry: Registry
@@ -53,6 +54,7 @@ class Asked:
     roots: list[Path]
     keep: list[int] | None
     out: Path | None
+    images: int | None = None
 
     def extractor(self) -> Extractor:
         """The data set's own, which is known once its images are loaded. Raises `UsageError`."""
@@ -65,8 +67,20 @@ class Asked:
         # two folders may each hold a faces.npz
         of = [self.dataset.name, image_hash[:8]] if isinstance(self.dataset, OwnDataset) else [self.dataset.name]
         typed = name_parts(self.dataset.config.model_dump(mode="json", exclude_unset=True))
-        name = "-".join([*of, *typed, *backbone, *([f"seed{self.seed}"] if self.seed else [])])
+        of_images = [] if self.images is None else [f"images{self.images}"]
+        name = "-".join([*of, *typed, *backbone, *of_images, *([f"seed{self.seed}"] if self.seed else [])])
         return cache_root() / "bundles" / name
+
+    def choose_images(self, images: Images) -> Images:
+        """The images with as many of the training ones as are asked for. Raises `UsageError` where there are fewer."""
+        if self.images is None:
+            return images
+        there = len(images.train)
+        if self.images > there:
+            raise UsageError(f"{self.dataset.name} has {there:,} training images, fewer than the {self.images:,} asked")
+        chosen = torch.randperm(there, generator=stream(torch.device("cpu"), "training images"))[: self.images]
+        preparation = f"{images.preparation}; {self.images:,} of its {there:,} training images, drawn at random"
+        return replace(images, train=images.train[chosen], preparation=preparation)
 
 
 def name_parts(settings: dict[str, Any]) -> list[str]:

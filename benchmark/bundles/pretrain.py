@@ -49,13 +49,15 @@ def pretrain(asked: Asked, backbone_class: type[Backbone], settings: dict[str, A
     dataset, seed, device = asked.dataset, asked.seed, asked.device
     validate(backbone_class.Config, settings, f"backbone {backbone_class.name}")  # before images are read for long
     origin = provenance(device)  # of the code as it is now, not as it may be hours later
-    images, image_hash = load_images(dataset, asked.roots)
+    whole, image_hash = load_images(dataset, asked.roots)
+    images = asked.choose_images(whole)
     recipe, note = backbone_class.recipe(dataset.name, images.shape)
     config = validate(backbone_class.Config, {**recipe, **settings}, f"backbone {backbone_class.name}")
     path = asked.folder(image_hash, backbone_class.name, *name_parts(settings))
     asked.extractor()  # which is to be there before the training
+    part = [] if asked.images is None else [asked.images]
     run = content_hash(
-        [backbone_class.name, backbone_class.version, config.model_dump(), image_hash, seed, device.type]
+        [backbone_class.name, backbone_class.version, config.model_dump(), image_hash, seed, device.type, *part]
     )
     checkpoint = cache_root() / "pretrain" / f"{run}.pt"
     if config.batch_size > len(images.train):
@@ -91,7 +93,7 @@ def pretrain(asked: Asked, backbone_class: type[Backbone], settings: dict[str, A
         checkpoint.unlink(missing_ok=True)
         if asked.out:
             note_bundle(asked.out)
-        reconstruct_fully(asked, bundle, backbone, images)
+        reconstruct_fully(asked, bundle, backbone, whole)
         say(
             f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
             f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training; "

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from benchmark.cli import export, images, plugins, pretrain, results, run, tune, wrap
+from benchmark.cli import export, images, plugins, pretrain, results, run, suite, tune, wrap
 from benchmark.cli.options import flags_of
 from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
@@ -37,6 +37,7 @@ WRONG_WORDS: Any = typer.BadParameter.__mro__[1]
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "tune": tune.tune,
+    "suite": suite.suite,
     "pretrain": pretrain.pretrain,
     "wrap": wrap.wrap,
     "reference": images.reference,
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GO_ON = {
     "run": "what was recorded stays, and the same command goes on from here",
     "tune": "every trial that was recorded stays, and the same command goes on from here",
+    "suite": "what was trained and recorded stays, and the same command goes on from here",
     "pretrain": "the same command goes on from the last whole epoch",
     "wrap": "a bundle that is there is whole, and `run` makes what it lacks; else the same command begins again",
     "reference": "splits that were written stay; name those that are missing with --split",

@@ -29,6 +29,9 @@ def pretrain(
     device: DeviceOption = "auto",
     data_root: DataRootOption = None,
     keep: KeepOption = None,
+    count: Annotated[
+        int | None, typer.Option("--images", min=1, help="Training images, drawn at random (default: all).")
+    ] = None,
     out: NewBundleOption = None,
     plugin: PluginOption = None,
 ) -> None:
@@ -39,5 +42,5 @@ def pretrain(
 
     registry = open_registry(plugin or [])
     images, cls, settings = find_dataset(registry, dataset), registry.get("backbone", backbone), parse_settings(set_)
-    asked = Asked(registry, images, seed, choose_device(device), data_roots(data_root), parse_counts(keep), out)
+    asked = Asked(registry, images, seed, choose_device(device), data_roots(data_root), parse_counts(keep), out, count)
     pretrain(asked, cls, settings)

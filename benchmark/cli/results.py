@@ -18,16 +18,18 @@ SHOWN = 10
 
 
 def leaderboard(results: ResultsOption = Path("results")) -> None:
-    """Rebuild leaderboard.md, leaderboard.csv and their pictures from the records; exit 1 if any is damaged."""
+    """Rebuild tables, pages of suites and pictures from the records; exit 1 if any is damaged."""
     with importing():
         from benchmark.report.board import Board
         from benchmark.store.sealed import remove_leftovers
+        from benchmark.suites.pages import write_pages
 
     _require_records(results)
     remove_leftovers(results)
     board = Board(results)
     damaged = board.write()
     damaged += board.draw()
+    damaged += write_pages(results, tables=board.tables)
     for sentence in damaged:
         say(f"left out: {sentence}")
     say(f"written: {results / 'leaderboard.md'}")

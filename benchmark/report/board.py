@@ -91,10 +91,10 @@ class Board:
             self._tuned = group_tunings(judge_all(results, self._store.all()[0])[0])
             pages = make_pages(self.tables, [*damaged, *in_none], self._tuned)
             for page, text in pages.items():
-                _write(results / page, text)
+                write_page(results / page, text)
             _sweep(results / "boards", {Path(page).name for page in pages})
             lines = (line for table in self.tables for line in _tidy(table))
-            _write(results / "leaderboard.csv", _csv(lines))
+            write_page(results / "leaderboard.csv", _csv(lines))
         end = time.monotonic()
         self._next = end + (end - start) * (1 / SHARE - 1)
         return damaged
@@ -156,7 +156,7 @@ def _sweep(boards: Path, kept: set[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
     """Write a page, unless it is there as it is to be."""
     content = _encodable(text).encode()
     if not (path.is_file() and path.read_bytes() == content):

@@ -40,7 +40,7 @@ def find_curves(table: Table) -> list[Curve]:
     """Of each row, the best first, its validation loss; of one that logs none the first values that it logs."""
     curves = []
     for row in table.priors:
-        logs = _logs(table, row.label)
+        logs = fit_logs(table, row.label)
         names = list(dict.fromkeys(name for log in logs.values() for entry in log for name in entry if name != "step"))
         shown = [name for name in names if name.startswith(HELD_OUT)][:1] or names[:MOST]
         steps = row.numbers(BEST_STEP)
@@ -48,8 +48,8 @@ def find_curves(table: Table) -> list[Curve]:
     return [curve for curve in curves if curve.points]
 
 
-def _logs(table: Table, label: str) -> dict[int, list[dict[str, Any]]]:
-    """Seed -> the log of the fit behind a row's measurements."""
+def fit_logs(table: Table, label: str) -> dict[int, list[dict[str, Any]]]:
+    """Seed -> the log of the fit behind the measurements of the row with this label."""
     measured = [record for record in table.measured if record["row"]["label"] == label]
     fits = {r["row"]["seed"]: fit for r in measured if (fit := table.fits.get(r["identity"]["fit"]))}
     return {seed: fit.get("log", []) for seed, fit in sorted(fits.items())}
@@ -101,13 +101,14 @@ def curves_figure(curves: list[Curve]) -> Any:
         for point in curve.best.values():
             panel.plot(*point, "o", color=held_out, markersize=3.5)
         panel.set_ylabel(one_line(curve.name.removeprefix(HELD_OUT), LONGEST), fontsize=7, parse_math=False)
-        panel.set_ylim(*_limits([value for of in (curve.points, curve.fitted) for p in of.values() for _, value in p]))
+        shown_values = [value for of in (curve.points, curve.fitted) for points in of.values() for _, value in points]
+        panel.set_ylim(*value_limits(shown_values))
         panel.locator_params(nbins=4)
     figure.supxlabel("step", fontsize=8)
     return figure
 
 
-def _limits(values: list[float]) -> tuple[float, float]:
+def value_limits(values: list[float]) -> tuple[float, float]:
     """Where a panel begins and ends: from the lowest value but `OUTSIDE` of them to the highest but as many."""
     import numpy as np
 

@@ -120,18 +120,31 @@ def above_best(groups: dict[str, dict[int, float]]) -> dict[str, Difference]:
     best = min(groups, key=lambda label: statistics.fmean(groups[label].values()))
     pairs = list(itertools.combinations([*(label for label in groups if label != best), best], 2))
     values = {label: [value for _, value in sorted(by_seed.items())] for label, by_seed in groups.items()}
-    samples = [(values[one], values[other]) for one, other in pairs]
-    paired = share_seeds(groups)
-    tests = [(_paired_test if paired else _welch_test)(*each) for each in samples]
+    test = _paired_test if share_seeds(groups) else _welch_test
+    found = zip(pairs, _corrected([test(values[one], values[other]) for one, other in pairs]), strict=True)
+    differences = {label: difference for (label, other), difference in found if other == best}
+    return dict(sorted(differences.items(), key=lambda item: item[1].mean))
+
+
+def paired_differences(samples: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Difference]:
+    """Mean of first - second of each pair of rows, tested over paired seeds (two or more), by Holm over all pairs."""
+    return _corrected([_paired_test(*sample) for sample in samples])
+
+
+def paired_interval(first: Sequence[float], second: Sequence[float], level: float) -> tuple[float, float]:
+    """The t-interval of the mean of first - second over paired seeds (two or more), at a level such as 0.95."""
+    return _paired_test(first, second).interval(level)
+
+
+def _corrected(tests: list[_Test]) -> list[Difference]:
+    """The tests, in their order, after Holm's correction over them all, as `Difference` has it."""
     adjusted = holm([test.p for test in tests])
     stop = sum(p <= 1 - CONFIDENCE for p in adjusted)
-    differences: dict[str, Difference] = {}
+    found: dict[int, Difference] = {}
     for step, place in enumerate(sorted(range(len(tests)), key=lambda place: tests[place].p)):  # stable, as `holm` is
-        label, other = pairs[place]
-        if other == best:
-            low, high = tests[place].interval(1 - (1 - CONFIDENCE) / (len(tests) - min(step, stop)))
-            differences[label] = Difference(tests[place].mean, low, high, adjusted[place])
-    return dict(sorted(differences.items(), key=lambda item: item[1].mean))
+        low, high = tests[place].interval(1 - (1 - CONFIDENCE) / (len(tests) - min(step, stop)))
+        found[place] = Difference(tests[place].mean, low, high, adjusted[place])
+    return [found[place] for place in range(len(tests))]
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -167,7 +180,7 @@ def _half_width(error: Any, df: float, level: float) -> Any:
     return error * -special.stdtrit(df, (1 - level) / 2)
 
 
-def _paired_test(one: list[float], other: list[float]) -> _Test:
+def _paired_test(one: Sequence[float], other: Sequence[float]) -> _Test:
     """Of values paired by seed: the t-test of their differences (Student 1908)."""
     differences = np.subtract(one, other)
     n = len(differences)

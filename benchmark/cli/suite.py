@@ -1,0 +1,57 @@
+"""`suite`: run an experiment from its file, and say which of its claims held."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmark.cli.options import DataRootOption, DeviceOption
+from benchmark.machine.importing import importing
+from benchmark.processes.fork_server import start_server
+from benchmark.progress import say, show
+
+#: where a preset's records go when nothing is named: quick ones are no results, and stay out of the boards
+RESULTS = {"quick": Path("results-quick")}
+
+
+def suite(
+    name: Annotated[str, typer.Argument(help="A shipped suite by name, or a TOML file of your own.")],
+    preset: Annotated[
+        str, typer.Option(help="quick: minutes, seldom a verdict; default: hours on a CPU; full: for a GPU.")
+    ] = "default",
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", help="Folder of records and pages (default: results; results-quick for quick)."),
+    ] = None,
+    device: DeviceOption = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many processes share the work (default: the cores, or the GPUs).")
+    ] = None,
+    data_root: DataRootOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and about how long it takes; do nothing.")
+    ] = False,
+) -> None:
+    """Run an experiment and test its claims (trains what is missing; what is recorded is not done again)."""
+    if workers != 1 and not dry_run:
+        start_server()  # it imports while this process does
+    with importing():
+        from benchmark.machine.devices import count_workers
+        from benchmark.suites.running import dry_run as dry_run_suite
+        from benchmark.suites.running import run_suite
+        from benchmark.suites.suite import find_suite
+
+    asked = find_suite(name)
+    asked.preset(preset)
+    folder = results or RESULTS.get(preset, Path("results"))
+    given: dict[str, Any] = {"device": device, "data_root": data_root}
+    if dry_run:
+        show(dry_run_suite(asked, preset, folder, given))
+        return
+    given["workers"] = workers or count_workers(device, 1)
+    failed = run_suite(asked, preset, folder, given)
+    show((folder / "suites" / f"{asked.name}.md").read_text())
+    say(f"written: {folder / 'suites' / f'{asked.name}.md'}, {folder / 'findings.md'}")
+    raise typer.Exit(1 if failed else 0)

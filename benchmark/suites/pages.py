@@ -1,0 +1,195 @@
+"""What a results folder shows of its suites: a page and a figure each, and findings.md over all of them.
+
+All of it is made from the notes in `suites/` and the records alone, as the tables are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.errors import UsageError
+from benchmark.report.board import write_page
+from benchmark.report.markdown_table import as_grid
+from benchmark.report.tables import Table, make_tables
+from benchmark.store.sealed import Damaged
+from benchmark.suites.claims import judge
+from benchmark.suites.figures import draw_suite
+from benchmark.suites.places import Note, Recorded, find_tables, folder_apart, read_note
+from benchmark.suites.quantities import Quantity, parse_quantity
+from benchmark.suites.suite import Claim, Correlation, Suite
+from benchmark.suites.verdicts import Comparison, Verdict
+from benchmark.text import in_code, in_markdown
+
+Judged = list[tuple[Claim, Verdict]]
+
+
+def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[str]:
+    """Write the page and the figure of each suite that was run here, and findings.md. Returns what is damaged.
+
+    `tables` are those of the folder, where they are at hand.
+    """
+    paths = sorted((results / "suites").glob("*.json"))
+    if not paths:
+        return []
+    made = make_tables(results)[0] if tables is None else tables
+    damaged, findings = [], []
+    for path in paths:
+        try:
+            note = read_note(path)
+            suite = note.suite
+            apart = folder_apart(results, note.name)
+            of_trained = make_tables(apart)[0] if (apart / "records").is_dir() else []
+            recorded = find_tables(note, [*made, *of_trained])
+            judged = [(claim, judge(claim, recorded)) for claim in suite.claims]
+        except (Damaged, UsageError) as error:
+            damaged.append(str(error))
+            continue
+        picture = path.with_suffix(".png")
+        drawn = draw_suite(suite, recorded, picture, _facts(note, recorded))
+        page = suite_markdown(note, suite, recorded, judged, picture.name if drawn else "")
+        write_page(path.with_suffix(".md"), page)
+        findings.append((note, suite, judged, recorded))
+    write_page(results / "findings.md", findings_markdown(findings))
+    return damaged
+
+
+def suite_markdown(note: Note, suite: Suite, recorded: Sequence[Recorded], judged: Judged, picture: str) -> str:
+    """The page of a suite: question, figure, claims with their verdicts, numbers, how it was run."""
+    parts = [f"[Findings](../findings.md)\n\n# {in_markdown(suite.title)}\n", f"{in_markdown(suite.question, 5_000)}\n"]
+    if picture:
+        parts.append(f"![{in_markdown(suite.title)}]({picture})\n")
+    if cut := _cut_short(recorded):
+        parts.append(f"{cut}\n")
+    parts.append("## Claims\n")
+    header = ["claim", "verdict", "number", "95 % interval", "seeds"]
+    parts.append(f"{as_grid(header, [[in_markdown(c.says), f'**{v.word}**', *_decided(c, v)] for c, v in judged])}\n")
+    for claim, verdict in judged:
+        parts.append(_claim_markdown(claim, verdict))
+    parts.append("## Numbers\n")
+    parts += [_numbers_markdown(suite, each) for each in recorded]
+    parts.append(
+        f"## How\n\n{_facts(note, recorded)}. Intervals are t-intervals over seeds, "
+        "paired by seed where rows are compared. Command, which does only what is missing:\n\n"
+        f"```sh\n{note.command}\n```\n"
+    )
+    return "\n".join(parts)
+
+
+def _claim_markdown(claim: Claim, verdict: Verdict) -> str:
+    """A claim with every comparison behind it."""
+    lines = [f"### {in_markdown(claim.says)}: {verdict.word}\n", f"{_test_in_words(claim)}\n"]
+    if verdict.comparisons:
+        body = [
+            [in_markdown(c.name), c.word, *_cells(c), in_markdown("; ".join(filter(None, (c.why, c.note))))]
+            for c in verdict.comparisons
+        ]
+        counted = "points" if isinstance(claim, Correlation) else "seeds"
+        header = ["comparison", "verdict", "number", "95 % interval", counted, "note"]
+        lines.append(f"{as_grid(header, body)}\n")
+    if verdict.why:
+        lines.append(f"What remains open: {in_markdown(verdict.why)}.\n")
+    return "\n".join(lines)
+
+
+def _test_in_words(claim: Claim) -> str:
+    """What is tested, in a sentence."""
+    if isinstance(claim, Correlation):
+        return (
+            f"Test: Spearman's rank correlation of {in_code(claim.x)} and {in_code(claim.y)}, claimed to be "
+            f"{'positive' if claim.direction == 'rises' else 'negative'}; bundles and priors are resampled."
+        )
+    margin = f", margin {100 * claim.margin:g} % of the gap" if claim.margin is not None else ""
+    tested = {
+        "lower": "the difference, claimed to be below 0, after Holm's correction over these comparisons",
+        "not_behind": "the difference, claimed to be no more than the margin",
+        "alike": "the difference, claimed to be within the margin either way",
+        "trend": "the change from one value of the setting to the next, after Holm's correction over these lines",
+    }[claim.test]
+    direction = f", claimed to {claim.direction.removesuffix('s')}" if claim.test == "trend" else ""
+    return f"Test `{claim.test}` of {in_code(claim.metric)}: {tested}{direction}{margin}."
+
+
+def _numbers_markdown(suite: Suite, recorded: Recorded) -> str:
+    """Every row of a place: mean and half an interval of all that the suite speaks of."""
+    quantities = _quantities(suite)
+    body = [
+        [in_code(label), *(_mean(recorded.interval(label, quantity)) for quantity in quantities), str(len(row.seeds))]
+        for label, row in recorded.place.rows.items()
+    ]
+    header = ["row", *(in_markdown(quantity.title) for quantity in quantities), "seeds"]
+    return f"{in_markdown(recorded.place.name)} (bundle {recorded.place.bundle}):\n\n{as_grid(header, body)}\n"
+
+
+def _quantities(suite: Suite) -> list[Quantity]:
+    """What has one number a row and seed, of all that the suite speaks of, once each."""
+    typed = [word for figure in suite.figures for word in (figure.x, figure.y)]
+    for claim in suite.claims:
+        typed += [claim.x, claim.y] if isinstance(claim, Correlation) else [claim.metric]
+    found = [parse_quantity(word) for word in dict.fromkeys(typed)]
+    return [quantity for quantity in found if quantity.kind not in ("prior", "bundle", "step", "log")]
+
+
+def findings_markdown(findings: Sequence[tuple[Note, Suite, Judged, Sequence[Recorded]]]) -> str:
+    """What all suites of a folder found: each claim with its verdict."""
+    header = ["claim", "verdict", "number", "95 % interval", "seeds", "preset", "suite"]
+    body = [
+        [
+            in_markdown(claim.says),
+            f"**{verdict.word}**",
+            *_decided(claim, verdict),
+            note.preset,
+            f"[{in_markdown(note.name)}](suites/{note.name}.md)",
+        ]
+        for note, _, judged, _ in findings
+        for claim, verdict in judged
+    ]
+    questions = "\n".join(
+        f"- [{in_markdown(suite.title)}](suites/{note.name}.md): {in_markdown(suite.question, 5_000)}"
+        for note, suite, _, _ in findings
+    )
+    cut = _cut_short([each for *_, recorded in findings for each in recorded])
+    return (
+        "# Findings of the suites\n\n[Leaderboard](leaderboard.md)\n\n"
+        "Each claim with the verdict of the test that its suite states, from what is recorded: *held*, *did not hold*, "
+        "or *undecided*, with the comparison that decides, or, of several, the one that is least sure.\n\n"
+        + (f"{cut}\n\n" if cut else "")
+        + f"{as_grid(header, body)}\n\n{questions}\n"
+    )
+
+
+def _cut_short(recorded: Sequence[Recorded]) -> str:
+    """What is to be known of verdicts whose fits were cut short; empty where none was."""
+    if all(each.table is None or each.table.protocol.budget != "quick" for each in recorded):
+        return ""
+    return "**Fits of the quick budget are cut short: their verdicts say nothing of the priors' own recipes.**"
+
+
+def _decided(claim: Claim, verdict: Verdict) -> list[str]:
+    """Number, interval and count of the comparison that decides."""
+    if verdict.deciding is None:
+        return ["", "", ""]
+    number, interval, count = _cells(verdict.deciding)
+    return [number, interval, f"{count} points" if isinstance(claim, Correlation) else count]
+
+
+def _cells(comparison: Comparison) -> list[str]:
+    low, high = comparison.low, comparison.high
+    interval = f"[{low:.3g}, {high:.3g}]" if math.isfinite(low) else ""
+    return [f"{comparison.number:.3g}" if math.isfinite(comparison.number) else "", interval, str(comparison.seeds)]
+
+
+def _mean(interval: tuple[float, float, float]) -> str:
+    mean, low, high = interval
+    if not math.isfinite(mean):
+        return ""
+    return f"{mean:.4g} ± {(high - low) / 2:.2g}" if math.isfinite(low) else f"{mean:.4g}"
+
+
+def _facts(note: Note, recorded: Sequence[Recorded]) -> str:
+    """Which preset, on which machines."""
+    machines = sorted({machine for each in recorded for machine in each.machines})
+    protocols = sorted({each.table.protocol.preset for each in recorded if each.table})
+    named = [f"Preset {note.preset}", *(f"protocol {each}" for each in protocols), *machines]
+    return ", ".join(named)

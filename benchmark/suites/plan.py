@@ -1,0 +1,235 @@
+"""A preset of a suite -> its steps, one request on one bundle each; and whether what the suite names is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from benchmark.bundles.bundle import Bundle
+from benchmark.errors import UsageError, unknown_name
+from benchmark.jobs.plan import make_prior_row, make_rows
+from benchmark.jobs.reference_rows import REFERENCES
+from benchmark.machine.devices import choose_device
+from benchmark.metrics.api import Metric
+from benchmark.names import choose_bundle, choose_metrics, find_dataset, open_registry
+from benchmark.protocol import choose_preset
+from benchmark.registry import Registry
+from benchmark.request import Request, request_from
+from benchmark.settings import parse_named
+from benchmark.store.places import data_roots
+from benchmark.suites.places import Place, PlacedRow, folder_apart, is_open, split_open
+from benchmark.suites.quantities import OF_CLAIMS, SETTINGS, Quantity, parse_quantity, require_measured
+from benchmark.suites.suite import (
+    Alike,
+    Claim,
+    Correlation,
+    Suite,
+    Training,
+    Trend,
+    name_of_training,
+)
+from benchmark.suites.training import expected_shape, find_trained
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request on one bundle. `name`: what pages call the bundle. `bundle`: None where it is to be trained first."""
+
+    name: str
+    request: Request
+    registry: Registry
+    training: Training | None
+    bundle: Bundle | None
+
+    def on(self, bundle: Bundle) -> Step:
+        """The step with its bundle, once that is trained."""
+        request = self.request.model_copy(update={"bundle": str(bundle.path)})
+        return replace(self, bundle=bundle, request=request)
+
+
+@dataclass(frozen=True)
+class _Untrained:
+    """What rows ask of a bundle, of one that is not there yet."""
+
+    dataset: str
+    latent_shape: tuple[int, ...]
+
+
+def make_steps(suite: Suite, preset: str, given: dict[str, Any]) -> list[Step]:
+    """The steps of a preset in the order of its file; `given`: fields of all requests that the command decides.
+
+    What runs on VAEs that the suite trains is recorded in a folder apart (`folder_apart`). Raises `UsageError` for
+    whatever the suite names and nobody knows: nothing is computed before.
+    """
+    asked = suite.preset(preset)
+    steps: list[Step] = []
+    opened: dict[Any, Registry] = {}
+
+    def registry_of(request: Request) -> Registry:
+        key = request.plugins, request.job_timeout
+        if key not in opened:
+            opened[key] = open_registry(request.plugins, apart=True, patience=request.job_timeout)
+        return opened[key]
+
+    for said in asked.requests:
+        of = f"suite {suite.name}, presets.{preset}"
+        name = said.get("bundle")
+        if name in asked.bundles:
+            trainings = asked.bundles[name].each()
+            grid = asked.bundles[name].grid
+            rest = {key: value for key, value in said.items() if key != "bundle"}
+            request = request_from({**rest, **given, "results": folder_apart(Path(given["results"]), suite.name)})
+            registry = registry_of(request)
+            where = choose_device(request.device), data_roots(request.data_root)
+            for training in trainings:
+                found = find_trained(training, registry, *where)
+                step = Step(name_of_training(name, training, grid), request, registry, training, None)
+                steps.append(step if found is None else step.on(found))
+        else:
+            request = request_from({**said, **given})
+            registry = registry_of(request)
+            try:
+                bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
+            except UsageError as error:
+                more = f"; trained by this preset: {', '.join(asked.bundles)}" if asked.bundles else ""
+                raise UsageError(f"{of}: {error}{more}") from error
+            steps.append(Step(bundle.path.name, request, registry, None, bundle))
+    _require_names(suite, preset, steps)
+    return steps
+
+
+def make_place(suite: Suite, step: Step, protocol: str, device: str) -> Place:
+    """The place of a step whose bundle is there. `protocol`: its hash."""
+    assert step.bundle is not None
+    return Place(
+        name=step.name,
+        bundle=step.bundle.id[:16],
+        protocol=protocol[:16],
+        device=device,
+        settings=_settings(step),
+        rows=_rows(step),
+        words=_labels(suite, step),
+    )
+
+
+def join(places: Sequence[Place]) -> list[Place]:
+    """One place where several requests are on one bundle under one protocol, with the rows of all of them."""
+    joined: dict[tuple[str, str, str], Place] = {}
+    for place in places:
+        key = place.bundle, place.protocol, place.device
+        if key not in joined:
+            joined[key] = place
+            continue
+        rows = dict(joined[key].rows)
+        for label, row in place.rows.items():
+            seeds = sorted({*row.seeds, *(rows[label].seeds if label in rows else [])})
+            rows[label] = row.model_copy(update={"seeds": seeds})
+        joined[key] = joined[key].model_copy(update={"rows": rows, "words": {**joined[key].words, **place.words}})
+    return list(joined.values())
+
+
+def _settings(step: Step) -> dict[str, Any]:
+    """Those of the bundle's backbone; of one that is to be trained, those that are asked for."""
+    if step.bundle is not None:
+        return step.bundle.card["backbone"].get("config") or {}
+    return step.training.settings if step.training else {}
+
+
+def _subject(step: Step) -> Bundle | _Untrained | None:
+    """The bundle, or what is known of one that is to be trained; None where its latents' shape is not known."""
+    if step.bundle is not None or step.training is None:
+        return step.bundle
+    shape = expected_shape(step.training, step.registry)
+    return None if shape is None else _Untrained(find_dataset(step.registry, step.training.dataset).name, shape)
+
+
+def _rows(step: Step) -> dict[str, PlacedRow]:
+    """Label -> row, of all that a step's request asks for; empty where the bundle's latents are not known yet."""
+    subject = _subject(step)
+    if subject is None:
+        return {}
+    request = step.request
+    preset = choose_preset(request.protocol, request.budget, request.split)
+    made = make_rows(step.registry, request.priors, cast(Bundle, subject), preset.budget, preset.reference_split)
+    return {
+        row.label: PlacedRow(prior=row.name, config=row.config, seeds=list(request.seeds))
+        for row in made
+        if row.prior or not REFERENCES[row.name].from_images
+    }
+
+
+def _labels(suite: Suite, step: Step) -> dict[str, str]:
+    """What the claims type of single rows -> the label that it has on this step's bundle."""
+    subject = _subject(step)
+    if subject is None:
+        return {}
+    budget = choose_preset(step.request.protocol, step.request.budget, step.request.split).budget
+    labels = {}
+    for word in dict.fromkeys(word for claim in suite.claims for word in words_of(claim) if not is_open(word)):
+        parsed = parse_named(word, "row")
+        if len(parsed) != 1 or len(parsed[0][1]) != 1:
+            raise UsageError(f"row '{word}': expected one row; all of a prior's are, for example, 'evalp[*]'")
+        ((name, (settings,)),) = parsed
+        known = name in REFERENCES
+        labels[word] = (
+            name if known else make_prior_row(step.registry, name, settings, cast(Bundle, subject), budget).label
+        )
+    return labels
+
+
+def words_of(claim: Claim) -> tuple[str, ...]:
+    """The rows that a claim names."""
+    return claim.rows if isinstance(claim, Alike | Trend | Correlation) else (claim.row, *claim.than)
+
+
+def _require_names(suite: Suite, preset: str, steps: Sequence[Step]) -> None:
+    """Raise `UsageError` where a claim or a figure names a row that no request makes, or what nothing measures."""
+    rows = [_rows(step) for step in steps]
+    if not all(rows):  # of a bundle about which too little is known before it is trained
+        return
+    words = [_labels(suite, step) for step in steps]
+    places = [
+        Place(name=step.name, bundle="", protocol="", device="", settings=_settings(step), rows=of, words=named)
+        for step, of, named in zip(steps, rows, words, strict=True)
+    ]
+    known = sorted({label for place in places for label in place.rows})
+    measured = [cls for step in steps for cls in choose_metrics(step.registry, step.request.metrics)]
+    for number, figure in enumerate(suite.figures, 1):
+        of = f"suite {suite.name}, presets.{preset}, figure {number}"
+        for typed in (figure.x, figure.y):
+            _require_quantity(typed, measured, places, of)
+    for number, claim in enumerate(suite.claims, 1):
+        of = f"suite {suite.name}, presets.{preset}, claim {number}"
+        for word in words_of(claim):
+            if not any(place.find([word]) for place in places):
+                label = next((named[word] for named in words if word in named), word)
+                if is_open(word):
+                    label = split_open(word)[0]
+                raise UsageError(f"{of}: no request makes this row: {unknown_name('row', label, known)}")
+        for typed in [claim.x, claim.y] if isinstance(claim, Correlation) else [claim.metric]:
+            if _require_quantity(typed, measured, places, of).kind not in OF_CLAIMS:
+                raise UsageError(f"{of}: '{typed}' has no number a seed: claims are about metrics, gains and times")
+        if isinstance(claim, Trend) and _require_quantity(claim.along, measured, places, of).kind not in SETTINGS:
+            raise UsageError(f"{of}: along = '{claim.along}': expected prior.NAME or bundle.NAME")
+        if not isinstance(claim, Alike | Trend | Correlation) and not any(
+            place.find([claim.row]) and place.find(claim.than) for place in places
+        ):
+            raise UsageError(f"{of}: {claim.row} and {', '.join(claim.than)} are on no bundle together")
+
+
+def _require_quantity(typed: str, measured: list[type[Metric]], places: Sequence[Place], of: str) -> Quantity:
+    """The quantity of a word, if it is measured, or a setting of some row or bundle. Raises `UsageError`."""
+    try:
+        quantity = parse_quantity(typed)
+        require_measured(quantity, measured)
+        settings = {
+            "prior": {name for place in places for row in place.rows.values() for name in row.config or {}},
+            "bundle": {name for place in places for name in place.settings},
+        }
+        if quantity.kind in SETTINGS and quantity.name not in settings[quantity.kind]:
+            raise unknown_name(f"setting of a {quantity.kind}", quantity.name, settings[quantity.kind])
+    except UsageError as error:
+        raise UsageError(f"{of}: {error}") from error
+    return quantity

@@ -1,0 +1,437 @@
+"""Suites from their files to pages: what is read, planned, trained, run once and judged."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from types import SimpleNamespace
+
+import pytest
+import torchvision
+from commands import contents, only_line, record_files
+
+from benchmark.bundles.find import all_bundles
+from benchmark.errors import UsageError
+from benchmark.protocol import PRESETS as PROTOCOLS
+from benchmark.report.tables import TableRow
+from benchmark.request import resolve, stored_reference
+from benchmark.store.sealed import Damaged, read_sealed, write_sealed
+from benchmark.suites import running
+from benchmark.suites.claims import judge, without_setting
+from benchmark.suites.figures import make_series
+from benchmark.suites.pages import write_pages
+from benchmark.suites.places import Place, PlacedRow, Recorded, find_tables, read_note
+from benchmark.suites.plan import make_steps
+from benchmark.suites.quantities import parse_quantity
+from benchmark.suites.running import dry_run, run_suite
+from benchmark.suites.suite import PRESETS, Figure, find_suite, parse_suite, read_suite, shipped
+
+TINY = """
+title = "A tiny suite"
+question = "Which claims hold?"
+
+[[presets.quick.requests]]
+bundle = "BUNDLE"
+priors = "fitted_gaussian,gmm[components=1,2]"
+seeds = 4
+metrics = ["fd", "cross_entropy"]
+
+[[figures]]
+x = "prior.components"
+y = "fd"
+
+[[figures]]
+x = "cross_entropy"
+y = "fd"
+
+[[claims]]
+says = "A fitted Gaussian codes latents better"
+test = "lower"
+metric = "cross_entropy"
+row = "fitted_gaussian"
+than = "gaussian"
+
+[[claims]]
+says = "N(0, I) codes latents better"
+test = "lower"
+metric = "cross_entropy"
+row = "gaussian"
+than = "fitted_gaussian"
+
+[[claims]]
+says = "More components, lower FD"
+test = "trend"
+metric = "fd"
+rows = "gmm[*]"
+along = "prior.components"
+direction = "falls"
+"""
+VERDICTS = {
+    "A fitted Gaussian codes latents better": "held",
+    "N(0, I) codes latents better": "did not hold",
+    "More components, lower FD": "undecided",
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(small_bundle, tmp_path_factory):
+    """The file, and what a run of it left: `file`, `results`, `cache`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.toml").write_text(TINY.replace("BUNDLE", str(small_bundle)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
+        failed = run_suite(read_suite(folder / "tiny.toml"), "quick", folder / "results", {"device": "cpu"})
+    assert failed == 0
+    return SimpleNamespace(file=folder / "tiny.toml", results=folder / "results", cache=folder / "cache")
+
+
+def test_a_run_leaves_a_page_a_figure_and_findings(tiny):
+    page = (tiny.results / "suites" / "tiny.md").read_text()
+    findings = (tiny.results / "findings.md").read_text()
+    for says, word in VERDICTS.items():
+        assert f"### {says}: {word}" in page
+        (line,) = [line for line in findings.splitlines() if line.startswith(f"| {says} ")]
+        assert f"**{word}**" in line
+        assert "(suites/tiny.md)" in line
+    assert "![A tiny suite](tiny.png)" in page
+    assert "fewer than 3 values of the setting" in page
+    assert "python -m benchmark suite tiny.toml --preset quick" in page
+    assert (tiny.results / "suites" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_recorded_is_not_done_again(tiny, cli, monkeypatch):
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tiny.cache))
+    before = contents(tiny.results)
+    words = ["--preset", "quick", "--device", "cpu", "--workers", 1, "--results", tiny.results]
+    done = cli("suite", tiny.file, *words)
+    assert done.code == 0, done.err
+    assert "measured" not in done.err
+    assert "# A tiny suite" in done.out
+    assert contents(tiny.results) == before
+
+
+def test_a_dry_run_does_nothing(tiny, cli, tmp_path):
+    done = cli("suite", tiny.file, "--preset", "quick", "--dry-run", "--results", tmp_path / "r", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "fits to do" in done.out
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_leaderboard_rewrites_pages_from_files_alone(tiny, cli):
+    pages = [tiny.results / "findings.md", *(tiny.results / "suites" / f"tiny.{ending}" for ending in ("md", "png"))]
+    before = [path.read_bytes() for path in pages]
+    for path in pages:
+        path.unlink()
+    assert cli("leaderboard", "--results", tiny.results).code == 0
+    assert [path.read_bytes() for path in pages] == before
+
+
+def test_a_damaged_note_is_named_and_others_stay(tiny, tmp_path):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "cut.json").write_text("{")
+    write_sealed(tmp_path / "suites" / "other.json", {"name": "other"})
+    note = read_sealed(tiny.results / "suites" / "tiny.json")
+    write_sealed(tmp_path / "suites" / "tiny.json", note)
+    damaged = write_pages(tmp_path)
+    assert [said.split(": ")[0].rpartition("/")[2] for said in damaged] == ["cut.json", "other.json"]
+    assert (tmp_path / "findings.md").read_text().count("**undecided**") == 3  # there are no records
+    with pytest.raises(Damaged, match="preset"):
+        read_note(tmp_path / "suites" / "other.json")
+
+
+def test_a_folder_without_suites_gets_no_findings(tmp_path):
+    assert write_pages(tmp_path) == []
+    assert not (tmp_path / "findings.md").exists()
+
+
+GRID = """
+title = "A grid"
+question = "?"
+
+[presets.quick.bundles.hole]
+dataset = "digits"
+images = 200
+settings = { kl_weight = [0.1, 10], epochs = 1, width = 1, nz = 4, batch_size = 32 }
+keep = [160, 40, 60]
+
+[[presets.quick.requests]]
+bundle = "hole"
+priors = "fitted_gaussian"
+seeds = 1
+metrics = "mmd"
+
+[[figures]]
+x = "bundle.kl_weight"
+y = "mmd_imq"
+
+[[claims]]
+says = "Lower"
+test = "lower"
+metric = "mmd_imq"
+row = "fitted_gaussian"
+than = "gaussian"
+"""
+
+
+def test_a_grid_of_bundles_is_trained_once(tmp_path, monkeypatch):
+    suite = parse_suite("grid", tomllib.loads(GRID), "grid.toml")
+    assert "would be trained first on 200 images" in dry_run(suite, "quick", tmp_path / "r", {"device": "cpu"})
+    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu"}) == 0
+    trained = {name: b for name, b in all_bundles()[0].items() if "images200" in name}
+    assert sorted(b.card["backbone"]["config"]["kl_weight"] for b in trained.values()) == [0.1, 10]
+    assert {b.card["dataset"]["counts"]["train"] for b in trained.values()} == {200}
+    assert {b.card["posterior_counts"]["train"] for b in trained.values()} == {160}
+    page = (tmp_path / "r" / "suites" / "grid.md").read_text()
+    assert "fitted_gaussian - gaussian on hole, kl_weight=0.1" in page
+    assert "one seed has no interval" in page
+    monkeypatch.setattr(running, "train", lambda *_: pytest.fail("it was trained again"))
+    before = record_files(tmp_path / "r" / "suites" / "grid")
+    assert before
+    assert record_files(tmp_path / "r") == []  # no column of the usual first screen
+    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu"}) == 0
+    assert record_files(tmp_path / "r" / "suites" / "grid") == before
+
+
+def test_more_images_than_there_are_is_one_line(cli, tmp_path):
+    words = ["--dataset", "digits", "--images", 5000, "--out", tmp_path / "b", "--device", "cpu"]
+    assert "digits has 1,097 training images, fewer than the 5,000 asked" in only_line(cli("pretrain", *words))
+
+
+def test_missing_images_are_one_line(cli, tmp_path, monkeypatch):
+    class Nowhere(torchvision.datasets.MNIST):
+        def __init__(self, *_, **__):
+            raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", Nowhere)
+    line = only_line_below(cli("suite", "prior-hole", "--preset", "quick", "--results", tmp_path, "--workers", 1))
+    assert "mnist is not whole" in line
+
+
+def only_line_below(done):
+    """The last line of a refused command, which is its error."""
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    return done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_suite_names_what_is_there(name):
+    suite = find_suite(name)
+    assert list(suite.presets) == list(PRESETS)
+    for preset in PRESETS:
+        steps = make_steps(suite, preset, {"device": "cpu", "results": "results"})
+        assert all(len(step.request.seeds) >= (3 if preset == "default" else 2) for step in steps)
+        budget = "quick" if preset == "quick" else "full"
+        assert {step.request.budget for step in steps} == {budget}
+        assert {step.request.split for step in steps} == {"test"}
+        for step in steps:
+            if step.bundle is not None:
+                assert resolve(step.request, step.registry, reference_of=stored_reference).jobs
+
+
+WRONG = {
+    'says = "A fitted Gaussian codes latents better"\ntest = "lower"': [
+        ('says = "A"\ntest = "lowr"', ["unknown test", "'lowr'", "did you mean 'lower'"]),
+        ('says = "A"', ["claim 1", "its test is missing"]),
+        ('says = "A"\nmargins = 1\ntest = "lower"', ["'margins'", "did you mean 'margin'", "claim 1"]),
+        ('says = "A"\nmargin = 0\ntest = "lower"', ["claim 1", "margin=0"]),
+    ],
+    'row = "fitted_gaussian"': [
+        ('row = "fited_gaussian"', ["unknown prior", "did you mean 'fitted_gaussian'"]),
+        ('row = "gmm[components=3]"', ["claim 1", "no request makes this row", "did you mean 'gmm[components="]),
+        ('row = "gmm[components=3,*]"', ["claim 1", "no request makes this row"]),
+        ('row = "gmm[components=1,2]"', ["expected one row"]),
+    ],
+    'metric = "cross_entropy"\nrow = "f': [
+        ('metric = "cross_entrpy"\nrow = "f', ["claim 1", "did you mean 'cross_entropy'"]),
+        ('metric = "mmd_imq"\nrow = "f', ["claim 1", "unknown value 'mmd_imq'"]),  # not asked for
+        ('metric = "gap_closed"\nrow = "f', ["claim 1", "no number a seed"]),
+        ('metric = "gian.fd"\nrow = "f', ["did you mean 'gain'"]),
+    ],
+    'along = "prior.components"': [
+        ('along = "prior.component"', ["claim 3", "did you mean 'components'"]),
+        ('along = "fd"', ["expected prior.NAME or bundle.NAME"]),
+    ],
+    'x = "prior.components"': [('x = "prior.comp"', ["figure 1", "setting of a prior"])],
+    'question = "Which': [
+        ('questions = "Which', ["did you mean 'question'"]),
+        ('day = 2026-01-01\nquestion = "Which', ["dates"]),
+    ],
+    "presets.quick": [("presets.quik", ["unknown preset", "did you mean 'quick'"])],
+    "seeds = 4": [
+        ("seed = 2", ["request 1", "did you mean 'seeds'"]),
+        ('results = "r"', ["results is of the machine"]),
+        ('seeds = "two"', ["seeds='two'"]),
+    ],
+    'metrics = ["fd", "cross_entropy"]': [('metrics = ["fd", "cross_entrpy"]', ["did you mean 'cross_entropy'"])],
+    "components=1,2": [("component=1,2", ["did you mean 'components'"])],
+    'bundle = "': [('bundle = "none', ["unknown bundle"])],
+    "[[claims]]": [("[[claim]]", ["did you mean 'claims'"]), ("[claims", ["not readable as TOML"])],
+}
+
+
+@pytest.mark.parametrize(
+    "right, wrong, parts", [(right, *case) for right, cases in WRONG.items() for case in cases], ids=str
+)
+def test_a_wrong_file_is_one_line(right, wrong, parts, small_bundle, tmp_path, cli):
+    text = TINY.replace("BUNDLE", str(small_bundle))
+    assert right in text
+    count = -1 if right in ("presets.quick", "[[claims]]") else 1
+    (tmp_path / "wrong.toml").write_text(text.replace(right, wrong, count))
+    line = only_line(cli("suite", tmp_path / "wrong.toml", "--preset", "quick", "--results", tmp_path / "r"))
+    for part in parts:
+        assert part in line
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "words, part",
+    [
+        (["sanity-mnst"], "did you mean 'sanity-mnist'"),
+        (["none.toml"], "no such file"),
+        (["sanity-mnist", "--preset", "quik"], "did you mean 'quick'"),
+    ],
+)
+def test_wrong_words_are_one_line(words, part, cli):
+    assert part in only_line(cli("suite", *words))
+
+
+def test_a_bundle_that_no_request_is_on_is_refused():
+    content = tomllib.loads(GRID.replace('bundle = "hole"', 'bundle = "digits-conv_vae"'))
+    with pytest.raises(UsageError, match="no request is on the bundle hole"):
+        parse_suite("grid", content, "grid.toml")
+
+
+# Claims about constructed tables
+
+
+def recorded(name, values, settings=None, seeds=(0, 1, 2)):
+    """A place: label -> (config, metric -> a number a seed)."""
+    table = SimpleNamespace(
+        rows={
+            label: TableRow(label, {(metric, metric): dict(zip(seeds, of)) for metric, of in metrics.items()})
+            for label, (_, metrics) in values.items()
+        },
+        protocol=PROTOCOLS["quick"],
+        measured=[],
+        fits={},
+    )
+    rows = {
+        label: PlacedRow(prior=label.partition("[")[0], config=config, seeds=list(seeds))
+        for label, (config, _) in values.items()
+    }
+    words = {label: label for label in values}
+    where = {"bundle": name, "protocol": "p", "device": "cpu", "settings": settings or {}}
+    return Recorded(Place(name=name, rows=rows, words=words, **where), table)
+
+
+ENDS = {"gaussian": ({}, {"fd": [10, 10.1, 9.9]}), "aggregate_posterior": (None, {"fd": [0.1, 0, 0.2]})}
+
+
+def claim(**fields):
+    content = {
+        "title": "t",
+        "question": "q",
+        "presets": {"quick": {"requests": [{"priors": "gmm"}]}},
+        "claims": [{"says": "s", **fields}],
+    }
+    return parse_suite("s", content, "s.toml").claims[0]
+
+
+def gmm(components, *fd):
+    return {f"gmm[components={components}]": ({"components": components}, {"fd": list(fd)})}
+
+
+def test_a_margin_is_a_share_of_the_gap():
+    place = recorded("a", {**ENDS, **gmm(1, 1.0, 1.1, 0.9), **gmm(2, 1.3, 1.42, 1.18)})
+    said = {"test": "alike", "metric": "fd", "rows": "gmm[*]"}
+    assert judge(claim(**said, margin=0.1), [place]).word == "held"
+    assert judge(claim(**said, margin=0.01), [place]).word == "did not hold"
+
+
+def test_where_no_gap_is_shown_a_margin_says_nothing():
+    flat = {"gaussian": ({}, {"fd": [1, 2, 3]}), "aggregate_posterior": (None, {"fd": [3, 2, 1]})}
+    rows = {**gmm(1, 1.0, 1.1, 0.9), **gmm(2, 1.0, 1.1, 0.9)}
+    said = claim(test="not_behind", metric="fd", row="gmm[components=1]", than="gmm[components=2]")
+    alone = judge(said, [recorded("flat", {**flat, **rows})])
+    assert (alone.word, alone.why) == ("undecided", "no gap is shown on flat")
+    both = judge(said, [recorded("flat", {**flat, **rows}), recorded("deep", {**ENDS, **rows})])
+    assert (both.word, both.why) == ("held", "no gap is shown on flat")
+
+
+def test_a_row_that_was_asked_for_and_is_not_recorded_leaves_a_claim_undecided():
+    place = recorded("a", {**ENDS, **gmm(1, 1.0, 1.1, 0.9), **gmm(2)})
+    verdict = judge(
+        claim(test="lower", metric="fd", row="gmm[components=1]", than="gmm[components=2]"),
+        [place],
+    )
+    assert verdict.word == "undecided"
+    assert "no value with seeds 0, 1, 2" in verdict.why
+    empty = Recorded(place.place, None)
+    assert (
+        judge(claim(test="lower", metric="fd", row="gmm[components=1]", than="gaussian"), [empty]).word == "undecided"
+    )
+
+
+def test_a_trend_runs_along_settings_of_priors_and_of_bundles():
+    of_priors = recorded("a", {**ENDS, **gmm(1, 3, 3.1, 2.9), **gmm(5, 2, 2.1, 2), **gmm(50, 1, 1.1, 0.9)})
+    said = {"test": "trend", "metric": "fd", "direction": "falls"}
+    assert judge(claim(**said, rows="gmm[*]", along="prior.components"), [of_priors]).word == "held"
+    of_bundles = [
+        recorded(f"kl={kl}", {"gaussian": ({}, {"fd": [kl, kl + 0.1, kl]})}, {"kl_weight": kl}) for kl in (1, 2, 3)
+    ]
+    assert judge(claim(**said, rows="gaussian", along="bundle.kl_weight"), of_bundles).word == "did not hold"
+    assert judge(claim(**said, rows="gaussian", along="bundle.kl_weight"), of_bundles[:2]).word == "undecided"
+
+
+def test_a_correlation_is_of_means_over_bundles_and_priors():
+    places = []
+    for bundle in range(4):
+        rows = {"gaussian": ({}, {"fd": [20] * 3, "mmd_imq": [2] * 3})}
+        for prior in range(4):
+            x = bundle + prior / 2
+            rows |= {f"gmm[components={prior}]": ({"components": prior}, {"fd": [20 - x] * 3, "mmd_imq": [2 - x] * 3})}
+        places.append(recorded(f"b{bundle}", rows))
+    said = {"test": "correlation", "rows": "gmm[*]", "x": "gain.mmd_imq", "y": "gain.fd"}
+    assert judge(claim(**said), places).word == "held"
+    assert judge(claim(**said, direction="falls"), places).word == "did not hold"
+    assert judge(claim(**said), places[:1]).word == "undecided"
+
+
+def test_figures_show_rows_along_a_setting_and_n01_across():
+    place = recorded("a", {**ENDS, **gmm(1, 3, 3.1, 2.9), **gmm(5, 2, 2.1, 2)})
+    series = {of.name: of for of in make_series(Figure(x="prior.components", y="fd"), [place])}
+    assert [dot[0] for dot in series["gmm"].dots] == [1, 5]
+    assert series["gmm"].dots[0][1] == pytest.approx(3)
+    assert series["gaussian"].across == [pytest.approx(10)]
+
+
+def test_shares_of_logged_steps_and_times_are_quantities(monkeypatch):
+    place = recorded("a", gmm(1, 1, 1, 1), seeds=(0, 1, 2))
+    log = [{"step": 1, "upper": 2.0, "estimate": 1.0}, {"step": 2, "upper": 0.0, "estimate": 1.0}, {"step": 3}]
+    monkeypatch.setattr("benchmark.suites.places.fit_logs", lambda *_: {0: log, 1: [{"step": 1}]})
+    shares = place.values("gmm[components=1]", parse_quantity("log.upper > log.estimate"))
+    assert shares[0] == 0.5
+    assert math.isnan(shares[1])
+
+
+@pytest.mark.parametrize(
+    "label, name, rest",
+    [
+        ("evalp[steps=5,gp_weight=1]", "gp_weight", "evalp[steps=5]"),
+        ("evalp[gp_weight=1]", "gp_weight", "evalp"),
+        ("evalp", "gp_weight", "evalp"),
+    ],
+)
+def test_a_label_without_a_setting(label, name, rest):
+    assert without_setting(label, name) == rest
+
+
+def test_tables_are_found_by_bundle_protocol_and_device(tiny):
+    note = read_note(tiny.results / "suites" / "tiny.json")
+    table = SimpleNamespace(
+        bundle=note.places[0].bundle, protocol=SimpleNamespace(hash=note.places[0].protocol + "0"), device="cpu"
+    )
+    assert find_tables(note, [table])[0].table is table
+    table.device = "cuda"
+    assert find_tables(note, [table])[0].table is None
