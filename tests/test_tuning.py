@@ -340,15 +340,15 @@ def test_a_planted_prior_is_mended_on_val_alone_and_its_rows_stand_apart(planted
 
 def test_fewer_trials_are_the_first_of_more(small_bundle, planted, tmp_path, cli):
     plugin, results = planted(), tmp_path / "results"
-    assert cli(*tune_words(small_bundle, plugin, results, "--trials", 3)).code == 0
+    assert cli(*tune_words(small_bundle, plugin, results, "--trials", 2)).code == 0
     (few,) = judged(results)
     before = contents(results / "records")
-    assert cli(*tune_words(small_bundle, plugin, results, "--trials", 5)).code == 0
+    assert cli(*tune_words(small_bundle, plugin, results, "--trials", 3)).code == 0
     (more,) = judged(results)
     assert [t.config_hash for t in more.trials[: len(few.trials)]] == [t.config_hash for t in few.trials]
     assert before.items() <= contents(results / "records").items()
     assert len(read_tunings(results)[0]) == 1
-    assert cli(*tune_words(small_bundle, plugin, results, "--trials", 5, "--seed", 1)).code == 0
+    assert cli(*tune_words(small_bundle, plugin, results, "--trials", 2, "--seed", 1)).code == 0
     (other,) = judged(results)
     assert {t.config_hash for t in other.trials[1:]}.isdisjoint(t.config_hash for t in more.trials[1:])
 
@@ -385,11 +385,11 @@ def test_two_shells_one_of_which_is_killed_choose_the_same(small_bundle, planted
     plugin = planted("time.sleep(0.1)")
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     logs = [tmp_path / f"log{number}" for number in range(4)]
-    words = [tune_words(small_bundle, plugin, results, "--trials", 8) for results in (alone, shared)]
+    words = [tune_words(small_bundle, plugin, results, "--trials", 4) for results in (alone, shared)]
     undisturbed = start(words[0], tmp_path / "cache-a", logs[0])
     assert finish(undisturbed, logs[0]).code == 0
     first, second = (start(words[1], tmp_path / "cache-b", log) for log in logs[1:3])
-    while len(record_files(shared)) < 6:
+    while len(record_files(shared)) < 4:
         assert first.is_alive(), logs[1].read_text()
         time.sleep(0.05)
     first.kill()
