@@ -52,8 +52,9 @@ class Request(BaseModel):
     digits and conv_vae. `seeds`: how many from 0 on, or a list of them.
     `settings`: of priors as they are named, or `tuned`: those that `tune` chose for them.
     `workers`: how many processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most.
-    `job_timeout`: seconds. `executor`: by name, None for the usual one of so many workers. Paths are relative to the
-    current folder.
+    `job_timeout`: seconds. `executor`: by name, None for the usual one of so many workers. `shared`: workers on other
+    machines write to the same results folder, in which claims and fits then lie. Paths are relative to the current
+    folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,6 +78,7 @@ class Request(BaseModel):
     per_gpu: int = Field(1, ge=1)
     job_timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
     executor: str | None = None
+    shared: bool = False
     data_root: Path | None = None
     plugins: tuple[Path, ...] = ()
 
@@ -166,7 +168,7 @@ class Resolved:
 
     `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job; `broken`: why
     plugins that were named were left out. `executor` has the jobs
-    done, on `terms`. `limits`: label -> seconds after which a job of that row is ended.
+    done, on `terms`. `limits`: label -> seconds after which a job of that row is ended. `shared`: as of the request.
     """
 
     jobs: list[Job]
@@ -179,6 +181,7 @@ class Resolved:
     executor: type[Executor]
     terms: Terms
     limits: dict[str, float] = field(default_factory=dict)
+    shared: bool = False
 
 
 #: finds what an extractor sees in the images of a split, or makes it: (bundle, its data set, extractor, split)
@@ -240,6 +243,7 @@ def resolve(
         broken,
         _choose_executor(request, registry, extractor, bundle),
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
+        shared=request.shared,
     )
 
 
@@ -302,12 +306,12 @@ def _require_backbone(registry: Registry, bundle: Bundle) -> None:
 
 
 def _choose_executor(request: Request, registry: Registry, extractor: Extractor, bundle: Bundle) -> type[Executor]:
-    """The one that is named; else this process, which can neither share the work nor end a job that hangs.
+    """The one that is named; else this process, which can neither share the work nor end a job that hangs, nor stop.
 
     A stranger's extractor or backbone, whose code may end its process, is not called in this one.
     """
     strangers = extractor.source or registry.get("backbone", bundle.backbone_class).source
-    alone = (request.workers or 1) == 1 and request.job_timeout is None and not strangers
+    alone = (request.workers or 1) == 1 and request.job_timeout is None and not (strangers or request.shared)
     return registry.get("executor", request.executor or ("here" if alone else "processes"))
 
 

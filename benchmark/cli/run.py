@@ -75,6 +75,9 @@ def run(
     executor: Annotated[
         str | None, typer.Option(help="What has the jobs done (default: here for one worker, else processes).")
     ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Workers on other machines have the same --results: fits lie in it.")
+    ] = False,
     data_root: DataRootOption = None,
     plugins: PluginOption = None,
     dry_run: Annotated[

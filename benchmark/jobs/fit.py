@@ -13,7 +13,7 @@ from benchmark.jobs.foreign import Foreign, ForeignSource, fit_apart
 from benchmark.jobs.identity import Job
 from benchmark.jobs.workspace import Workspace
 from benchmark.progress import say, track
-from benchmark.store.places import cache_root
+from benchmark.store.places import made_root
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
 from priors.api import LatentPrior
@@ -84,4 +84,4 @@ def _cached_fit(job: Job) -> dict[str, Any] | None:
 
 
 def _fit_path(job: Job) -> Path:
-    return cache_root() / "fits" / f"{job.fit_id}.safetensors"
+    return made_root() / "fits" / f"{job.fit_id}.safetensors"
