@@ -124,7 +124,9 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
     given["pack"] = ["mine.py", "--author", "A"]
     for place in ("benchmark.registry.Registry.__post_init__", "benchmark.cli.results._require_records"):
         monkeypatch.setattr(place, interrupted)
-    for place in ("benchmark.cli.pretrain.choose_device", "benchmark.store.places.claims_folder"):
+    given["submit"] = ["--slurm", "slurm.toml", "--", "run"]
+    monkeypatch.setattr("benchmark.cli.pretrain.choose_device", interrupted)
+    for place in ("benchmark.slurm.read_slurm", "benchmark.store.places.claims_folder"):
         monkeypatch.setattr(place, interrupted)
     done = cli(command, *given.get(command, []))
     assert done.code == 130

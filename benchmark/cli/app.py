@@ -50,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": results.report,
     "pack": results.pack,
     "verify": results.verify,
+    "submit": cluster.submit,
     "status": cluster.status,
 }
 #: what an interrupted command leaves, and how to go on
