@@ -151,10 +151,10 @@ class _Running:
             if executor.in_this_process:
                 self._marks = Marks(self._resolved.results)
                 due = [self._put_back(stage) for stage in due]
-            for stage, capacity in zip(due, (executor.capacity, 1)):
+            for stage, alone in zip(due, (False, True)):
                 self._queue.extend(stage)
                 while self._queue or self._flying:
-                    while len(self._flying) < capacity and self._submit_next(executor):
+                    while len(self._flying) < (1 if alone else executor.capacity) and self._submit_next(executor):
                         pass
                     if self._flying:
                         executor.wait()

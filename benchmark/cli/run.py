@@ -79,7 +79,10 @@ def run(
         typer.Option("--job-timeout", help="Seconds after which a job is ended, and recorded as timed out."),
     ] = None,
     executor: Annotated[
-        str | None, typer.Option(help="What has the jobs done (default: here for one worker, else processes).")
+        str | None, typer.Option(help="here (default for one worker), processes, ray, 'ray[num_cpus=0.5]', or yours.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to join, for --executor ray (default: one is started here).")
     ] = None,
     shared: Annotated[
         bool, typer.Option("--shared", help="Workers on other machines have the same --results: fits lie in it.")
