@@ -2,19 +2,19 @@
 
 Scores come first, as many tasks at once as the executor takes, each with one thread: how a sum is split among threads
 decides its last digit, and so a number would hang on the machine. Timings come last, one task alone with all threads.
-Whoever is at a job holds its lock, so that commands in several shells share the work.
+Whoever is at a job claims it, so that commands in several shells, or on several machines, share the work.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from tabulate import tabulate
 
 from benchmark.executors.api import Executor, Loss
@@ -29,12 +29,9 @@ from benchmark.progress import format_seconds, say
 from benchmark.report.board import Board
 from benchmark.request import Resolved
 from benchmark.store.in_force import note_in_force
-from benchmark.store.places import lock_path, made_folders
+from benchmark.store.places import made_folders, open_claims, sharing
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import remove_leftovers
-
-#: seconds between two looks at a job that another command is at
-LOOK_AGAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,9 @@ def run(resolved: Resolved) -> Finished:
     """Do everything that is not recorded, rewriting the tables on the way."""
     started = time.perf_counter()
     board = Board(resolved.results, resolved.ledger.store)
-    failed = do_jobs(resolved, board)
-    table = board.finish(resolved.work.bundle.id[:16], resolved.work.protocol.hash)
+    with sharing(resolved.results if resolved.shared else None):
+        failed = do_jobs(resolved, board)
+        table = board.finish(resolved.work.bundle.id[:16], resolved.work.protocol.hash)
     left_out = len(resolved.left_out) + len(resolved.broken)
     fine = f"{len(resolved.jobs) - failed.jobs} jobs fine, {failed.jobs} failed"
     fine += f", {left_out} left out" if left_out else ""
@@ -114,7 +112,6 @@ class _Piece:
     metrics: list[Metric]
     threads: int
     started: float = 0.0
-    lock: Any = None
     doing: str = FIT
     losses: Counter[str] = field(default_factory=Counter)  # by what it was doing
     given_up: set[str] = field(default_factory=set)  # what failed in this run, and so is not tried again in it
@@ -136,6 +133,7 @@ class _Running:
         self._stages = self._make_stages()
         self._count = sum(map(len, self._stages))
         self._live = LiveTable({})
+        self._claims = open_claims()
         self._marks: Marks | None = None  # where a job may end this process
 
     def finish(self) -> None:
@@ -148,19 +146,20 @@ class _Running:
         if expected := _expected(forecast_of(self._resolved)):
             say(expected)
         self._live = LiveTable(Counter(piece.job.row.label for stage in due for piece in stage))
-        with self._live.shown(), self._resolved.executor(self, self._resolved.terms) as executor:
+        shown, executing = self._live.shown(), self._resolved.executor(self, self._resolved.terms)
+        with shown, closing(self._claims), executing as executor:
             if executor.in_this_process:
                 self._marks = Marks(self._resolved.results)
                 due = [self._put_back(stage) for stage in due]
-            for stage, capacity in zip(due, (executor.capacity, 1)):
+            for stage, alone in zip(due, (False, True)):
                 self._queue.extend(stage)
                 while self._queue or self._flying:
-                    while len(self._flying) < capacity and self._submit_next(executor):
+                    while len(self._flying) < (1 if alone else executor.capacity) and self._submit_next(executor):
                         pass
                     if self._flying:
                         executor.wait()
                     elif self._queue:  # another command is at all of them
-                        time.sleep(LOOK_AGAIN)
+                        time.sleep(self._claims.look_again)
 
     def count_gone(self) -> int:
         """How many of the records that this run made are no longer there."""
@@ -207,15 +206,12 @@ class _Running:
         """Submit the first piece that nobody else is at; False where there is none."""
         for _ in range(len(self._queue)):
             piece = self._queue.popleft()
-            piece.lock = FileLock(lock_path(piece.job.fit_id))
-            try:
-                piece.lock.acquire(timeout=0)
-            except Timeout:
+            if not self._claims.take(piece.job.fit_id, f"{piece.job.row.label} seed {piece.job.seed}"):
                 self._queue.append(piece)
                 continue
-            pending = self._find_pending(piece)  # again: whoever held the lock may have done it
+            pending = self._find_pending(piece)  # again: whoever had claimed it may have done it
             if not pending:
-                piece.lock.release()
+                self._claims.release(piece.job.fit_id)
                 self._live.skip(piece.job.row.label)
                 if piece.failures or piece.measured:
                     self._conclude(piece)
@@ -237,6 +233,7 @@ class _Running:
     def began(self, number: int, kind: str) -> None:
         self._flying[number].doing = kind
         self._live.move(number, kind)
+        self._claims.tell(self._flying[number].job.fit_id, kind)
         if self._marks:
             self._marks.set(self._flying[number].job, kind)
 
@@ -253,7 +250,7 @@ class _Running:
         piece = self._flying.pop(number)
         if self._marks:
             self._marks.remove(piece.job)
-        piece.lock.release()
+        self._claims.release(piece.job.fit_id)
         piece.failures += outcome.failures
         self._live.end(number, done=True, failed=bool(piece.failures))
         if outcome.unfit:
@@ -264,7 +261,7 @@ class _Running:
     def lost(self, number: int, loss: Loss) -> None:
         """Once more, if it may have been chance; else it is recorded, and the rest of the piece goes on."""
         piece = self._flying.pop(number)
-        piece.lock.release()
+        self._claims.release(piece.job.fit_id)
         self._live.end(number, done=False, failed=False)
         piece.losses[piece.doing] += 1
         if loss.status == "crashed" and piece.losses[piece.doing] == 1:

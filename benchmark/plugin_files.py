@@ -82,6 +82,13 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
+def files_of_plugin(path: Path) -> list[Path]:
+    """A plugin's file, and those of its own that it imports: what it is identified by."""
+    path = path.resolve()
+    inner = path.stem.replace(".", "_")
+    return list(closure(inner, path, within(beside(path.parent, own=inner))).values())
+
+
 @dataclass(frozen=True)
 class _Folder:
     """A plugin's folder: what it owns, and the files that the plugin imports as they were when it was loaded."""

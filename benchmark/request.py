@@ -52,8 +52,10 @@ class Request(BaseModel):
     digits and conv_vae. `seeds`: how many from 0 on, or a list of them.
     `settings`: of priors as they are named, or `tuned`: those that `tune` chose for them.
     `workers`: how many processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most.
-    `job_timeout`: seconds. `executor`: by name, None for the usual one of so many workers. Paths are relative to the
-    current folder.
+    `job_timeout`: seconds. `executor`: by name, with settings where it has any, `ray[num_cpus=2]`; None for the usual
+    one of so many workers. `address`: of a cluster that the executor is to join. `shared`: workers on other
+    machines write to the same results folder, in which claims and fits then lie. Paths are relative to the current
+    folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,6 +79,8 @@ class Request(BaseModel):
     per_gpu: int = Field(1, ge=1)
     job_timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
     executor: str | None = None
+    address: str | None = None
+    shared: bool = False
     data_root: Path | None = None
     plugins: tuple[Path, ...] = ()
 
@@ -166,7 +170,7 @@ class Resolved:
 
     `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job; `broken`: why
     plugins that were named were left out. `executor` has the jobs
-    done, on `terms`. `limits`: label -> seconds after which a job of that row is ended.
+    done, on `terms`. `limits`: label -> seconds after which a job of that row is ended. `shared`: as of the request.
     """
 
     jobs: list[Job]
@@ -179,6 +183,7 @@ class Resolved:
     executor: type[Executor]
     terms: Terms
     limits: dict[str, float] = field(default_factory=dict)
+    shared: bool = False
 
 
 #: finds what an extractor sees in the images of a split, or makes it: (bundle, its data set, extractor, split)
@@ -230,6 +235,7 @@ def resolve(
     ]
     named = {str(path): registry.broken.get(str(path)) for path in request.plugins}
     broken = [f"broken plugin {path}: {why}" for path, why in named.items() if why is not None]
+    executor, of_executor = _choose_executor(request, registry, extractor, bundle)
     return Resolved(
         make_jobs(made, bundle, request.seeds, preset.budget, device.type),
         work,
@@ -238,8 +244,9 @@ def resolve(
         _notes(made),
         left_out,
         broken,
-        _choose_executor(request, registry, extractor, bundle),
-        Terms(request.workers or 1, device, request.per_gpu, request.job_timeout),
+        executor,
+        Terms(request.workers or 1, device, request.per_gpu, request.job_timeout, of_executor),
+        shared=request.shared,
     )
 
 
@@ -301,14 +308,24 @@ def _require_backbone(registry: Registry, bundle: Bundle) -> None:
         raise UsageError(f"{bundle.path.name}: {error}{hint}") from error
 
 
-def _choose_executor(request: Request, registry: Registry, extractor: Extractor, bundle: Bundle) -> type[Executor]:
-    """The one that is named; else this process, which can neither share the work nor end a job that hangs.
+def _choose_executor(
+    request: Request, registry: Registry, extractor: Extractor, bundle: Bundle
+) -> tuple[type[Executor], BaseModel]:
+    """The one that is named, and its settings; else this process, which cannot share work, nor end a job that hangs.
 
-    A stranger's extractor or backbone, whose code may end its process, is not called in this one.
+    A stranger's extractor or backbone, whose code may end its process, is not called in this one, nor is a job that is
+    to be given back at once.
     """
     strangers = extractor.source or registry.get("backbone", bundle.backbone_class).source
-    alone = (request.workers or 1) == 1 and request.job_timeout is None and not strangers
-    return registry.get("executor", request.executor or ("here" if alone else "processes"))
+    alone = (request.workers or 1) == 1 and request.job_timeout is None and not (strangers or request.shared)
+    asked = parse_named(request.executor or ("here" if alone else "processes"), "--executor")
+    if len(asked) != 1 or len(asked[0][1]) != 1:
+        raise UsageError(f"--executor {request.executor}: expected one, with one value for each setting")
+    name, (settings,) = asked[0]
+    executor = registry.get("executor", name)
+    if request.address is not None:
+        settings = {**settings, "address": request.address}
+    return executor, construct(executor.Config, settings, f"executor {name}")
 
 
 def _made(cls: type[Metric]) -> Metric:

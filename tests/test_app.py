@@ -125,7 +125,10 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
     given["suite"] = ["one-pass"]
     for place in ("benchmark.registry.Registry.__post_init__", "benchmark.cli.results._require_records"):
         monkeypatch.setattr(place, interrupted)
+    given["submit"] = ["--slurm", "slurm.toml", "--", "run"]
     monkeypatch.setattr("benchmark.cli.pretrain.choose_device", interrupted)
+    for place in ("benchmark.slurm.read_slurm", "benchmark.store.places.claims_folder"):
+        monkeypatch.setattr(place, interrupted)
     done = cli(command, *given.get(command, []))
     assert done.code == 130
     assert done.err.startswith("interrupted: ")

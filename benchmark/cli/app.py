@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from benchmark.cli import export, images, plugins, pretrain, results, run, suite, tune, wrap
+from benchmark.cli import cluster, export, images, plugins, pretrain, results, run, suite, tune, wrap
 from benchmark.cli.options import flags_of
 from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
@@ -51,6 +51,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": results.report,
     "pack": results.pack,
     "verify": results.verify,
+    "submit": cluster.submit,
+    "status": cluster.status,
 }
 #: what an interrupted command leaves, and how to go on
 GO_ON = {

@@ -1,1 +1,1 @@
-"""Where tasks run: in this process, in processes here."""
+"""Where tasks run: in this process, in processes here, on a Ray cluster."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 import pluggy
 import torch
+from pydantic import BaseModel, ConfigDict
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
@@ -52,24 +53,34 @@ class Terms:
     """What a run asks of an executor.
 
     `workers`: how many tasks are worked at once. `device`: where; with `per_gpu` of the workers on each GPU. `limit`:
-    seconds after which a task is ended and lost, None for no such limit.
+    seconds after which a task is ended and lost, None for no such limit. `settings`: the executor's own, as its
+    `Config` has them; None for the defaults.
     """
 
     workers: int
     device: torch.device
     per_gpu: int = 1
     limit: float | None = None
+    settings: Any = None
+
+
+class NoConfig(BaseModel):
+    """Of an executor that has no settings."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Executor(ABC):
     """Has each task done with `benchmark.jobs.task.execute`, in any order. A context, left when the run ends or stops.
 
-    `in_this_process`: what ends a task's process ends the run, which notes beforehand what it was at.
+    `Config`: its settings, typed as `--executor 'NAME[setting=value]'`. `in_this_process`: what ends a task's process
+    ends the run, which notes beforehand what it was at.
 
     A task can be pickled, and is idempotent: an executor may do it again where it lost it. It is `lost` at most once.
     """
 
     name: ClassVar[str]
+    Config: ClassVar[type[BaseModel]] = NoConfig
     in_this_process: ClassVar[bool] = False
 
     def __init__(self, owner: Owner, terms: Terms) -> None:

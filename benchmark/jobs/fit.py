@@ -13,10 +13,13 @@ from benchmark.jobs.foreign import Foreign, ForeignSource, fit_apart
 from benchmark.jobs.identity import Job
 from benchmark.jobs.workspace import Workspace
 from benchmark.progress import say, track
-from benchmark.store.places import cache_root
+from benchmark.store.places import made_root
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_atomic, write_sealed
 from priors.api import LatentPrior
+
+#: of a fit's files: its state, and what is recorded of it, which is written when the state is there
+SUFFIXES = (".safetensors", ".json")
 
 
 def find_or_fit(job: Job, work: Workspace) -> dict[str, Any]:
@@ -36,6 +39,21 @@ def open_source(job: Job, work: Workspace) -> LatentPrior | ForeignSource:
 def load_fit(job: Job, work: Workspace) -> LatentPrior:
     """The same in this process, whoever wrote its class."""
     return _specimen(job, work).load(work.registry.get("prior", job.row.name), load_file(_fit_path(job)))
+
+
+def fit_files(job: Job) -> dict[str, bytes] | None:
+    """A fit that is in the cache, as its files, for another machine's; None where it is not there."""
+    path = _fit_path(job)
+    try:
+        return {suffix: path.with_suffix(suffix).read_bytes() for suffix in SUFFIXES}
+    except FileNotFoundError:
+        return None
+
+
+def keep_fit_files(job: Job, files: dict[str, bytes]) -> None:
+    """Put a fit into the cache that was made on another machine."""
+    for suffix in SUFFIXES:
+        write_atomic(_fit_path(job).with_suffix(suffix), files[suffix])
 
 
 def _fit(job: Job, work: Workspace) -> dict[str, Any]:
@@ -84,4 +102,4 @@ def _cached_fit(job: Job) -> dict[str, Any] | None:
 
 
 def _fit_path(job: Job) -> Path:
-    return cache_root() / "fits" / f"{job.fit_id}.safetensors"
+    return made_root() / "fits" / f"{job.fit_id}.safetensors"

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from benchmark.progress import say
-from benchmark.store.places import cache_root
+from benchmark.store.places import made_root
 from benchmark.store.sealed import content_hash, write_atomic
 
 _keeping = True
@@ -29,7 +29,7 @@ def keep_nothing() -> None:
 
 
 def load_or_make(kind: str, identity: dict[str, Any], device: torch.device, make: Callable[[], Tensor]) -> Tensor:
-    """The tensor of that identity, on the device: from `<cache>/<kind>/`, else made now and kept.
+    """The tensor of that identity, on the device: from `<kind>/` of the cache, else made now and kept.
 
     A damaged file is named and made again.
     """
@@ -61,7 +61,7 @@ def load(kind: str, identity: dict[str, Any], device: torch.device) -> Tensor | 
 
 
 def _path(kind: str, identity: dict[str, Any]) -> Path:
-    return cache_root() / kind / f"{content_hash(identity)}.safetensors"
+    return made_root() / kind / f"{content_hash(identity)}.safetensors"
 
 
 def _sha256(value: Tensor) -> str:

@@ -1,7 +1,8 @@
-"""Where things are kept: the cache, and the folders in which image data is looked for."""
+"""Where things are kept: the cache, what runs make, and the folders in which image data is looked for."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -10,11 +11,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from benchmark.errors import UsageError
+from benchmark.store.held import Claims
 
 CACHE_VARIABLE = "LATENT_PRIOR_CACHE"
+#: names a results folder that several machines share, to this process and those that it starts
+SHARED_VARIABLE = "LATENT_PRIOR_SHARED"
 DATA_VARIABLE = "LATENT_PRIOR_DATA"
 #: what the system says of a place that is there to be read
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -66,9 +70,28 @@ def settle_places() -> None:
             os.environ[variable] = os.path.abspath(os.path.expanduser(os.environ[variable]))
 
 
+@contextmanager
+def sharing(results: Path | None) -> Iterator[None]:
+    """Meanwhile machines share a results folder, in which claims and what runs make lie then. None: they do not."""
+    if results is None:
+        yield
+        return
+    os.environ[SHARED_VARIABLE] = str(results.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[SHARED_VARIABLE]
+
+
+def made_root() -> Path:
+    """Where fits, latents and features are kept: the cache; those of a shared results folder, beside its records."""
+    shared = os.environ.get(SHARED_VARIABLE)
+    return Path(shared) / "cache" if shared else cache_root()
+
+
 def made_folders() -> list[Path]:
-    """The folders of the cache that runs write to; a user's images lie in others."""
-    return [cache_root() / name for name in ("fits", "latents", "features", "references")]
+    """The folders that runs write to beside their results; a user's images lie in others."""
+    return [*(made_root() / name for name in ("fits", "latents", "features")), cache_root() / "references"]
 
 
 def lock_path(name: str) -> Path:
@@ -78,9 +101,54 @@ def lock_path(name: str) -> Path:
     return path
 
 
+class Locks:
+    """Who is at what among the commands of one machine: file locks in the cache. As `Claims`, which machines share."""
+
+    look_again = 0.5  # seconds
+
+    def __init__(self) -> None:
+        self._held: dict[str, FileLock] = {}
+
+    def take(self, name: str, what: str = "") -> bool:
+        """Lock a thing, unless somebody else does."""
+        lock = FileLock(lock_path(name))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self._held[name] = lock
+        return True
+
+    def tell(self, name: str, doing: str) -> None:
+        """A lock says nothing."""
+
+    def release(self, name: str) -> None:
+        self._held.pop(name).release()
+
+    def close(self) -> None:
+        """Release everything."""
+        for name in list(self._held):
+            self.release(name)
+
+
+def claims_folder(results: Path) -> Path:
+    """Where the workers that share a results folder say what they are at."""
+    return results / "claims"
+
+
+def open_claims() -> Claims | Locks:
+    """What keeps commands out of each other's way: those of a shared results folder, or of this machine."""
+    shared = os.environ.get(SHARED_VARIABLE)
+    return Claims(claims_folder(Path(shared))) if shared else Locks()
+
+
 @contextmanager
 def lock(name: str) -> Iterator[None]:
     """Hold the lock of that name; where the cache cannot be written, nobody works here whom it would keep out."""
+    if shared := os.environ.get(SHARED_VARIABLE):
+        with contextlib.closing(Claims(claims_folder(Path(shared)))) as claims, claims.hold(name):
+            yield
+        return
     with ExitStack() as held:
         try:
             held.enter_context(FileLock(lock_path(name)))
