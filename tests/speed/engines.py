@@ -42,10 +42,12 @@ def on_slurm(folder, environment):
     (folder / "slurm.toml").write_text('workers = 2\ntime = "30"\n')
     with Cluster(folder / "slurm", nodes=1, cpus=2) as cluster:
         words = ["submit", "--slurm", str(folder / "slurm.toml"), "--", *RUN, "--results", str(folder / "r")]
-        environment = {**cluster.environment, **environment}
-        subprocess.run([sys.executable, "-m", "benchmark", *words], env=environment, cwd=ROOT, check=True)
+        cluster.environment |= {name: environment[name] for name in ("LATENT_PRIOR_CACHE", "PYTHONPATH")}
+        environment = cluster.environment
+        called = [sys.executable, "-m", "benchmark", *words]
+        subprocess.run(called, env=environment, cwd=ROOT, check=True, capture_output=True)
         start = time.monotonic()
-        subprocess.run(["sbatch", str(folder / "r" / "slurm" / "submit.sh")], env=environment, check=True)
+        cluster.call("sbatch", str(folder / "r" / "slurm" / "submit.sh"))
         logs = folder / "r" / "slurm"
         wait_for(lambda: any("measured" in log.read_text() for log in logs.glob("*.log")), "the first job", 300)
         begin = time.monotonic() - start
