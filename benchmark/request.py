@@ -34,7 +34,6 @@ from benchmark.names import choose_bundle, choose_metrics, find_dataset_of, open
 from benchmark.progress import say
 from benchmark.protocol import TUNING_SEED, Budget, PresetName, Protocol, Settings, Split, choose_preset, make_protocol
 from benchmark.registry import Registry
-from benchmark.report.choice import judge_all
 from benchmark.settings import construct, parse_named
 from benchmark.store.places import data_roots
 from benchmark.store.records import RecordStore
@@ -257,6 +256,8 @@ def _tuned_rows(
 
     Raises `UsageError` where one has none.
     """
+    from benchmark.report.choice import judge_all  # which no other run needs
+
     results = request.results
     judged, _ = judge_all(results, RecordStore(results / "records").all()[0])
     chosen: dict[str, Row] = {}

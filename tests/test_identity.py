@@ -182,7 +182,8 @@ def test_a_new_field_of_the_protocol_counts_where_it_is_not_none(value, same):
 
 def test_the_reference_split_counts_as_none_too():
     old = saved_protocol()
-    assert old.hash == content_hash(old.model_dump(mode="json"))
+    later = {"settings"}  # which count in no hash where they are None
+    assert old.hash == content_hash(old.model_dump(mode="json", exclude=later))
 
 
 def test_draws_of_the_aggregate_posterior_are_what_its_formula_says():
