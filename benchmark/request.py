@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,7 +33,7 @@ from benchmark.names import choose_bundle, choose_metrics, find_dataset_of, open
 from benchmark.progress import say
 from benchmark.protocol import TUNING_SEED, Budget, PresetName, Protocol, Settings, Split, choose_preset, make_protocol
 from benchmark.registry import Registry
-from benchmark.settings import construct, parse_named
+from benchmark.settings import construct, parse_named, read_toml
 from benchmark.store.places import data_roots
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged
@@ -149,18 +148,9 @@ def request_from(given: dict[str, Any], file: Path | None = None) -> Request:
     """A request of these fields, over those of a TOML file where one is named. Raises `UsageError`."""
     if file is None:
         return construct(Request, given, "run")
-    read = _read(file)
+    read = read_toml(file, f"--file {file}")
     construct(Request, read, str(file))  # what the file says is to be right, also where something else is typed
     return construct(Request, {**read, **given}, str(file))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"--file {file}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"--file {file}: not readable as TOML ({error})") from error
 
 
 @dataclass(frozen=True)

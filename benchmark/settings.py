@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tomllib
+from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_origin
 
@@ -66,6 +68,16 @@ def parse_named(text: str, option: str) -> list[tuple[str, list[dict[str, Any]]]
             values[setting].append(parse_value(word.strip()))
         asked.append((name, [dict(zip(values, choice)) for choice in itertools.product(*values.values())]))
     return asked
+
+
+def read_toml(file: Path, of: str) -> dict[str, Any]:
+    """What a TOML file holds; `of`: what errors call it. Raises `UsageError`."""
+    try:
+        return tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{of}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{of}: not readable as TOML ({error})") from error
 
 
 def validate(config: type[Model], settings: dict[str, Any], of: str) -> Model:

@@ -10,14 +10,13 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from benchmark.errors import UsageError
 from benchmark.machine.stopping import MARGIN, WARNING
-from benchmark.settings import construct
+from benchmark.settings import construct, read_toml
 
 #: seconds that a worker is to have at least: Slurm may warn a minute early, and Python takes some to begin
 SHORTEST = MARGIN + 120
@@ -79,13 +78,7 @@ def _seconds_of(time: str) -> int | None:
 
 def read_slurm(file: Path) -> Slurm:
     """What a TOML file asks of Slurm. Raises `UsageError`."""
-    try:
-        read = tomllib.loads(file.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"--slurm {file}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"--slurm {file}: not readable as TOML ({error})") from error
-    return construct(Slurm, read, str(file))
+    return construct(Slurm, read_toml(file, f"--slurm {file}"), str(file))
 
 
 def script_of(slurm: Slurm, words: list[str], logs: Path, folder: Path) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from benchmark.errors import UsageError, unknown_name
 from benchmark.report.statistics import MARGIN
 from benchmark.request import Request
-from benchmark.settings import construct, format_value
+from benchmark.settings import construct, format_value, read_toml
 from benchmark.store.sealed import content_hash
 from benchmark.suites.verdicts import Direction
 
@@ -197,12 +196,7 @@ def find_suite(typed: str) -> Suite:
 
 def read_suite(path: Path) -> Suite:
     """The suite of a file. Raises `UsageError` for whatever is not as it is to be, naming its place."""
-    try:
-        content = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: not readable as TOML ({error})") from error
+    content = read_toml(path, str(path))
     if not re.fullmatch(r"[\w.-]+", path.stem):
         raise UsageError(f"{path}: a suite is named after its file: letters, digits, '-', '_' and '.'")
     return parse_suite(path.stem, content, str(path))
