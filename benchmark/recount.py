@@ -61,6 +61,8 @@ def summaries(results: Path, records: list[Record]) -> Iterator[tuple[Line, Summ
             if row["bundle"] == bundle and row["budget"] in (None, protocol["budget"]) and _covers(protocol, record):
                 groups[row["dataset"], row["backbone"], row.get("backbone_seed", 0), row["device"]].append(record)
         for (dataset, backbone, seed, device), group in groups.items():
+            if protocol.get("settings") and not any(record["row"]["label"].endswith("*") for record in group):
+                continue  # a device where nothing was tuned
             noted = _read(results / "in_force" / bundle / f"{protocol['budget']}-{device}.json")
             place = (dataset, backbone, str(seed), bundle)
             for (label, metric, source), summary in _summarised(_in_force(group, noted), group, protocol["score"]):

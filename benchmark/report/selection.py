@@ -148,6 +148,8 @@ def _of_protocol(
         seed = row.get("backbone_seed", 0)  # records of the first bundles do not name it
         groups[row["dataset"], row["backbone"], seed, row["bundle"], row["device"]].append(record)
     for key, group in groups.items():
+        if protocol.settings and not any(record["row"]["label"].endswith(STAR) for record in group):
+            continue  # a device where nothing was tuned
         made = _selection(protocol, *key, group, last_run.get((key[3], protocol.budget, key[4]), InForce()))
         # fits and timings of another protocol's run alone make no table
         if any(record["kind"] != "fit" for record in made.records):
