@@ -18,7 +18,7 @@ import torch
 from tabulate import tabulate
 
 from benchmark.executors.api import Executor, Loss
-from benchmark.jobs.forecast import Forecast, forecast
+from benchmark.jobs.forecast import Forecast, forecast, total
 from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.marks import Marks
 from benchmark.jobs.pending import Pending, identity_of
@@ -325,14 +325,14 @@ def forecast_of(resolved: Resolved) -> list[Forecast]:
 
 
 def _about(rows: list[Forecast]) -> str:
-    unknown, seconds = sum(row.unknown for row in rows), sum(row.seconds for row in rows)
+    seconds, unknown = total(rows)
     known = format_seconds(seconds) if seconds or not unknown else ""
     return " and ".join([*([known] if known else []), *([f"{unknown} of unknown time"] if unknown else [])])
 
 
 def _expected(rows: list[Forecast]) -> str:
     """About how long the work takes, in a sentence; empty where no time is recorded of any of it."""
-    unknown, seconds = sum(row.unknown for row in rows), sum(row.seconds for row in rows)
+    seconds, unknown = total(rows)
     if not seconds:
         return ""
     more = f", and {unknown:,} fits and scores more, of which none is recorded" if unknown else ""

@@ -19,12 +19,14 @@ from typing import Any
 from scipy import stats
 
 from benchmark.metrics.api import AGGREGATE_POSTERIOR, FIT, FULL_RECONSTRUCTION
+from benchmark.protocol import TUNING_SEED
 from benchmark.report.board import make_pages
 from benchmark.report.choice import choices, judge_all
 from benchmark.report.tables import UNTOLD, make_tables
 from benchmark.report.tuning import group_tunings
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged, content_hash, read_sealed
+from benchmark.store.tunings import STAR
 
 Record = dict[str, Any]
 #: dataset, backbone, backbone_seed, bundle, prior, protocol, device, metric, source, as leaderboard.csv has them
@@ -61,7 +63,7 @@ def summaries(results: Path, records: list[Record]) -> Iterator[tuple[Line, Summ
             if row["bundle"] == bundle and row["budget"] in (None, protocol["budget"]) and _covers(protocol, record):
                 groups[row["dataset"], row["backbone"], row.get("backbone_seed", 0), row["device"]].append(record)
         for (dataset, backbone, seed, device), group in groups.items():
-            if protocol.get("settings") and not any(record["row"]["label"].endswith("*") for record in group):
+            if protocol.get("settings") and not any(record["row"]["label"].endswith(STAR) for record in group):
                 continue  # a device where nothing was tuned
             noted = _read(results / "in_force" / bundle / f"{protocol['budget']}-{device}.json")
             place = (dataset, backbone, str(seed), bundle)
@@ -75,18 +77,20 @@ def _renamed(results: Path, bundle: str, protocol: dict[str, Any], records: list
     What was chosen is read as the pages read it, from the same records.
     """
     tuned = protocol.get("settings") == "tuned"
-    chosen = choices(judge_all(results, records)[0], protocol["extractor"]) if tuned else {}
+    chosen = choices(judge_all(results, lambda: records)[0], protocol["extractor"]) if tuned else {}
     for record in records:
         row = record["row"]
-        if row["seed"] >= 1_000:
+        if row["seed"] >= TUNING_SEED:
             continue
         names = [row["label"]]
         if tuned and row["budget"] is not None and row["prior"] != "gaussian":
             names = chosen.get(row["config_hash"], [])
-        elif not tuned and row["label"].endswith("*"):
+        elif not tuned and row["label"].endswith(STAR):
             noted = _read(results / "in_force" / bundle / f"{protocol['budget']}-{row['device']}.json")
             names = [
-                name for name, of in noted.get("labels", {}).items() if of == row["config_hash"] and name[-1] != "*"
+                name
+                for name, of in noted.get("labels", {}).items()
+                if of == row["config_hash"] and not name.endswith(STAR)
             ]
         for name in names:
             yield {**record, "row": {**row, "label": name}}
@@ -253,7 +257,7 @@ def _of_pages(results: Path, store: RecordStore, expected: dict[Line, Summary]) 
     """What the pages have otherwise than the records: cells of their tables, and words beside them."""
     made, damaged, in_none = make_tables(results, store)
     cells, words = [], []
-    tuned = group_tunings(judge_all(results, store.all()[0])[0])
+    tuned = group_tunings(judge_all(results, lambda: store.all()[0])[0])
     for name, here in make_pages(made, [*damaged, *in_none], tuned).items():
         try:
             there = (results / name).read_text(encoding="utf-8")

@@ -249,7 +249,7 @@ def _tuned_rows(
     from benchmark.report.choice import judge_all  # which no other run needs
 
     results = request.results
-    judged, _ = judge_all(results, RecordStore(results / "records").all()[0])
+    judged, _ = judge_all(results, lambda: RecordStore(results / "records").all()[0])
     chosen: dict[str, Row] = {}
     for each in judged:
         plan, best = each.tuning, each.chosen

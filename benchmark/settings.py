@@ -30,8 +30,8 @@ def parse_value(text: str) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """A value as a user would type it: `parse_value(format_value(value)) == value`."""
-    if isinstance(value, tuple):
+    """A value as a user would type it: `parse_value(format_value(value)) == value`; a list is JSON's of a tuple."""
+    if isinstance(value, (tuple, list)):
         return "x".join(map(str, value))
     if value is None or isinstance(value, bool):
         return json.dumps(value)

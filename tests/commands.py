@@ -80,6 +80,16 @@ def record_files(results):
     return sorted((Path(results) / "records").rglob("*.json"))
 
 
+def numbers(results):
+    """Path of each record below the results -> its status and its values, but for the seconds of a fit."""
+    found = {}
+    for path in record_files(results):
+        record = json.loads(path.read_text())
+        values = {name: value for name, value in record["values"].items() if name != "fit_seconds"}
+        found[path.relative_to(results)] = record["status"], values
+    return found
+
+
 def contents(folder):
     """Path below `folder` -> (bytes, time of the last change)."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -10,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import finish, only_line, record_files, start
+from commands import finish, numbers, only_line, start
 
 from benchmark.coordinator import _Running
 from benchmark.store import held
@@ -169,15 +168,6 @@ PRIORS = "gaussian,fitted_gaussian,evalp[steps=50]"
 def words_of(small_bundle, results, *more):
     words = ["run", "--bundle", small_bundle, "--priors", PRIORS, "--seeds", 2, "--device", "cpu"]
     return [*words, "--metrics", "fd,mmd", "--results", results, *more]
-
-
-def numbers(results):
-    found = {}
-    for path in record_files(results):
-        record = json.loads(path.read_text())
-        values = {name: value for name, value in record["values"].items() if name != "fit_seconds"}
-        found[path.relative_to(results)] = record["status"], values
-    return found
 
 
 def test_workers_with_caches_of_their_own_share_a_folder(small_bundle, tmp_path, cli):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import RUN, contents, only_line, record_files
+from commands import RUN, contents, numbers, only_line, record_files
 
 from benchmark.executors.api import Terms
 from benchmark.executors.ray import Ray
@@ -151,15 +151,6 @@ def cluster(tmp_path):
     ]
     yield SimpleNamespace(address=started.address, nodes=nodes, lose=lambda node: started.remove_node(node, False))
     started.shutdown()
-
-
-def numbers(results):
-    found = {}
-    for path in record_files(results):
-        record = json.loads(path.read_text())
-        values = {name: value for name, value in record["values"].items() if name != "fit_seconds"}
-        found[path.relative_to(results)] = record["status"], values
-    return found
 
 
 @pytest.mark.ray

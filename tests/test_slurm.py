@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from commands import ROOT, finish, only_line, record_files, start
+from commands import ROOT, finish, numbers, only_line, record_files, start
 from slurm_cluster import Cluster, missing, wait_for
 
 from benchmark.machine import slurm as slurm_of_this_process
@@ -232,15 +231,6 @@ def cluster(tmp_path):
     with Cluster(tmp_path / "slurm", nodes=2, cpus=2) as started:
         started.environment |= {"PYTHONPATH": str(ROOT), "LATENT_PRIOR_CACHE": str(tmp_path / "cache")}
         yield started
-
-
-def numbers(results):
-    found = {}
-    for path in record_files(results):
-        record = json.loads(path.read_text())
-        values = {name: value for name, value in record["values"].items() if name != "fit_seconds"}
-        found[path.relative_to(results)] = record["status"], values
-    return found
 
 
 def workers_on(results, cluster, node):

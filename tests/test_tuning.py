@@ -83,7 +83,7 @@ def tune_words(bundle, plugin, results, *more):
 
 
 def judged(results):
-    found, damaged = judge_all(results, RecordStore(results / "records").all()[0])
+    found, damaged = judge_all(results, lambda: RecordStore(results / "records").all()[0])
     assert not damaged
     return found
 
@@ -187,7 +187,7 @@ def plan(trials, sampled=(), others=()):
     fd = {"metric": {"name": "fd", "version": 1}, "settings": {"split": "val", "extractor": {"name": "digit-cnn"}}}
     tries = [Try(settings={"x": n} if n else {}, config_hash=f"{n:x}") for n in range(trials)]
     return Tuning(
-        identity={"fd": fd, "space": {}, "budget": "quick"},
+        identity={"fd": fd, "space": {}, "budget": "quick", "bundle": "b", "device": "cpu", "base": {}},
         dataset="digits",
         backbone="conv_vae",
         backbone_seed=0,

@@ -121,4 +121,4 @@ def _said(value: Any) -> str:
         return _listed(value)
     if isinstance(value, (tuple, list)) and any(isinstance(each, str) for each in value):
         return ", ".join(map(str, value))
-    return one_line(format_value(tuple(value) if isinstance(value, list) else value))
+    return one_line(format_value(value))

@@ -44,6 +44,12 @@ def forecast(jobs: Iterable[Job], work: Workspace, ledger: Ledger, records: list
     return list(rows.values())
 
 
+def total(rows: Iterable[Forecast]) -> tuple[float, int]:
+    """Seconds of all that has a recorded time, and how much has none."""
+    rows = list(rows)
+    return sum(row.seconds for row in rows), sum(row.unknown for row in rows)
+
+
 def _keys(row: dict[str, Any], kind: str) -> Iterable[tuple[Any, ...]]:
     """Whose time is taken for a fit or a score, the nearest first: this row's, this prior's, this prior's elsewhere."""
     yield row["bundle"], row["budget"], row["device"], row["label"], kind

@@ -21,8 +21,7 @@ def expected_best(scores: Sequence[float], k: int) -> float:
     n = len(values)
     if not 1 <= k <= n:
         return math.nan
-    weights = np.array([math.comb(n - place, k - 1) / math.comb(n, k) for place in range(1, n + 1)])
-    return float(values @ weights)
+    return float(values @ _weights(n, k))
 
 
 def expected_best_band(scores: Sequence[float], k: int) -> tuple[float, float]:
@@ -30,7 +29,10 @@ def expected_best_band(scores: Sequence[float], k: int) -> tuple[float, float]:
     generator = np.random.default_rng(0)
     values = np.asarray(scores, dtype=float)
     drawn = np.sort(values[generator.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
-    n = len(values)
-    weights = np.array([math.comb(n - place, k - 1) / math.comb(n, k) for place in range(1, n + 1)])
-    low, high = np.percentile(drawn @ weights, [2.5, 97.5])
+    low, high = np.percentile(drawn @ _weights(len(values), k), [2.5, 97.5])
     return float(low), float(high)
+
+
+def _weights(n: int, k: int) -> np.ndarray:
+    """Of n scores in ascending order, the chance of each to be the lowest of k."""
+    return np.array([math.comb(n - place, k - 1) / math.comb(n, k) for place in range(1, n + 1)])

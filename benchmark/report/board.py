@@ -88,7 +88,7 @@ class Board:
         # of two processes the later one sees the records of both
         with lock(f"results-{folder}"), _uncollected():
             self.tables, damaged, in_none = make_tables(results, self._store)
-            self._tuned = group_tunings(judge_all(results, self._store.all()[0])[0])
+            self._tuned = group_tunings(judge_all(results, lambda: self._store.all()[0])[0])
             pages = make_pages(self.tables, [*damaged, *in_none], self._tuned)
             for page, text in pages.items():
                 write_page(results / page, text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,12 @@ def _lowest(trials: list[Trial]) -> Trial | None:
     return best if best.mean is not None and math.isfinite(best.mean) else None
 
 
-def judge_all(results: Path, records: Iterable[Record]) -> tuple[list[Judged], list[str]]:
-    """Every tuning of a results folder that is in force, and what is damaged."""
+def judge_all(results: Path, records: Callable[[], Iterable[Record]]) -> tuple[list[Judged], list[str]]:
+    """Every tuning of a results folder that is in force, and what is damaged. `records` are asked for where one is."""
     tunings, damaged = read_tunings(results)
     if not tunings:
         return [], damaged
-    found = _Found(records)
+    found = _Found(records())
     return [found.judge(tuning) for tuning in tunings], damaged
 
 

@@ -28,9 +28,7 @@ NO_COLUMN = "No table of the test split has both N(0, I) and the aggregate poste
 MOST = 10
 
 
-def first_screen(
-    standing: Standing, across: Across, made: list[Table], left_out: list[str], tuned: list[Tuned] | None = None
-) -> str:
+def first_screen(standing: Standing, across: Across, made: list[Table], left_out: list[str], tuned: list[Tuned]) -> str:
     """The page. `left_out`: what is damaged or in no table, a sentence each; `tuned`: settings that were chosen."""
     columns = standing.columns
     lines = [TITLE, ""]
@@ -43,7 +41,7 @@ def first_screen(
         lines += _pictures(columns)
     elif any(not table.protocol.settings for table in made):
         lines += [NO_COLUMN, ""]
-    lines += _tuned(made, tuned or [])
+    lines += _tuned(made, tuned)
     lines += [*_apart(standing), *_links(standing, across, made), *_failures(made), *_capped("Left out", left_out)]
     return "\n".join([*lines, *_provenance(made), ""])
 

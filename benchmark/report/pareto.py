@@ -6,16 +6,15 @@ is not drawn again: a run that finds everything recorded pays for neither.
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.report.columns import quartiles
-from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
+from benchmark.report.pictures import draw_figure
 from benchmark.report.tables import FD, Key, Table, TableRow
-from benchmark.store.sealed import content_hash, write_atomic
+from benchmark.store.sealed import content_hash
 from benchmark.text import one_line
 
 #: where a label may stand beside its point, in typographic points
@@ -85,12 +84,7 @@ def draw_pareto(table: Table, results: Path) -> None:
         return
     closes, facts, labels = _closes(table, FD), _facts(table), _axes(table, FD, table.protocol.score)
     drawn_from = content_hash([VERSION, facts, labels, [_rounded(point) for point in shown]])
-    if not is_drawn_from(path, drawn_from):
-        buffer = io.BytesIO()
-        _figure(shown, closes, facts, labels).savefig(
-            buffer, format="png", metadata={"Software": None, DRAWN_FROM: drawn_from}
-        )
-        write_atomic(path, buffer.getvalue())
+    draw_figure(path, drawn_from, lambda: _figure(shown, closes, facts, labels))
 
 
 def pareto_figure(table: Table, score: Key, name: str) -> Any:

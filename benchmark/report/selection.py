@@ -84,7 +84,7 @@ def select(results: Path, store: RecordStore | None = None) -> tuple[list[Select
         of_bundle[record["row"]["bundle"]].append(record)
     found: list[Selection] = []
     placed: set[str] = set()
-    judged, damaged_tunings = judge_all(results, records)
+    judged, damaged_tunings = judge_all(results, lambda: records)
     for bundle, protocol in protocols:
         covered = [record for record in of_bundle[bundle] if _belongs(record, protocol)]
         placed |= {record["id"] for record in covered}

@@ -247,6 +247,20 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (1 + (other > one).sum(2) + ((other == one).sum(2) - 1) / 2).astype(float)
 
 
+def spearman(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:
+    """Rank correlation of two lists of one length, equal values sharing ranks; nan where either is constant."""
+    ranks = [_ranks_in_order(np.asarray(values, dtype=float)) for values in (x, y)]
+    centred = [of - of.mean() for of in ranks] if len(ranks[0]) else ranks
+    scale = math.sqrt(float((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum() / scale) if scale > 0 else math.nan
+
+
+def _ranks_in_order(values: np.ndarray) -> np.ndarray:
+    """(n,) -> rank of each, 1 the lowest; the mean of theirs for equal values. By sorting: n may be large."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
 def probability_of_improvement(one: Sequence[float], other: Sequence[float]) -> float:
     """P(X > Y) + P(X = Y) / 2 of a value of each, higher is better (Mann and Whitney 1947; Agarwal et al. 2021)."""
     first, second = np.asarray(one, dtype=float)[:, None], np.asarray(other, dtype=float)[None]

@@ -13,7 +13,7 @@ from benchmark.report.best_of import expected_best
 from benchmark.report.choice import FINALISTS, GRACE, LONGEST, SEEDS, Judged, Trial
 from benchmark.report.columns import format_short
 from benchmark.report.markdown_table import as_grid
-from benchmark.report.statistics import mean_interval, paired_difference
+from benchmark.report.statistics import mean_interval, paired_difference, spearman
 from benchmark.report.tables import Table
 from benchmark.settings import format_value
 from benchmark.store.tunings import STAR
@@ -181,8 +181,6 @@ def _ranks(values: dict[str, float]) -> dict[str, int]:
 
 
 def _sensitivity(tuned: Tuned) -> str:
-    from scipy import stats  # which takes half a second to import
-
     body = []
     for each in tuned.judged:
         fit = [trial for trial in each.trials[1:] if _is_fit(trial)]
@@ -190,16 +188,15 @@ def _sensitivity(tuned: Tuned) -> str:
             if of["sampling"]:
                 continue
             values = [trial.settings[name] for trial in fit]
-            places = values if all(map(_is_number, values)) else [of["values"].index(value) for value in values]
-            told = len(set(map(str, values))) > 1 and len(values) > 2 and all(map(_is_number, values))
-            rho = stats.spearmanr(places, [trial.score for trial in fit]).statistic if told else math.nan
+            told = len(values) > 2 and all(map(_is_number, values))
+            rho = spearman(values, [trial.score for trial in fit if trial.score is not None]) if told else math.nan
             best = each.chosen.settings.get(name) if each.chosen else None
             body.append(
                 [
                     f"{in_markdown(each.tuning.label)}: {in_code(name)}",
                     in_markdown(describe_range(of)),
                     "" if math.isnan(rho) else f"{rho:+.2f}",
-                    "" if each.chosen is None else "the recipe's" if best is None else in_markdown(_typed(best)),
+                    "" if each.chosen is None else "the recipe's" if best is None else in_markdown(format_value(best)),
                     in_markdown(of["why"]),
                 ]
             )
@@ -281,17 +278,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _typed(value: Any) -> str:
-    return format_value(tuple(value) if isinstance(value, list) else value)
-
-
 def describe_settings(settings: dict[str, Any]) -> str:
     """As one would type them; `the recipe` where there are none."""
-    return ", ".join(f"{name}={_typed(value)}" for name, value in settings.items()) or "the recipe"
+    return ", ".join(f"{name}={format_value(value)}" for name, value in settings.items()) or "the recipe"
 
 
 def describe_range(of: dict[str, Any]) -> str:
     """A range of a search space in words."""
     if "values" in of:
-        return ", ".join(map(_typed, of["values"]))
-    return f"{_typed(of['low'])} to {_typed(of['high'])}"
+        return ", ".join(map(format_value, of["values"]))
+    return f"{format_value(of['low'])} to {format_value(of['high'])}"

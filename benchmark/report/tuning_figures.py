@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmark.report.best_of import expected_best, expected_best_band
 from benchmark.report.choice import SEEDS, Judged
 from benchmark.report.panels import make_panels
-from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
+from benchmark.report.pictures import draw_figure
 from benchmark.report.tuning import Tuned, curves_file, minutes_of, scores_of, settings_file
 from benchmark.settings import format_value
-from benchmark.store.sealed import content_hash, write_atomic
+from benchmark.store.sealed import content_hash
 from benchmark.text import one_line
 
 VERSION = 1  # raised when the pictures are to be drawn again
@@ -28,12 +28,7 @@ def draw_tuning(tuned: Tuned, results: Path) -> None:
     ]
     drawn_from = content_hash([VERSION, _finite(shown)])
     for file, make in ((curves_file(tuned), curves_figure), (settings_file(tuned), settings_figure)):
-        path = results / file
-        if is_drawn_from(path, drawn_from):
-            continue
-        buffer = io.BytesIO()
-        make(tuned).savefig(buffer, format="png", metadata={"Software": None, DRAWN_FROM: drawn_from})
-        write_atomic(path, buffer.getvalue())
+        draw_figure(results / file, drawn_from, partial(make, tuned))
 
 
 def _finite(value: Any) -> Any:
@@ -116,9 +111,8 @@ def _scatter(panel: Any, judged: Judged, name: str, of: dict[str, Any], looks: d
     if values is None:
         _number(panel.xaxis)
     else:
-        words = [format_value(tuple(value) if isinstance(value, list) else value) for value in values]
-        panel.set_xticks(range(len(words)), words)
-        panel.set_xlim(-0.5, len(words) - 0.5)
+        panel.set_xticks(range(len(values)), map(format_value, values))
+        panel.set_xlim(-0.5, len(values) - 0.5)
 
 
 def _number(axis: Any) -> None:

@@ -6,14 +6,18 @@ sealed anything. What is not named here may be anything; what is, is of its type
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import (
     Annotated,
     Any,
     NotRequired,  # which pydantic asks for below Python 3.12
+    TypeVar,
 )
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
+
+from benchmark.store.sealed import Damaged, read_sealed
 
 FIT = "fit"
 #: at least one character that is no dot, and none that leads elsewhere or that no line can show
@@ -154,3 +158,14 @@ def describe_problem(error: ValidationError) -> str:
     field = ".".join(map(str, problem["loc"]))
     given = "" if problem["type"] == "missing" else f", not {str(problem['input'])[:60]!r}"
     return f"{field}: {problem['msg'].lower()}{given}".removeprefix(": ")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_model(path: Path, model: type[Model]) -> Model:
+    """What a sealed file holds. Raises `Damaged`, with the first field that does not fit."""
+    try:
+        return model.model_validate({name: value for name, value in read_sealed(path).items() if name != "seal"})
+    except ValidationError as error:
+        raise Damaged(f"{path}: {describe_problem(error)}") from error

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from benchmark.store.schema import Hash, Name, Time, describe_problem
-from benchmark.store.sealed import Damaged, read_sealed
+from benchmark.store.schema import Hash, Name, Time, read_model
+from benchmark.store.sealed import Damaged
 
 SUBMISSION, VERIFIED = "submission.json", "verified.json"
 
@@ -67,9 +67,9 @@ class Submission:
 
 def read_submission(folder: Path) -> Submission:
     """What lies in a packed folder. Raises `Damaged`."""
-    packed = _read(folder / SUBMISSION, Packed)
+    packed = read_model(folder / SUBMISSION, Packed)
     there = (folder / VERIFIED).exists()
-    return Submission(packed, _read(folder / VERIFIED, Verified) if there else None)
+    return Submission(packed, read_model(folder / VERIFIED, Verified) if there else None)
 
 
 def read_submissions(results: Path) -> tuple[dict[str, Submission], list[str]]:
@@ -84,13 +84,3 @@ def read_submissions(results: Path) -> tuple[dict[str, Submission], list[str]]:
             continue
         found |= dict.fromkeys(submission.packed.priors, submission)
     return found, damaged
-
-
-Model = TypeVar("Model", bound=_Sealed)
-
-
-def _read(path: Path, model: type[Model]) -> Model:
-    try:
-        return model.model_validate({name: of for name, of in read_sealed(path).items() if name != "seal"})
-    except ValidationError as error:
-        raise Damaged(f"{path}: {describe_problem(error)}") from error

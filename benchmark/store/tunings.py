@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from benchmark.store.schema import Hash, Name, Seed, Time, describe_problem
-from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_sealed
+from benchmark.store.schema import Hash, Name, Seed, Time, read_model
+from benchmark.store.sealed import Damaged, content_hash, write_sealed
 
 FOLDER = "tunings"
 #: ends the label of a row whose settings were tuned
@@ -31,7 +31,7 @@ class Tuning(BaseModel):
     """One prior's trials on one bundle.
 
     `identity`: what decides them: bundle, prior, base settings, space, seed, budget, device, the score. `label`: of the
-    row that is tuned. `budget`: trials allowed, of which every four choices of `alternatives`, settings of sampling
+    row that is tuned. `allowed`: trials, of which every four choices of `alternatives`, settings of sampling
     alone, cost one. `trials`: 0 is the recipe. `sampled`: the best trial with each alternative, once it is known.
     """
 
@@ -41,13 +41,10 @@ class Tuning(BaseModel):
     dataset: Name
     backbone: Name
     backbone_seed: Seed
-    bundle: Name
-    device: Name
     protocol: str
     score: str
     label: str
     prior: Name
-    base: dict[str, Any]
     allowed: Annotated[int, Field(ge=1)]
     trials: Annotated[list[Try], Field(min_length=1)]
     alternatives: list[dict[str, Any]]
@@ -62,6 +59,20 @@ class Tuning(BaseModel):
     def starred(self) -> str:
         """The label of the row with the settings that were chosen."""
         return f"{self.label}{STAR}"
+
+    @property
+    def bundle(self) -> str:
+        """The first 16 digits of the bundle's id, as records name it."""
+        return str(self.identity["bundle"])[:16]
+
+    @property
+    def device(self) -> str:
+        return str(self.identity["device"])
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """Settings that were typed, and stay as they are in every trial."""
+        return dict(self.identity["base"])
 
     @property
     def extractor(self) -> Any:
@@ -79,12 +90,9 @@ def read_tunings(results: Path) -> tuple[list[Tuning], list[str]]:
     damaged = []
     for path in sorted((results / FOLDER).glob("*/*.json")):
         try:
-            content = {name: value for name, value in read_sealed(path).items() if name != "seal"}
-            plan = Tuning.model_validate(content)
+            plan = read_model(path, Tuning)
             if path.stem != plan.id:
                 raise Damaged(f"{path}: its name is not that of what it holds, {plan.id}")
-        except ValidationError as error:
-            damaged.append(f"{path}: {describe_problem(error)}")
         except Damaged as error:
             damaged.append(str(error))
         else:

@@ -6,7 +6,6 @@ another quantity each row is a point. What fits logged is a thin line a seed. Ba
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ from typing import Any
 
 from benchmark.report.curves import value_limits
 from benchmark.report.frame import is_number
-from benchmark.report.pictures import DRAWN_FROM, is_drawn_from
+from benchmark.report.pictures import draw_figure
 from benchmark.report.tables import ZERO_LINE
-from benchmark.store.sealed import content_hash, write_atomic
+from benchmark.store.sealed import content_hash
 from benchmark.suites.claims import without_setting
 from benchmark.suites.places import Recorded
 from benchmark.suites.quantities import Quantity, parse_quantity
@@ -95,11 +94,7 @@ def draw_suite(suite: Suite, recorded: Sequence[Recorded], path: Path, note: str
         return False
     shown = [[figure.model_dump(), [_rounded(series) for series in of]] for figure, of in panels]
     drawn_from = content_hash([VERSION, suite.title, note, shown])
-    if not is_drawn_from(path, drawn_from):
-        buffer = io.BytesIO()
-        metadata = {"Software": None, DRAWN_FROM: drawn_from}
-        _figure(suite.title, note, panels).savefig(buffer, format="png", metadata=metadata)
-        write_atomic(path, buffer.getvalue())
+    draw_figure(path, drawn_from, lambda: _figure(suite.title, note, panels))
     return True
 
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from benchmark.report.curves import fit_logs
 from benchmark.report.frame import is_number
 from benchmark.report.statistics import mean_interval
 from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table
 from benchmark.settings import parse_named
-from benchmark.store.schema import describe_problem
-from benchmark.store.sealed import Damaged, read_sealed, write_sealed
+from benchmark.store.schema import read_model
+from benchmark.store.sealed import Damaged, write_sealed
 from benchmark.suites.quantities import Quantity
 from benchmark.suites.suite import Suite, parse_suite
 
@@ -102,11 +102,7 @@ class Note(BaseModel):
 
 def read_note(path: Path) -> Note:
     """The note of a file. Raises `Damaged`."""
-    content = {name: value for name, value in read_sealed(path).items() if name != "seal"}
-    try:
-        return Note.model_validate(content)
-    except ValidationError as error:
-        raise Damaged(f"{path}: {describe_problem(error)}") from error
+    return read_model(path, Note)
 
 
 def folder_apart(results: Path, name: str) -> Path:

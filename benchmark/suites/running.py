@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import coordinator
+from benchmark.jobs.forecast import total
 from benchmark.machine.devices import choose_device
 from benchmark.progress import format_seconds, say
 from benchmark.request import Resolved, resolve, stored_reference
@@ -65,8 +66,7 @@ def _trained(steps: list[Step]) -> list[Step]:
 
 def _expected(resolved: list[Resolved]) -> str:
     """About how much core time all of it takes, in a sentence; empty where everything is recorded."""
-    rows = [row for each in resolved for row in coordinator.forecast_of(each)]
-    seconds, unknown = sum(row.seconds for row in rows), sum(row.unknown for row in rows)
+    seconds, unknown = total(row for each in resolved for row in coordinator.forecast_of(each))
     if not (seconds or unknown):
         return ""
     more = f"{unknown:,} fits and scores of which no time is recorded" if unknown else ""

@@ -20,7 +20,14 @@ from typing import Literal
 
 import numpy as np
 
-from benchmark.report.statistics import CONFIDENCE, RESAMPLES, mean_interval, paired_differences, paired_interval
+from benchmark.report.statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    mean_interval,
+    paired_differences,
+    paired_interval,
+    spearman,
+)
 
 Word = Literal["held", "did not hold", "undecided"]
 Direction = Literal["rises", "falls"]
@@ -226,20 +233,6 @@ def _bootstrap(points: Sequence[Point], bundles: list[str], priors: list[str]) -
         return math.nan, math.nan
     low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
-
-
-def spearman(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float:
-    """Rank correlation of two lists of one length, equal values sharing ranks; nan where either is constant."""
-    ranks = [_ranks(np.asarray(values, dtype=float)) for values in (x, y)]
-    centred = [of - of.mean() for of in ranks] if len(ranks[0]) else ranks
-    scale = math.sqrt(float((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return float((centred[0] * centred[1]).sum() / scale) if scale > 0 else math.nan
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """(n,) -> rank of each, the mean of theirs for equal values."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
 #: low, high and margin of a comparison -> its verdict, or whether a side is proved

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 #: setting -> what `describe_space` says of it
@@ -44,10 +43,5 @@ def _value(of: dict[str, Any], share: float) -> Any:
 
 def alternatives(space: Space, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     """Every choice of these settings but the recipe's own."""
-    choices = [[{name: value} for value in of["values"]] for name, of in space.items()]
-    found = [_merged(each) for each in itertools.product(*choices)] if choices else []
+    found = [dict(zip(space, choice)) for choice in itertools.product(*(of["values"] for of in space.values()))]
     return [each for each in found if any(recipe[name] != value for name, value in each.items())]
-
-
-def _merged(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    return {name: value for part in parts for name, value in part.items()}

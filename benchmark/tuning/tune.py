@@ -40,7 +40,6 @@ class _Entrant:
 
     tuning: Tuning
     rows: list[Row]
-    registry: Registry
     judged: Judged | None = None
 
     @property
@@ -89,7 +88,7 @@ def _plan(
     resolved = resolve(request.model_copy(update={**fixed, "executor": executor}), registry, reference_of)
     always = [job for job in resolved.jobs if job.row.prior or job.row.name == AGGREGATE_POSTERIOR]
     resolved = replace(resolved, jobs=always, notes=[])
-    return resolved, [_enter(resolved, registry, *each, trials, seed) for each in _choose(registry, request)]
+    return resolved, [_enter(resolved, *each, trials, seed) for each in _choose(registry, request)]
 
 
 def _choose(registry: Registry, request: Request) -> list[tuple[str, dict[str, Any], Space]]:
@@ -107,23 +106,16 @@ def _choose(registry: Registry, request: Request) -> list[tuple[str, dict[str, A
     return chosen
 
 
-def _enter(
-    resolved: Resolved, registry: Registry, name: str, base: dict[str, Any], space: Space, trials: int, seed: int
-) -> _Entrant:
+def _enter(resolved: Resolved, name: str, base: dict[str, Any], space: Space, trials: int, seed: int) -> _Entrant:
     """The plan of one prior."""
     work = resolved.work
-    budget = work.protocol.budget
-
-    def make_row(settings: dict[str, Any]) -> Row:
-        return make_prior_row(registry, name, {**base, **settings}, work.bundle, budget)
-
-    recipe = make_row({})
+    recipe = _row(resolved, name, base)
     assert recipe.config is not None, "a prior's row"
     of_fit, of_sampling = ({s: of for s, of in space.items() if of["sampling"] == kind} for kind in (False, True))
     others = alternatives(of_sampling, recipe.config)
     points = max(trials - math.ceil(len(others) / SAMPLED_PER_TRIAL), 1) if of_fit else 0
     settings = [trial_settings(of_fit, seed, number) for number in range(points + 1)]
-    rows = [make_row(each) for each in settings]
+    rows = [_row(resolved, name, {**base, **each}) for each in settings]
     job = _job(resolved, recipe)
     measured = identity_of(job, resolved.work.metrics[0], work)
     facts = job.facts()
@@ -133,7 +125,7 @@ def _enter(
         "base": base,
         "space": space,
         "seed": seed,
-        "budget": budget,
+        "budget": work.protocol.budget,
         "device": work.device.type,
         "fd": {"metric": measured["metric"], "settings": measured["settings"]},
     }
@@ -142,20 +134,17 @@ def _enter(
         dataset=facts["dataset"],
         backbone=facts["backbone"],
         backbone_seed=facts["backbone_seed"],
-        bundle=facts["bundle"],
-        device=facts["device"],
         protocol=work.protocol.hash[:16],
         score=work.protocol.score,
         label=recipe.label,
         prior=name,
-        base=base,
         allowed=trials,
         trials=[_try(resolved, each, row) for each, row in zip(settings, rows, strict=True)],
         alternatives=others,
         sampled=[],
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    return _Entrant(tuning, rows, registry)
+    return _Entrant(tuning, rows)
 
 
 def _with_alternatives(resolved: Resolved, entrant: _Entrant) -> _Entrant:
@@ -164,14 +153,15 @@ def _with_alternatives(resolved: Resolved, entrant: _Entrant) -> _Entrant:
     if winner is None or not tuning.alternatives:
         return entrant
     settings = [{**winner.settings, **other} for other in tuning.alternatives]
-    budget = resolved.work.protocol.budget
-    rows = [
-        make_prior_row(entrant.registry, tuning.prior, {**tuning.base, **each}, resolved.work.bundle, budget)
-        for each in settings
-    ]
+    rows = [_row(resolved, tuning.prior, {**tuning.base, **each}) for each in settings]
     sampled = [_try(resolved, each, row) for each, row in zip(settings, rows, strict=True)]
     tried = entrant.rows[: len(tuning.trials)]
     return replace(entrant, tuning=tuning.model_copy(update={"sampled": sampled}), rows=tried + rows)
+
+
+def _row(resolved: Resolved, name: str, settings: dict[str, Any]) -> Row:
+    work = resolved.work
+    return make_prior_row(work.registry, name, settings, work.bundle, work.protocol.budget)
 
 
 def _job(resolved: Resolved, row: Row) -> Job:
