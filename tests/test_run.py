@@ -36,7 +36,7 @@ from benchmark.errors import UsageError
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.evaluation import Evaluation
-from benchmark.jobs.forecast import Forecast
+from benchmark.jobs.forecast import Forecast, _keys
 from benchmark.protocol import PRESETS, Protocol, make_protocol
 from benchmark.registry import Registry
 from benchmark.store.records import RecordStore
@@ -223,6 +223,14 @@ def test_the_counter_counts_the_steps_that_are_announced(small_bundle, tmp_path,
     assert "by the seconds that are recorded" not in said, "none is"
     said = cli(*words, "--priors", "gaussian,fitted_gaussian", "--metrics", "fd").err
     assert "steps" not in said, "a step is a job"
+
+
+def test_a_reference_row_has_no_time_of_another_bundle():
+    """Ten thousand faces say nothing of two thousand digits; of a prior its budget says how long."""
+    row = {"bundle": "b", "device": "cpu", "label": "gmm", "prior": "gmm", "budget": "quick"}
+    assert any("b" not in key for key in _keys(row, "fd"))
+    row |= {"label": "aggregate_posterior", "prior": "aggregate_posterior", "budget": None}
+    assert all("b" in key for key in _keys(row, "fd"))
 
 
 def test_what_is_expected_tells_what_has_a_recorded_time_from_what_has_none():

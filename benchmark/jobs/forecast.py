@@ -54,7 +54,8 @@ def _keys(row: dict[str, Any], kind: str) -> Iterable[tuple[Any, ...]]:
     """Whose time is taken for a fit or a score, the nearest first: this row's, this prior's, this prior's elsewhere."""
     yield row["bundle"], row["budget"], row["device"], row["label"], kind
     yield row["bundle"], row["budget"], row["device"], row["prior"], kind
-    yield row["budget"], row["device"], row["prior"], kind
+    if row["budget"] is not None:  # a reference row has none: images of any size and number would stand for it
+        yield row["budget"], row["device"], row["prior"], kind
 
 
 def _recorded_seconds(records: list[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
