@@ -14,6 +14,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import json
+import math
 import pkgutil
 import re
 import sys
@@ -24,9 +26,11 @@ from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import pluggy
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from backbones.api import Backbone
 from benchmark.datasets.api import Dataset
@@ -345,6 +349,8 @@ def _check(cls: Any, base: type) -> None:
     if issubclass(cls, Metric) and not isinstance(cls.reads, (tuple, list)):
         raise TypeError(f"{cls.__name__}.reads is {cls.reads!r}; it must be a tuple of fields of the protocol")
     if issubclass(cls, LatentPrior):
+        if not isinstance(cls.space, dict):
+            raise TypeError(f"{cls.__name__}.space is {cls.space!r}; it must be a dict of Between and OneOf")
         for of, settings in (("quick", {**cls.quick, **cls.block_quick}), ("space", cls.space)):
             for setting in settings:
                 if setting not in cls.Config.model_fields:
@@ -358,16 +364,44 @@ def _check_space(cls: type[LatentPrior]) -> None:
     if len(cls.space) > MOST_TUNED:
         raise TypeError(f"{of} has {len(cls.space)} settings; at most {MOST_TUNED}, so that all priors have one chance")
     for setting, values in cls.space.items():
+        here = f"{of}['{setting}']"
         if not isinstance(values, (Between, OneOf)):
-            raise TypeError(f"{of}['{setting}'] is {values!r}; it must be a Between or a OneOf of priors.api")
-        if isinstance(values, Between) and not 0 < values.low < values.high:
-            raise TypeError(f"{of}['{setting}'] is from {values.low} to {values.high}; it must be 0 < low < high")
-        if isinstance(values, OneOf) and not values.values:
-            raise TypeError(f"{of}['{setting}'] has no values")
-        if isinstance(values, Between) and setting in cls.Config.sampling_names():
-            raise TypeError(f"{of}['{setting}'] acts at sampling alone, so it must be a OneOf of few values")
+            raise TypeError(f"{here} is {values!r}; it must be a Between or a OneOf of priors.api")
         if not values.why:
-            raise TypeError(f"{of}['{setting}'] gives no reason: why these values?")
+            raise TypeError(f"{here} gives no reason: why these values?")
+        if isinstance(values, Between) and setting in cls.Config.sampling_names():
+            raise TypeError(f"{here} acts at sampling alone, so it must be a OneOf of few values")
+        _check_values(here, _some_of(here, values), cls.Config.model_fields[setting])
+
+
+def _some_of(here: str, values: Between | OneOf) -> list[Any]:
+    """All values of a list; of a range its ends, and one between. Raises `TypeError` where it is neither."""
+    if isinstance(values, OneOf):
+        if not isinstance(values.values, (tuple, list)):
+            raise TypeError(f"{here} is {values.values!r}; it must be a tuple of values")
+        if not values.values:
+            raise TypeError(f"{here} has no values")
+        if len({repr(value) for value in values.values}) < 2:
+            raise TypeError(f"{here} has one value; at least two, or there is nothing to choose")
+        return list(values.values)
+    low, high = values.low, values.high
+    numbers = all(type(end) in (int, float) for end in (low, high))
+    if not (numbers and 0 < low < high < math.inf):
+        raise TypeError(f"{here} is from {low} to {high}; it must be 0 < low < high")
+    middle = low * (high / low) ** 0.4
+    return [low, round(middle) if isinstance(low, int) else middle, high]
+
+
+def _check_values(here: str, values: list[Any], field: FieldInfo) -> None:
+    """Raise `TypeError` for the first value that a setting does not take, or that no record can hold."""
+    of: Any = Annotated[field.annotation, field]
+    setting: TypeAdapter[Any] = TypeAdapter(of)
+    for value in values:
+        try:
+            setting.validate_python(json.loads(json.dumps(value)))
+        except (ValueError, TypeError) as error:  # pydantic's is a ValueError
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise TypeError(f"{here} has {value!r}, which the setting does not take: {said}") from error
 
 
 def _why(error: BaseException) -> str:

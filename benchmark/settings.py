@@ -104,4 +104,6 @@ def construct(model: type[Model], fields: dict[str, Any], of: str) -> Model:
         if others and field and get_origin(model.model_fields[field].annotation) in (Union, UnionType):
             where = field  # of a union each member has an error of its own, under a name of its own
             wanted += [other["msg"] for other in others if other["loc"][:1] == (field,)]
+        if problem["type"] == "missing":
+            raise UsageError(f"{of}: {where} is missing") from error
         raise UsageError(f"{of}: {where}={problem['input']!r}: {', or: '.join(wanted)}") from error

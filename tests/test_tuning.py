@@ -130,6 +130,14 @@ def test_alternatives_are_all_choices_but_the_recipe_s():
         ('{"width": Between(1.0, 2.0, "")}', "gives no reason"),
         ('{"width": OneOf((), "x")}', "has no values"),
         ('{"scale": Between(1.0, 2.0, "x")}', "acts at sampling alone"),
+        ('{"width": Between(1.0, float("inf"), "x")}', "0 < low < high"),
+        ('{"width": Between("a", "b", "x")}', "0 < low < high"),
+        ('{"width": OneOf("12", "x")}', "must be a tuple of values"),
+        ('{"width": OneOf((2.0, 2.0), "x")}', "has one value"),
+        ('{"scale": OneOf((0.0, 1.0), "x")}', "has 0.0, which the setting does not take"),
+        ('{"width": OneOf((1.0, object()), "x")}', "which the setting does not take"),
+        ('["width"]', "must be a dict"),
+        ("None", "must be a dict"),
     ],
 )
 def test_a_space_that_cannot_be_drawn_from_breaks_its_plugin_alone(space, why, planted):

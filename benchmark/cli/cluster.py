@@ -41,6 +41,9 @@ def submit(
     if command not in SHARED:
         raise unknown_name("command that workers can share", command, SHARED)
     with typer.main.get_command(_only_run()).make_context("run", list(rest)) as context:
+        for option, why in (("dry_run", "does nothing"), ("executor", "has other workers than the array's")):
+            if context.params[option]:
+                raise UsageError(f"submit: a run with --{option.replace('_', '-')} {why}: leave it out")
         request = request_from(typed_options(cast(typer.Context, context)), context.params["file"])
     resolved = resolve(_as_here(request), reference_of=stored_reference)
     extra = [] if request.shared else ["--shared"]

@@ -109,7 +109,16 @@ def summary_of(judged: list[Judged]) -> str:
 
 
 def _chosen(tuned: Tuned) -> str:
-    header = ["prior", "recipe", "chosen", "gain", "quartiles of trials", "spent", "trials", "core-min"]
+    header = [
+        "prior",
+        "recipe",
+        "chosen",
+        f"gain, seed {SEEDS[0]}",
+        "quartiles of trials",
+        "spent",
+        "trials",
+        "core-min",
+    ]
     header += ["settings chosen"]
     body = []
     for each in tuned.judged:

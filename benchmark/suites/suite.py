@@ -188,7 +188,11 @@ def shipped() -> dict[str, Path]:
 def find_suite(typed: str) -> Suite:
     """A shipped suite by its name, or a file by its path, which ends in .toml. Raises `UsageError`."""
     if typed.endswith(".toml"):
-        return read_suite(Path(typed).expanduser())
+        file = Path(typed).expanduser()
+        own = shipped().get(file.stem)
+        if own is not None and file.exists() and not file.samefile(own):
+            raise UsageError(f"{file}: {file.stem} is a shipped suite, whose page this would replace: rename the file")
+        return read_suite(file)
     if typed not in shipped():
         raise UsageError(f"{unknown_name('suite', typed, shipped())}; a file of your own ends in .toml")
     return read_suite(shipped()[typed])
