@@ -1,6 +1,7 @@
 """Where there is a GPU: the commands run on it, keep float32 there, and agree with the CPU about one fit's scores."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,16 @@ def command(with_gpu):
         assert done.returncode == 0, done.stdout + done.stderr
 
     return call
+
+
+def test_workers_of_the_tests_give_commands_the_gpus_that_the_tests_were_given():
+    """A worker of pytest-xdist starts from the environment that its parent has already taken the GPUs out of."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "GPUS_OF_TESTS")}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))
+    ask = "import conftest; print(conftest.AS_IT_WAS.get('CUDA_VISIBLE_DEVICES'))"
+    parent = "import subprocess, sys; import conftest; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    done = subprocess.run([sys.executable, "-c", parent, ask], env=environment, capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
 
 
 def test_float32_alone_leaves_no_tf32_and_the_record_says_so():
