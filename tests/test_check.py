@@ -286,19 +286,24 @@ def test_networks_of_a_list_are_counted_apart_and_bare_layers_together():
 class Rejects(Layered):
     """Draws until each is accepted: what it costs is a matter of chance."""
 
+    rate = 0.25
+
     def sample(self, n, generator):
         z = torch.randn(n, *self.latent_shape, generator=generator)
         left = torch.arange(n)
         while len(left):
             self.network(z[left].flatten(1))
-            left = left[torch.rand(len(left), generator=generator) < 0.75]
+            left = left[torch.rand(len(left), generator=generator) > self.rate]
         return z
 
 
-@pytest.mark.parametrize("stated, holds", [(100, True), (4, True), (3, False)])
-def test_a_cost_that_hangs_on_the_draw_is_stated_on_average_or_at_most(stated, holds):
+@pytest.mark.parametrize(
+    "stated, rate, holds", [(100, 0.25, True), (4, 0.25, True), (4, 1 / 4.48, True), (3, 0.25, False)]
+)
+def test_a_cost_that_hangs_on_the_draw_is_stated_on_average_or_at_most(stated, rate, holds):
+    """An average may be rounded, and what one draw costs lies by chance above it."""
     prior = Rejects((2,), Rejects.Config())
-    prior.network_evaluations = stated
+    prior.network_evaluations, prior.rate = stated, rate
     if holds:
         assert examine_cost(prior, CPU)
     else:

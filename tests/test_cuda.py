@@ -13,6 +13,14 @@ from benchmark.machine import arithmetic
 from benchmark.registry import Registry
 from benchmark.report.tables import make_tables
 
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def from_here(with_gpu):
+    """The environment of a script that sees the GPU and imports the code that is tested."""
+    return with_gpu | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), with_gpu.get("PYTHONPATH")]))}
+
 
 @pytest.fixture
 def command(with_gpu):
@@ -59,22 +67,22 @@ def test_every_prior_keeps_its_contract_on_a_gpu(prior, command):
     command("check", prior, "--device", "cuda")
 
 
-def test_the_same_latents_score_alike_on_gpu_and_cpu(with_gpu):
+def test_the_same_latents_score_alike_on_gpu_and_cpu(from_here):
     script = Path(__file__).with_name("score_latents.py")
     scores = []
     for device in ("cuda", "cpu"):
         words = [sys.executable, script, "digits-conv_vae", "digits", "digit-cnn", device]
-        done = subprocess.run(words, env=with_gpu | {"PYTHONPATH": "."}, capture_output=True, text=True)
+        done = subprocess.run(words, env=from_here, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         scores.append(float(done.stdout))
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)
 
 
-def test_a_fit_by_graph_is_the_eager_fit_bit_for_bit(with_gpu, tmp_path):
-    script = Path(__file__).parents[1] / "tools" / "gpu" / "speed.py"
+def test_a_fit_by_graph_is_the_eager_fit_bit_for_bit(from_here, tmp_path):
+    script = ROOT / "tools" / "gpu" / "speed.py"
     words = ["--bundle", "digits-conv_vae", "--steps", 20, "--draws", "gaussian", "--batches", 1]
     words = [sys.executable, script, *map(str, words), "--json", tmp_path / "speed.json"]
-    done = subprocess.run(words, env=with_gpu | {"PYTHONPATH": "."}, capture_output=True, text=True)
+    done = subprocess.run(words, env=from_here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for row in json.loads((tmp_path / "speed.json").read_text())["fits"]:
         assert row.get("difference at 10") == 0, row

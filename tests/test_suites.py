@@ -314,6 +314,7 @@ def recorded(name, values, settings=None, seeds=(0, 1, 2)):
         },
         protocol=PROTOCOLS["quick"],
         measured=[],
+        elsewhere=[],
         fits={},
     )
     rows = {
@@ -413,6 +414,26 @@ def test_shares_of_logged_steps_and_times_are_quantities(monkeypatch):
     shares = place.values("gmm[components=1]", parse_quantity("log.upper > log.estimate"))
     assert shares[0] == 0.5
     assert math.isnan(shares[1])
+
+
+def test_times_are_of_the_machine_that_timed_most_of_the_suite_s_rows():
+    """The table's may be another: it has more rows than the suite asked for."""
+    place = recorded("a", {**gmm(1, 1), **gmm(2, 1)}, seeds=(0, 1))
+
+    def timing(label, seed, machine, seconds):
+        row, values = {"label": label, "seed": seed}, {"prior_seconds_1000": seconds}
+        return {"kind": "sampling_time", "row": row, "identity": {"machine": machine}, "values": values}
+
+    few, many = "gmm[components=1]", "gmm[components=2]"
+    place.table.protocol = SimpleNamespace(timing_batches=[1, 1000])
+    place.table.measured.extend(
+        [timing(few, 0, "old", 5.0), timing("another", 0, "old", 5.0), timing("more", 0, "old", 5.0)]
+    )
+    place.table.elsewhere.extend([timing(few, 0, "new", 1.0), timing(many, 0, "new", 2.0)])
+    seconds = parse_quantity("seconds")
+    assert place.values(few, seconds)[0] == 1.0
+    assert math.isnan(place.values(few, seconds)[1])
+    assert place.values(many, seconds)[0] == 2.0
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Which records stand in which table: one bundle under one protocol on one type of device.
 
 A measurement belongs to a table when the settings that it was made with are the protocol's, whichever command made it.
-Of each label the configuration is taken that its latest run used, of each timing the machine that timed last.
+Of each label the configuration is taken that its latest run used. Times are of one machine: the one that timed most
+rows, and of several such the latest.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +30,8 @@ Record = dict[str, Any]
 class Selection:
     """The records of one table, oldest first, and what is told of those that are not among them.
 
-    `fits`: id -> record of the fits behind them. `fitted_on`: the machine that times to fit are of.
+    `fits`: id -> record of the fits behind them. `fitted_on`: the machine that times to fit are of. `elsewhere`:
+    timings of these rows on other machines than the table's.
     """
 
     protocol: Protocol
@@ -42,6 +45,7 @@ class Selection:
     failures: list[str]
     left_out: list[str]
     fitted_on: str | None
+    elsewhere: list[Record]
 
     @property
     def name(self) -> str:
@@ -188,23 +192,28 @@ def _selection(
     present = {(record["row"]["label"], record["row"]["config_hash"]) for record in records}
     current |= {label: noted for label, noted in last_run.labels.items() if (label, noted) in present}
     metrics = _metrics_in_force(records, last_run)
-    machines = [record["identity"]["machine"] for record in records if "machine" in record["identity"]]
-    kept, left_out = [], set()
+    in_force = [r for r in records if r["row"]["config_hash"] == current[r["row"]["label"]]]
+    left_out: dict[str, set[str]] = defaultdict(set)  # why -> of which rows
     for record in records:
-        label = record["row"]["label"]
-        if record["row"]["config_hash"] != current[label]:
-            left_out.add(f"an older {label}")
-        elif record["kind"] in metrics and metrics[record["kind"]] != _metric_of(record):
-            left_out.add(f"{record['kind']} by another version of that metric")
-        elif record["identity"].get("machine") not in (None, *machines[-1:]):
-            left_out.add(f"{label}'s {record['kind']} on another machine")
+        if record["row"]["config_hash"] != current[record["row"]["label"]]:
+            left_out["an older"].add(record["row"]["label"])
+    kept, elsewhere = [], []
+    timed_on = machine_of_most(in_force)
+    for record in in_force:
+        label, kind = record["row"]["label"], record["kind"]
+        if kind in metrics and metrics[kind] != _metric_of(record):
+            left_out[f"{kind} by another version of that metric, of"].add(label)
+        elif record["identity"].get("machine", timed_on) != timed_on:
+            left_out[f"{kind} on another machine, of"].add(label)
+            if record["status"] == "ok":
+                elsewhere.append(record)
         else:
             kept.append(record)
     # fits and timings serve several protocols, so they make no row: a score does, and takes its fit under any label
     scored = {r["row"]["label"] for r in kept if r["kind"] != "fit" and "machine" not in r["identity"]}
     kept = [record for record in kept if record["row"]["label"] in scored or record["status"] != "ok"]
     fits = {record["id"]: record for record in records if (record["kind"], record["status"]) == ("fit", "ok")}
-    used = {record["identity"]["fit"] for record in kept if record["kind"] != "fit"}
+    used = {record["identity"]["fit"]: _drawn(record) for record in kept if record["kind"] != "fit"}
     made = Selection(
         protocol=protocol,
         dataset=dataset,
@@ -216,14 +225,38 @@ def _selection(
         fits=fits,
         failures=_failures(kept),
         left_out=[],
-        fitted_on=next((machine_of(fit) for id, fit in reversed(fits.items()) if id in used), None),
+        fitted_on=_most_common([(machine_of(fit), used[id]) for id, fit in fits.items() if id in used]),
+        elsewhere=elsewhere,
     )
     for record in made.measured:
         fit = fits.get(record["identity"]["fit"])
         if fit and machine_of(fit) != made.fitted_on:
-            left_out.add(f"{record['row']['label']}'s time to fit on another machine")
-    made.left_out = sorted(left_out)
+            left_out["times to fit on another machine, of"].add(record["row"]["label"])
+    made.left_out = [f"{why} {', '.join(sorted(labels))}" for why, labels in sorted(left_out.items())]
     return made
+
+
+def machine_of_most(records: list[Record]) -> Any:
+    """Of the records that are timings, what the identity of most says of its machine; None where nothing is timed."""
+    timings = [record for record in records if "machine" in record["identity"]]
+    return _most_common([(record["identity"]["machine"], _drawn(record)) for record in timings])
+
+
+def _drawn(record: Record) -> tuple[str, int]:
+    """Which row with which seed a record is of."""
+    return record["row"]["label"], record["row"]["seed"]
+
+
+def _most_common(pairs: list[tuple[Any, tuple[str, int]]]) -> Any:
+    """The first member that stands beside the most different second ones; of several the last that came, or None."""
+    members: dict[str, Any] = {}
+    beside: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for member, other in pairs:
+        key = json.dumps(member, sort_keys=True)
+        members.pop(key, None)  # so that what came last stands last
+        members[key] = member
+        beside[key].add(other)
+    return max(reversed(members.items()), key=lambda item: len(beside[item[0]]), default=(None, None))[1]
 
 
 def machine_of(record: Record) -> str:

@@ -6,7 +6,9 @@ made again from a results folder alone, on a machine that has neither the bundle
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from benchmark.report.curves import fit_logs
 from benchmark.report.frame import is_number
+from benchmark.report.selection import machine_of_most
 from benchmark.report.statistics import mean_interval
 from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table
 from benchmark.settings import parse_named
@@ -181,13 +184,28 @@ class Recorded:
         if kind == "share":
             return self._shares(label, name, quantity.other)
         if kind == "seconds":
-            batch = self.table.protocol.timing_batches[-1]
-            taken = self._numbers(label, f"prior_seconds_{batch}")
-            return {seed: 1_000 * value / batch for seed, value in taken.items()}
+            return self._seconds.get(label, {})
         if kind == "gain":
             before, after = self._numbers(ZERO_LINE, name), self._numbers(label, name)
             return {seed: before[seed] - value for seed, value in after.items() if seed in before}
         return self._numbers(label, name)
+
+    @functools.cached_property
+    def _seconds(self) -> dict[str, dict[int, float]]:
+        """Label -> seed -> seconds for 1,000 latents, on the machine that timed most of the place's rows.
+
+        The table may have its times from another one: it has more rows.
+        """
+        assert self.table is not None
+        records = [*self.table.measured, *self.table.elsewhere]
+        ours = [r for r in records if r["kind"] == "sampling_time" and r["row"]["label"] in self.place.rows]
+        machine, batch = machine_of_most(ours), self.table.protocol.timing_batches[-1]
+        seconds: dict[str, dict[int, float]] = defaultdict(dict)
+        for record in ours:
+            taken = record["values"].get(f"prior_seconds_{batch}")
+            if record["identity"]["machine"] == machine and is_number(taken):
+                seconds[record["row"]["label"]][record["row"]["seed"]] = 1_000 * taken / batch
+        return seconds
 
     def _numbers(self, label: str, name: str) -> dict[int, float]:
         assert self.table is not None
