@@ -16,10 +16,15 @@ from benchmark.report.tables import make_tables
 ROOT = Path(__file__).parents[1]
 
 
+def search_path(*folders):
+    """These folders before those that were given."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @pytest.fixture
 def from_here(with_gpu):
     """The environment of a script that sees the GPU and imports the code that is tested."""
-    return with_gpu | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), with_gpu.get("PYTHONPATH")]))}
+    return with_gpu | {"PYTHONPATH": search_path(ROOT)}
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def command(with_gpu):
 def test_workers_of_the_tests_give_commands_the_gpus_that_the_tests_were_given():
     """A worker of pytest-xdist starts from the environment that its parent has already taken the GPUs out of."""
     environment = {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "GPUS_OF_TESTS")}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[:2]))
+    environment["PYTHONPATH"] = search_path(*Path(__file__).parents[:2])
     ask = "import conftest; print(conftest.AS_IT_WAS.get('CUDA_VISIBLE_DEVICES'))"
     parent = "import subprocess, sys; import conftest; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
     done = subprocess.run([sys.executable, "-c", parent, ask], env=environment, capture_output=True, text=True)

@@ -108,6 +108,23 @@ def test_other_settings_of_a_prior_stand_apart_and_take_part_in_no_rank(results)
     assert "mean rank ↓" not in rows(results, 1)["evalp[kl_weight=1]"]
 
 
+def test_other_settings_with_few_seeds_stand_on_their_page_where_others_are_ranked(results):
+    """The rows of an experiment are many, and are no entrants."""
+    filled(results)
+    results.scores("gmm[floor=0.1]", scatter(4.0))
+    results.scores("gmm[floor=0.2]", scatter(4.0)[:3])
+    assert list(rows(results, 1)) == ["gmm[floor=0.1]"]
+    assert "; 1 more, of fewer than 5 seeds, stand on the pages" in results.screen
+    assert "gmm[floor=0.2]" in results.text
+
+
+def test_other_settings_with_few_seeds_are_shown_where_nothing_is_ranked(results):
+    results.references()
+    for label in ("gmm", "gmm[floor=0.2]"):
+        results.scores(label, scatter(4.0)[:3])
+    assert list(rows(results, 1)) == ["gmm[floor=0.2]"]
+
+
 def test_a_data_set_with_a_deterministic_encoder_is_named_in_the_legend(results):
     filled(results, dataset="one", bundle="1" * 16)
     assert "Deterministic encoder" not in results.screen

@@ -68,7 +68,16 @@ def overview(columns: list[Column], across: Across) -> list[Grid]:
     recipes, settings = ([label for label in labels if is_recipe(label) == kind] for kind in (True, False))
     grids = [Grid("Gap closed by data set, % ↑, the best mean rank first", _table(columns, across, recipes))]
     other = "Other settings of these priors; each is ranked once, as its recipe has it"
+    few = [label for label in settings if not any(_is_among_the_ranked(label, column) for column in columns)]
+    if few:
+        settings = [label for label in settings if label not in few]
+        other += f"; {len(few)} more, of fewer than {RANKED_FROM} seeds, stand on the pages of their data sets alone"
     return grids + ([Grid(other, _table(columns, across, settings))] if settings else [])
+
+
+def _is_among_the_ranked(label: str, column: Column) -> bool:
+    """Whether a column has the row with seeds enough, or nothing has seeds enough there."""
+    return column.ranks(label) or (label in column.labels and not column.first.ranked)
 
 
 def page_of(table: Table) -> str:

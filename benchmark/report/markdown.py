@@ -152,7 +152,7 @@ def remarks_of(table: Table, all_tables: list[Table]) -> list[str]:
     remarks += [f"Note: {in_markdown(sentence)}" for sentence in find_signatures(table)]
     remarks += [f"Failed: {in_markdown(failure)}" for failure in table.failures]
     remarks += _without_number(table)
-    return remarks + ([f"Left out: {_listed(table.left_out)}."] if table.left_out else [])
+    return remarks + ([f"Left out: {in_markdown('; '.join(table.left_out))}."] if table.left_out else [])
 
 
 def _without_number(table: Table) -> list[str]:

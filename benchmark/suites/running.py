@@ -36,7 +36,8 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
         for step, each in zip(steps, resolved, strict=True)
     ]
     typed = suite.name if suite.name in shipped() else f"{suite.name}.toml"
-    command = spell("suite", typed, preset=preset)
+    device = given.get("device")
+    command = spell("suite", typed, preset=preset, device=None if device == "auto" else device)
     note = Note(name=suite.name, preset=preset, command=command, content=suite.content, places=join(places))
     keep_note(results, note)
     if expected := _expected(resolved):
