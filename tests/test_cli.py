@@ -306,12 +306,12 @@ def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path, cli):
 
 def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bundle, tmp_path):
     words = ["pretrain", "--dataset", small_bundle.parent / "small.npz", "--device", "cpu"]
-    words += [word for setting in ("width=2", "nz=4", "batch_size=32", "epochs=40") for word in ("--set", setting)]
+    words += [word for setting in ("width=2", "nz=4", "batch_size=32", "epochs=24") for word in ("--set", setting)]
     undisturbed = start([*words, "--out", tmp_path / "one"], tmp_path / "cache1", tmp_path / "log1")
     assert finish(undisturbed, tmp_path / "log1").code == 0
 
     cache = tmp_path / "cache2"
-    for epochs in (5, 15):
+    for epochs in (3, 8):
         process = start([*words, "--out", tmp_path / "two"], cache, tmp_path / "log2")
         while process.is_alive() and _epochs(cache) < epochs:
             time.sleep(0.02)
@@ -319,7 +319,7 @@ def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bu
         process.join()
         assert process.exitcode == -9
         assert not (tmp_path / "two").exists()
-        assert epochs <= _epochs(cache) < 40
+        assert epochs <= _epochs(cache) < 24
     process = start([*words, "--out", tmp_path / "two"], cache, tmp_path / "log2")
     assert finish(process, tmp_path / "log2").code == 0
     for part in ("weights.safetensors", "posterior.safetensors"):
@@ -327,7 +327,7 @@ def test_a_training_killed_and_started_again_ends_with_the_same_weights(small_bu
     logs = [open_bundle(tmp_path / name).card["training"] for name in ("one", "two")]
     for name in ("train_loss", "val_loss", "best_epoch"):
         assert logs[0][name] == logs[1][name]
-    assert len(logs[1]["val_loss"]) == 40
+    assert len(logs[1]["val_loss"]) == 24
 
 
 def _epochs(cache):

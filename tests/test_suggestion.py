@@ -43,7 +43,7 @@ def follow(cli, text):
     """Run every command that is suggested, with settings that take no time, and return how many there were."""
     commands = suggested(text)
     for words in commands:
-        more = {"pretrain": QUICKLY, "run": ["--seeds", 1, "--metrics", "fd"]}.get(words[0], [])
+        more = {"pretrain": QUICKLY, "run": ["--seeds", 1, "--metrics", "fd", "--priors", "gaussian"]}.get(words[0], [])
         done = cli(*words, *more)
         assert done.code == 0, f"{words}: {done.err}"
     return len(commands)
