@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What goes along to a lent GPU, in two folders beside the code that git is told to ignore.
+#
+#     bash tools/gpu/pack.sh [NAME=RESULTS ...]
+#
+# `.whl` gets wheels, for Python 3.12, of what its Python may lack, in the versions of constraints.txt. `.gpu` gets the
+# commit that is checked out, without its files, so that records can name it, and of each results folder what a run goes on
+# from: there it is RESULTS/NAME (see start.sh). Commit first; then thin.py says whether all of it is small enough.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+lacking=(nflows torch-fidelity zuko platformdirs pydantic pydantic-core annotated-types typing-inspection typer rich filelock)
+python=${PYTHON:-python3}
+exclude=$(git rev-parse --git-path info/exclude)
+grep -qx /.gpu/ "$exclude" || printf '/.whl/\n/.gpu/\n' >>"$exclude"
+[ -z "$(git status --porcelain)" ] || { echo "commit first: records name the commit" >&2; exit 1; }
+
+mkdir -p .whl .gpu
+for name in "${lacking[@]}"; do
+    pinned=$(grep -i "^$name==" constraints.txt)
+    ls .whl/"${name//-/_}"-* >/dev/null 2>&1 && continue
+    if [ "$name" = nflows ]; then # which comes as source alone
+        "$python" -m pip wheel -q --no-deps -w .whl "$pinned"
+    else
+        "$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+            --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+            -d .whl "$pinned"
+    fi
+done
+
+bare=$(mktemp -d)
+git -c uploadpack.allowFilter=true clone -q --depth 1 --filter=blob:none --no-checkout "file://$PWD" "$bare/code"
+tar -C "$bare/code" -cf .gpu/git.tar .git
+rm -rf "$bare"
+rm -f .gpu/*.tar.gz
+for pair in "$@"; do
+    results=${pair#*=}
+    mapfile -t there < <(cd "$results" && ls -d records protocols tunings suites 2>/dev/null)
+    tar -C "$results" -czf ".gpu/${pair%%=*}.tar.gz" "${there[@]}"
+done
+du -sh .whl .gpu
