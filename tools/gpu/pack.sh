@@ -16,7 +16,7 @@ grep -qx /.gpu/ "$exclude" || printf '/.whl/\n/.gpu/\n' >>"$exclude"
 
 mkdir -p .whl .gpu
 for name in "${lacking[@]}"; do
-    pinned=$(grep -i "^$name==" constraints.txt)
+    pinned=$(grep -iE "^${name//-/[-_]}==" constraints.txt) || { echo "constraints.txt does not pin $name" >&2; exit 1; }
     ls .whl/"${name//-/_}"-* >/dev/null 2>&1 && continue
     if [ "$name" = nflows ]; then # which comes as source alone
         "$python" -m pip wheel -q --no-deps -w .whl "$pinned"
