@@ -28,7 +28,8 @@ for name in "${lacking[@]}"; do
 done
 
 bare=$(mktemp -d)
-git -c uploadpack.allowFilter=true clone -q --depth 1 --filter=blob:none --no-checkout "file://$PWD" "$bare/code"
+git clone -q --depth 1 --filter=blob:none --no-checkout --upload-pack "git -c uploadpack.allowFilter=true upload-pack" \
+    "file://$PWD" "$bare/code"
 tar -C "$bare/code" -cf .gpu/git.tar .git
 rm -rf "$bare"
 rm -f .gpu/*.tar.gz
