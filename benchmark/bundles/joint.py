@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,17 +86,27 @@ def fit_to(prior: LatentPrior, backbone: Backbone, train: Tensor, val: Tensor, s
             raise UsageError(f"prior {prior.name}: its fit diverged: {error}") from error
 
 
-class JointPrior:
-    """The companion of a backbone that a prior is; `full`: it pulls with its whole weight once the ramp is over."""
+def ramp(share: float) -> float:
+    """gamma when `share` of training is done."""
+    return min(1.0, share / RAMP)
 
-    def __init__(self, prior: LatentPrior, full: float = 1.0) -> None:
+
+def whole(share: float) -> float:
+    """gamma where a joint training goes on from an earlier one."""
+    return 1.0
+
+
+class JointPrior:
+    """The companion of a backbone that a prior is; `weight`: share of training -> gamma."""
+
+    def __init__(self, prior: LatentPrior, weight: Callable[[float], float] = ramp) -> None:
         updates = prior.updates()
         assert updates is not None, "a prior without updates is refused before"
-        self.prior, self._full = prior, full
+        self.prior, self._weight = prior, weight
         self._updates: Updates = updates
 
     def pull(self, share: float, generator: torch.Generator) -> Pull:
-        gamma = self._full * min(1.0, share / RAMP)
+        gamma = self._weight(share)
 
         def pull(mean: Tensor, std: Tensor, z: Tensor) -> Tensor:
             self._updates.take(PosteriorSplit(mean.detach(), std.detach()), generator)

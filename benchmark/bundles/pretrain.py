@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from backbones.api import Backbone, BackboneConfig
 from backbones.training import DamagedCheckpoint, TrainingDiverged, TrainingLog, train
-from benchmark.bundles.bundle import Bundle, round_weights
+from benchmark.bundles.bundle import Bundle, open_bundle, round_weights
 from benchmark.bundles.find import name_of, note_bundle
-from benchmark.bundles.joint import JointPrior, PriorChoice, fit_to
+from benchmark.bundles.joint import JointPrior, PriorChoice, fit_to, ramp, whole
 from benchmark.bundles.making import (
     Asked,
     held,
@@ -24,9 +25,9 @@ from benchmark.bundles.making import (
     reconstruct_fully,
     take_posteriors,
 )
-from benchmark.bundles.prior_file import prior_bytes
+from benchmark.bundles.prior_file import prior_bytes, read_facts
 from benchmark.datasets.api import Dataset, Images
-from benchmark.datasets.content import load_images
+from benchmark.datasets.content import hash_images, load_images
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.machine.devices import total_memory
@@ -54,8 +55,8 @@ def pretrain(
     """Train `backbone_class` on the images and write its bundle.
 
     `choice`: a prior that is trained with it, and written beside it. `start`: the bundle whose settings and weights it
-    begins with; the prior is then fitted to it first, as usual. A training that was killed goes on from its last epoch.
-    Raises `UsageError` where the folder is taken.
+    begins with; the prior goes on with it if it was trained with it, and is else fitted to it first, as usual. A
+    training that was killed goes on from its last epoch. Raises `UsageError` where the folder is taken.
     """
     dataset, seed, device = asked.dataset, asked.seed, asked.device
     validate(backbone_class.Config, settings, f"backbone {backbone_class.name}")  # before images are read for long
@@ -123,6 +124,29 @@ def pretrain(
     return bundle
 
 
+def find_or_pretrain(
+    asked: Asked,
+    backbone_class: type[Backbone],
+    settings: dict[str, Any],
+    choice: PriorChoice | None = None,
+    start: Bundle | None = None,
+) -> Bundle:
+    """The bundle of such a training where it is there already, else `pretrain`.
+
+    Raises `UsageError` where one is there whose prior is of another version.
+    """
+    image_hash = hash_images(asked.dataset) if isinstance(asked.dataset, PathDataset) else ""
+    folder = asked.folder(image_hash, backbone_class.name, *name_parts(settings), *_name_of_way(choice, start))
+    if not (folder / "bundle.json").exists():
+        return pretrain(asked, backbone_class, settings, choice, start)
+    bundle = open_bundle(folder)
+    if choice is not None and bundle.card["training"].get("prior") != choice.identity():
+        raise UsageError(
+            f"{folder}: {choice.cls.name} there is of another version: remove the folder to train it again"
+        )
+    return bundle
+
+
 @dataclass(frozen=True)
 class Training:
     """What one training is of, and where it keeps how far it is."""
@@ -175,9 +199,10 @@ def _trained(task: Training) -> tuple[Backbone, LatentPrior | None, TrainingLog]
     joint = None
     if task.choice is not None:
         prior = task.choice.build(dataset.name, backbone.latent_shape, seed, device)
-        if task.start is not None and not checkpoint.exists():
+        goes_on = task.start is not None and _begin_prior_with(task.start, prior)
+        if task.start is not None and not goes_on and not checkpoint.exists():
             fit_to(prior, backbone, train_images, val_images, seed)
-        joint = JointPrior(prior)
+        joint = JointPrior(prior, whole if goes_on else ramp)
     what = f"{cls.name} on {dataset.name}" + (f" with {joint.prior.name}" if joint else "")
     say(f"training {what}: {len(images.train)} images, {sum(p.numel() for p in backbone.parameters()):,} parameters")
     with track(what) as progress:
@@ -202,6 +227,17 @@ def _begin_with(start: Bundle, backbone: Backbone) -> None:
         raise UsageError(
             f"--start {start.path.name} has a network of other settings: --set may change how it is trained alone"
         ) from error
+
+
+def _begin_prior_with(start: Bundle, prior: LatentPrior) -> bool:
+    """Put the prior of a bundle into one; whether it has such a one. Raises `UsageError` where it has other networks."""
+    if start.prior_path is None or read_facts(start.prior_path)["prior"] != prior.name:
+        return False
+    try:
+        prior.load_state_dict(load_file(start.prior_path))
+    except RuntimeError as error:
+        raise UsageError(f"--start {start.path.name} has a {prior.name} with networks of other settings") from error
+    return True
 
 
 def _require_memory(

@@ -38,7 +38,9 @@ def pretrain(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(help="A bundle whose settings and weights to begin with; a prior is then fitted to it first."),
+        typer.Option(
+            help="A bundle whose settings and weights to begin with; a prior that is not its own is fitted to it first."
+        ),
     ] = None,
     out: NewBundleOption = None,
     plugin: PluginOption = None,
