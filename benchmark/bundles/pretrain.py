@@ -230,7 +230,7 @@ def _begin_with(start: Bundle, backbone: Backbone) -> None:
 
 
 def _begin_prior_with(start: Bundle, prior: LatentPrior) -> bool:
-    """Put the prior of a bundle into one; whether it has such a one. Raises `UsageError` where it has other networks."""
+    """Put the prior of a bundle into one; False where it has no such one. Raises `UsageError` where it does not fit."""
     if start.prior_path is None or read_facts(start.prior_path)["prior"] != prior.name:
         return False
     try:

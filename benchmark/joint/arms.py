@@ -61,7 +61,7 @@ TWO_STAGE, JOINT, THEN_JOINT, REFITTED = ARMS = (
     "joint, prior refitted",
 )
 #: test images that are bounded, and draws for each, by budget
-BOUND = {"quick": (200, 16), "full": (1_000, 64)}
+BOUND = {"quick": (200, 16), "full": (1_000, 32)}
 #: training images under the quick budget, where no number is typed
 QUICK_IMAGES = 2_000
 
