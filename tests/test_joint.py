@@ -1,4 +1,4 @@
-"""A prior trained with its VAE: the pull, the loop, kills, the bundle that holds both, and the arms that are compared."""
+"""A prior trained with its VAE: its pull, kills, an optimum that is known, the bundle of both, arms compared."""
 
 import json
 import math
@@ -348,7 +348,8 @@ def pretrained(small_bundle, tmp_path, cli):
     """`pretrained(name, *words)`: a bundle of the small digits, and what was said."""
 
     def make(name, *words, code=0, epochs=1, **settings):
-        settings = [w for each in ({"epochs": epochs} | SETTINGS | settings).items() for w in ("--set", "%s=%s" % each)]
+        typed = {"epochs": epochs} | SETTINGS | settings
+        settings = [word for name, value in typed.items() for word in ("--set", f"{name}={value}")]
         words = ["--device", "cpu", "--out", tmp_path / name, *settings, *words]
         done = cli("pretrain", "--dataset", small_bundle.parent / "small.npz", *words)
         assert done.code == code, done.err
@@ -462,15 +463,11 @@ def test_four_arms_are_trained_scored_and_compared_and_the_page_follows_from_rec
     assert refitted["values"]["distortion"] == together["values"]["distortion"]
     assert refitted["values"]["bound"] != together["values"]["bound"]
     starts = {arm: by_arm[arm, 0] for arm in ("two-stage", "two-stage, then joint")}
-    cards = [card for card in (read_sealed(p) for p in (tmp_path / "cache" / "bundles").glob("*/bundle.json"))]
+    cards = [read_sealed(path) for path in (tmp_path / "cache" / "bundles").glob("*/bundle.json")]
     start_of = {card["seal"]: card["training"].get("start") for card in cards}
     assert len({start_of[record["bundle"]] for record in starts.values()}) == 1, "one training is the start of both"
-    steps = {
-        card["seal"]: card["training"]["prior"]["settings"].get("steps")
-        for card in cards
-        if "prior" in card["training"]
-    }
-    assert steps[starts["two-stage, then joint"]["bundle"]] == 2 * 5 * (160 // 32)
+    (then_joint,) = (card for card in cards if card["seal"] == starts["two-stage, then joint"]["bundle"])
+    assert then_joint["training"]["prior"]["settings"]["steps"] == 2 * 5 * (160 // 32)
     for record in records:
         assert {"bound", "bound_energy", "fd", "mmd_imq", "rate", "distortion", "std"} <= record["values"].keys()
         assert all(math.isfinite(value) for value in record["values"].values())
