@@ -19,7 +19,7 @@ from backbones.api import Backbone, BackboneConfig
 from backbones.conv_vae import ConvVAE, ConvVAEConfig
 from backbones.training import DamagedCheckpoint, TrainingDiverged, train
 from benchmark.bundles.bundle import open_bundle
-from benchmark.bundles.joint import JointPrior, PriorChoice, active_units, ramp, tilt, whole
+from benchmark.bundles.joint import JointPrior, PriorChoice, TrainingFailed, active_units, ramp, tilt, whole
 from benchmark.bundles.prior_file import load_prior_file, read_facts
 from benchmark.joint.arms import ARMS, records_in
 from benchmark.joint.bound import bound_with_prior, log_normaliser
@@ -528,6 +528,20 @@ def test_a_comparison_that_was_cut_goes_on_and_ends_with_the_same_numbers(joint,
     monkeypatch.setattr("benchmark.joint.arms.bound_with_prior", lambda *_: 1 // 0)
     assert joint(*PRIOR, "--seeds", 1).code == 0, "nothing is scored twice"
     assert {path: path.read_bytes() for path in records_in(tmp_path / "r").glob("*.json")} == before
+
+
+def test_an_arm_that_fails_is_recorded_and_named_and_the_others_are_scored(joint, tmp_path, monkeypatch):
+    def fail(prior, *_):
+        raise TrainingFailed("its fit diverged")
+
+    monkeypatch.setattr("benchmark.bundles.pretrain.fit_to", fail)
+    done = joint(*PRIOR, "--seeds", 1)
+    assert done.code == 1
+    assert "two-stage, then joint, seed 0: its fit diverged" in done.err
+    page = (tmp_path / "r" / "joint.md").read_text()
+    assert "- two-stage, then joint, seed 0: its fit diverged" in page
+    assert len(list(records_in(tmp_path / "r").glob("*.json"))) == 4
+    assert sum(line.startswith(("| two-stage", "| joint")) for line in page.splitlines()) == 3 + 2
 
 
 @pytest.mark.parametrize(

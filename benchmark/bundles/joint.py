@@ -41,6 +41,10 @@ INACTIVE = 0.01
 HOLE_LATENTS = 2_000
 
 
+class TrainingFailed(UsageError):
+    """A training whose loss, or whose prior, is no longer finite: an outcome of the method."""
+
+
 @dataclass(frozen=True)
 class PriorChoice:
     """A prior as it was asked for: its class, the settings that were typed, and of a plugin's the source's hash."""
@@ -76,14 +80,17 @@ class PriorChoice:
 
 
 def fit_to(prior: LatentPrior, backbone: Backbone, train: Tensor, val: Tensor, seed: int) -> None:
-    """Fit it as usual to the posteriors of uint8 images, before it is trained with their VAE. Raises `UsageError`."""
+    """Fit it as usual to the posteriors of uint8 images, before it is trained with their VAE.
+
+    Raises `TrainingFailed`.
+    """
     device = train.device
     draws = AggregatePosterior(PosteriorSplit(*posterior(backbone, train)), PosteriorSplit(*posterior(backbone, val)))
     with track(f"{prior.name} on the backbone as it is") as progress, seeded_globals(device, "fit", seed):
         try:
             prior.fit(draws, stream(device, "fit", seed), progress)
         except Diverged as error:
-            raise UsageError(f"prior {prior.name}: its fit diverged: {error}") from error
+            raise TrainingFailed(f"prior {prior.name}: its fit diverged: {error}") from error
 
 
 def ramp(share: float) -> float:

@@ -15,7 +15,7 @@ from backbones.api import Backbone, BackboneConfig
 from backbones.training import DamagedCheckpoint, TrainingDiverged, TrainingLog, train
 from benchmark.bundles.bundle import Bundle, open_bundle, round_weights
 from benchmark.bundles.find import name_of, note_bundle
-from benchmark.bundles.joint import JointPrior, PriorChoice, fit_to, ramp, whole
+from benchmark.bundles.joint import JointPrior, PriorChoice, TrainingFailed, fit_to, ramp, whole
 from benchmark.bundles.making import (
     Asked,
     held,
@@ -183,7 +183,7 @@ def _name_of_way(choice: PriorChoice | None, start: Bundle | None) -> list[str]:
 def _trained(task: Training) -> tuple[Backbone, LatentPrior | None, TrainingLog]:
     """A backbone trained on the images, with a prior or without, from its checkpoint on where there is one.
 
-    Raises `UsageError`.
+    Raises `UsageError`, of which `TrainingFailed` is one.
     """
     cls, config, dataset, images = task.cls, task.config, task.dataset, task.images
     seed, device, checkpoint = task.seed, task.device, task.checkpoint
@@ -213,7 +213,9 @@ def _trained(task: Training) -> tuple[Backbone, LatentPrior | None, TrainingLog]
             aside = checkpoint.with_suffix(".damaged")
             os.replace(checkpoint, aside)
             say(f"{error}; it is now {aside.name}, and the training begins again")
-        except (ValueError, TrainingDiverged) as error:
+        except TrainingDiverged as error:
+            raise TrainingFailed(str(error)) from error
+        except ValueError as error:
             raise UsageError(str(error)) from error
     return _trained(task)
 

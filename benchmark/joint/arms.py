@@ -14,6 +14,8 @@ record.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,13 @@ import torch
 from backbones.api import Backbone
 from backbones.training import validation_loss
 from benchmark.bundles.bundle import Bundle
-from benchmark.bundles.joint import PriorChoice, active_units
+from benchmark.bundles.joint import PriorChoice, TrainingFailed, active_units
 from benchmark.bundles.making import Asked
 from benchmark.bundles.pretrain import find_or_pretrain
 from benchmark.datasets.api import Images
 from benchmark.datasets.content import load_images
 from benchmark.errors import UsageError
+from benchmark.jobs.contract import BadSample
 from benchmark.jobs.evaluation import Source
 from benchmark.jobs.failures import Failed
 from benchmark.jobs.fit import find_or_fit, load_fit
@@ -124,11 +127,33 @@ class _Seed:
         start = self._train(self.epochs - last)
         alone = self._train(last, start=start)
         steps = self._prior_steps(start, self.epochs)
-        done = [self._score_fit(TWO_STAGE, alone, steps)]
         first = PriorChoice(choice.cls, self._with_steps(self._prior_steps(start, self.epochs - last)), choice.source)
-        done.append(self._score_own(THEN_JOINT, self._train(last, first, start)))
-        together = self._train(last, choice, self._train(self.epochs - last, choice))
-        return [*done, self._score_own(JOINT, together), self._score_fit(REFITTED, together, steps)]
+
+        @functools.cache
+        def together() -> Bundle:
+            return self._train(last, choice, self._train(self.epochs - last, choice))
+
+        arms: dict[str, Callable[[], None]] = {
+            TWO_STAGE: lambda: self._score_fit(TWO_STAGE, alone, steps),
+            THEN_JOINT: lambda: self._score_own(THEN_JOINT, self._train(last, first, start)),
+            JOINT: lambda: self._score_own(JOINT, together()),
+            REFITTED: lambda: self._score_fit(REFITTED, together(), steps),
+        }
+        return [self._try(arm, do, alone) for arm, do in arms.items()]
+
+    def _try(self, arm: str, do: Callable[[], None], alone: Bundle) -> bool:
+        """Do what an arm asks. That its training, fit or draws failed is a record, a fault of the machine is none."""
+        try:
+            do()
+        except (TrainingFailed, BadSample) as failure:
+            content = {"values": {}, "reason": str(failure)}
+            self._write(arm, self._resolve(alone, 1)[1], {"failed": True}, lambda: content)
+            say(f"{arm}, seed {self.seed}: {failure}")
+        except Failed as fault:
+            say(f"{arm}, seed {self.seed}: {fault}")
+        else:
+            return True
+        return False
 
     def _train(self, epochs: int, choice: PriorChoice | None = None, start: Bundle | None = None) -> Bundle:
         asked = replace(self.of.asked, seed=self.seed)
@@ -161,48 +186,50 @@ class _Seed:
         resolved = resolve(request, self.of.asked.registry)
         return {job.row.name: job for job in resolved.jobs}, resolved.work
 
-    def _score_fit(self, arm: str, bundle: Bundle, steps: int) -> bool:
-        """Of the prior as it is fitted to a bundle by the usual run."""
+    def _score_fit(self, arm: str, bundle: Bundle, steps: int) -> None:
+        """Of the prior as it is fitted to a bundle by the usual run. Raises `TrainingFailed`, and `Failed`."""
         jobs, work = self._resolve(bundle, steps)
         job = jobs[self.of.choice.cls.name]
-        try:
-            made = find_or_fit(job, work)
-        except Failed as failure:
-            made = {"status": "failed", "reason": str(failure)}
+        made = find_or_fit(job, work)
         if made["status"] != "ok":
-            say(f"{arm}, seed {self.seed}: fit {made['status']}: {made['reason']}")
-            return False
-        return self._score(arm, jobs, work, load_fit(job, work), job.source_identity)
+            raise TrainingFailed(f"fit {made['status']}: {made['reason']}")
+        self._score(arm, jobs, work, load_fit(job, work), job.source_identity)
 
-    def _score_own(self, arm: str, bundle: Bundle) -> bool:
+    def _score_own(self, arm: str, bundle: Bundle) -> None:
         """Of the prior that was trained with the VAE."""
         jobs, work = self._resolve(bundle, 1)
         prior = bundle.open_prior(self.of.asked.registry, work.device)
-        return self._score(arm, jobs, work, prior, {"prior of": bundle.id})
+        self._score(arm, jobs, work, prior, {"prior of": bundle.id})
 
     def _score(
         self, arm: str, jobs: dict[str, Job], work: Workspace, prior: LatentPrior, source: dict[str, Any]
-    ) -> bool:
-        """Write the arm's record where there is none."""
+    ) -> None:
         images, draws = BOUND[self.of.budget]
-        experiment = self._experiment(work)
+
+        def measure() -> dict[str, Any]:
+            say(f"scoring {arm}, seed {self.seed}")
+            test = self.images.test.to(work.device)
+            with track(f"bound of {arm}, seed {self.seed}") as progress:
+                noise = stream(work.device, "joint bound", self.seed)
+                bounds = bound_with_prior(work.backbone, prior, test[:images], draws, noise, progress)
+            training = work.bundle.card["training"]
+            return {
+                "values": {**bounds, **self._usual_scores(jobs, work, prior, source), **_state_of_q(work, test)},
+                "bundle": work.bundle.id,
+                **{name: training[name] for name in ("watched", "val_terms") if name in training},
+            }
+
         settings = {"images": images, "draws": draws, "normaliser": NORMALISER_DRAWS, "version": VERSION}
-        identity = {"experiment": experiment, "arm": arm, "seed": self.seed, "source": source, "bound": settings}
+        self._write(arm, work, {"source": source, "bound": settings}, measure)
+
+    def _write(self, arm: str, work: Workspace, of: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
+        """Write an arm's record where there is none; `of`: what decides it beside its arm, seed and experiment."""
+        experiment = self._experiment(work)
+        identity = {"experiment": experiment, "arm": arm, "seed": self.seed, **of}
         path = records_in(self.results) / f"{content_hash(identity)[:16]}.json"
-        if path.exists():
-            return True
-        say(f"scoring {arm}, seed {self.seed}")
-        test = self.images.test.to(work.device)
-        with track(f"bound of {arm}, seed {self.seed}") as progress:
-            bounds = bound_with_prior(
-                work.backbone, prior, test[:images], draws, stream(work.device, "joint bound", self.seed), progress
-            )
-        values = {**bounds, **self._usual_scores(jobs, work, prior, source), **_state_of_q(work, test)}
-        training = work.bundle.card["training"]
-        kept = {name: training[name] for name in ("watched", "val_terms") if name in training}
-        record = {"identity": identity, "arm": arm, "seed": self.seed, "experiment": experiment, "values": values}
-        write_sealed(path, {**record, "bundle": work.bundle.id, **kept, "provenance": provenance(work.device)})
-        return True
+        if not path.exists():
+            record = {"identity": identity, "arm": arm, "seed": self.seed, "experiment": experiment, **measure()}
+            write_sealed(path, {**record, "provenance": provenance(work.device)})
 
     def _experiment(self, work: Workspace) -> dict[str, Any]:
         """What all arms and seeds of one table share."""

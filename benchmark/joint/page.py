@@ -86,8 +86,12 @@ def _title(record: dict[str, Any]) -> str:
 
 def _table(records: list[dict[str, Any]]) -> str:
     by_arm: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
+    failures = [
+        f"- {record['arm']}, seed {record['seed']}: {record['reason']}\n" for record in records if "reason" in record
+    ]
     for record in records:
-        by_arm[record["arm"]][record["seed"]] = record["values"]
+        if "reason" not in record:
+            by_arm[record["arm"]][record["seed"]] = record["values"]
     shown = [column for column in COLUMNS if any(column.name in record["values"] for record in records)]
     body = [
         [
@@ -106,7 +110,8 @@ def _table(records: list[dict[str, Any]]) -> str:
         if arm != TWO_STAGE and by_arm[arm]
     ]
     differences = as_grid([f"less {TWO_STAGE}", *(column.heading for column in differing)], paired)
-    return f"## {_title(records[0])}\n\n{grid}\n\n{differences}\n"
+    failed = "".join(["\nFailed, and in no mean above:\n\n", *sorted(failures)]) if failures else ""
+    return f"## {_title(records[0])}\n\n{grid}\n\n{differences}\n{failed}"
 
 
 def _cell(column: Column, values: list[float | None]) -> str:
