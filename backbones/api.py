@@ -18,6 +18,10 @@ hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 #: Called by a training loop as `progress(step, total, name=value, ...)`.
 Progress = Callable[..., None]
 
+#: What a prior that is trained with the backbone adds to KL(q(z|x) || N(0, I)): mean and std of q(z|x) and a draw z of
+#: it, each (n, *latent_shape) -> an estimate of E[log N(z; 0, I) - log p(z)] over the batch, in nats, a scalar.
+Pull = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 def require_binary(x: Tensor) -> None:
     """Raise ValueError where x holds another value than 0 and 1: a Bernoulli likelihood is a density of those alone."""
@@ -109,6 +113,13 @@ class Backbone(nn.Module, ABC):
 
     def finish(self, z: Tensor, generator: torch.Generator) -> None:
         """Called once after training, with draws of the aggregate posterior (n, *latent_shape): nothing, usually."""
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor | None:
+        """log p(x | z) (n,) in nats under the likelihood that the loss is of; None where it is of none, or z not all.
+
+        ValueError where it is, but not one of these images.
+        """
+        return None
 
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """log p(x, z) - log q(z | x) (n,) in nats at one z ~ q(z | x) of every latent the model has.

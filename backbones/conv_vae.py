@@ -4,7 +4,8 @@
 
 with the squared error summed over pixels and averaged over channels, both averaged over the batch. With
 `likelihood=bernoulli` minus the log-likelihood takes the squared error's place, and kl_weight = 1 is the evidence
-bound.
+bound. Divided by kl_weight, the squared error is minus the log-likelihood of Gaussian pixels whose variance is
+kl_weight times half the number of channels, up to a constant: there the loss is an evidence bound as well.
 Encoder: four strided convolutions (w, 2w, 4w, 8w channels; the paper's w is 128), batch norm, ReLU.
 Decoder: linear to 8w x 8 x 8, strided transposed convolutions halving the width up to the image size,
 batch norm, ReLU, one last convolution, sigmoid. KL weights and sizes are those of the EVaLP release.
@@ -12,6 +13,7 @@ batch norm, ReLU, one last convolution, sigmoid. KL weights and sizes are those 
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from backbones.api import Backbone, BackboneConfig, bernoulli_log_weight, hookimpl
+from backbones.api import Backbone, BackboneConfig, Pull, bernoulli_log_weight, hookimpl, require_binary
 
 #: log-variances are kept in this range, far outside what training reaches, so that one bad batch cannot overflow
 LOG_VARIANCE_RANGE = (-20.0, 10.0)
@@ -96,16 +98,31 @@ class ConvVAE(Backbone):
         block = self.from_latent(z).unflatten(1, (-1, self._grid, self._grid))
         return self.decoder(block.to(memory_format=torch.channels_last))
 
-    def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, x: Tensor, generator: torch.Generator, progress: float = 1.0, pull: Pull | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """With a `pull` the divergence from the prior that pulls takes the place of that from N(0, I)."""
         mean, std = self.encode(x)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        reconstruction = self.decode(mean + std * noise)
+        z = mean + std * noise
+        reconstruction = self.decode(z)
         if self.config.likelihood == "bernoulli":
             error = F.binary_cross_entropy(reconstruction, x, reduction="none").flatten(1).sum(1).mean()
         else:
             error = F.mse_loss(reconstruction, x, reduction="none").mean(1).sum((1, 2)).mean()
         kl = (0.5 * (mean**2 + std**2 - 1) - std.log()).sum(1).mean()
-        return error + self.config.kl_weight * kl, {self.config.likelihood: error, "kl": kl}
+        divergence = kl if pull is None else kl + pull(mean, std, z)
+        return error + self.config.kl_weight * divergence, {self.config.likelihood: error, "kl": kl}
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor | None:
+        if self.config.likelihood == "bernoulli":
+            require_binary(x)
+            return -F.binary_cross_entropy(self.decode(z), x, reduction="none").flatten(1).sum(1)
+        variance = self.config.kl_weight * self.image_shape[0] / 2
+        if variance == 0:
+            return None
+        squared = (x - self.decode(z)).square().flatten(1).sum(1)
+        return -0.5 * (squared / variance + x[0].numel() * math.log(2 * math.pi * variance))
 
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         return bernoulli_log_weight(self, x, generator) if self.config.likelihood == "bernoulli" else None

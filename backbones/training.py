@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from backbones.api import Backbone, Progress
+from backbones.api import Backbone, Progress, Pull
 
 
 class TrainingDiverged(RuntimeError):
@@ -28,16 +29,34 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint that cannot be gone on from: cut, overwritten, or of another training. The message names it."""
 
 
+class Companion(Protocol):
+    """What is trained beside a backbone, whose `loss` then takes what it pulls with: a prior."""
+
+    def pull(self, share: float, generator: torch.Generator) -> Pull:
+        """For the next step, `share` of the training being done; `generator` is the companion's own."""
+
+    def watch(self, backbone: Backbone, images: Tensor) -> dict[str, float]:
+        """What is logged after an epoch, of uint8 validation images."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on: tensors, numbers, lists and dicts."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put that back."""
+
+
 @dataclass
 class TrainingLog:
     """One entry an epoch; `best_epoch` (from 1) has the lowest validation loss and gives the weights.
 
-    `val_terms`: the named terms of the validation loss.
+    `val_terms`: the named terms of the validation loss. `watched`: what a companion logged; beside one the last epoch
+    is taken, since its state is of that epoch and what it pulls with moves from one to the next.
     """
 
     train_loss: list[float] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)
     val_terms: list[dict[str, float]] = field(default_factory=list)
+    watched: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
 
@@ -74,13 +93,20 @@ def validation_loss(backbone: Backbone, images: Tensor, batch_size: int = 500) -
 
 
 def train(
-    backbone: Backbone, train_images: Tensor, val_images: Tensor, seed: int, checkpoint: Path, progress: Progress
+    backbone: Backbone,
+    train_images: Tensor,
+    val_images: Tensor,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+    companion: Companion | None = None,
 ) -> TrainingLog:
     """The backbone's optimiser with a cosine decay over `config.epochs`; the best epoch's weights are left in it.
 
     Images are uint8 (n, C, H, W) on the backbone's device. `checkpoint` is written after each epoch and
-    taken up when it exists. Raises `TrainingDiverged`, and `DamagedCheckpoint`, after which the backbone is to be made
-    anew.
+    taken up when it exists. A `companion` is trained along, and its state kept; its draws are its own, so that one that
+    pulls with nothing changes nothing. Raises `TrainingDiverged`, and `DamagedCheckpoint`, after which backbone and
+    companion are to be made anew.
     """
     config, device = backbone.config, train_images.device
     steps = len(train_images) // config.batch_size
@@ -94,19 +120,21 @@ def train(
     best: dict[str, Tensor] = {}
     if checkpoint.exists():
         try:
-            log, best = _go_on(checkpoint, backbone, optimiser, schedule)
+            log, best = _go_on(checkpoint, backbone, optimiser, schedule, companion)
         except Exception as error:  # whatever reading what somebody else may have written comes to
             raise DamagedCheckpoint(
                 f"{checkpoint}: not a checkpoint of this training ({_first_line(error)})"
             ) from error
+    loss_of: Callable[..., tuple[Tensor, dict[str, Tensor]]] = backbone.loss  # which takes a pull if it has a companion
     for epoch in range(len(log.val_loss), config.epochs):
         start, losses = time.perf_counter(), torch.zeros((), device=device)
-        generator = _generator(device, seed, epoch)
+        generator, beside = _generator(device, seed, epoch), _generator(device, seed, epoch, 1)
         order = torch.randperm(len(train_images), generator=generator, device=device)
         backbone.train()
         for step in range(steps):
             x = as_input(train_images[order[step * config.batch_size : (step + 1) * config.batch_size]])
-            loss, _ = backbone.loss(x, generator, (epoch * steps + step) / total)
+            share = (epoch * steps + step) / total
+            loss, _ = loss_of(x, generator, share, *([] if companion is None else [companion.pull(share, beside)]))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -120,7 +148,9 @@ def train(
         log.val_terms.append(val_terms)
         if not (math.isfinite(log.train_loss[-1]) and math.isfinite(log.val_loss[-1])):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}: lower learning_rate")
-        if not best or log.val_loss[-1] < log.val_loss[log.best_epoch - 1]:
+        if companion is not None:
+            log.watched.append(companion.watch(backbone, val_images))
+        if companion is not None or not best or log.val_loss[-1] < log.val_loss[log.best_epoch - 1]:
             log.best_epoch = epoch + 1
             best = {name: value.clone() for name, value in backbone.state_dict().items()}
         log.seconds += time.perf_counter() - start
@@ -130,6 +160,7 @@ def train(
             "schedule": schedule.state_dict(),
             "log": vars(log),
             "best": best,
+            "companion": None if companion is None else companion.state_dict(),
         }
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = checkpoint.with_suffix(f".{os.getpid()}.tmp")
@@ -145,6 +176,7 @@ def _go_on(
     backbone: Backbone,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
+    companion: Companion | None,
 ) -> tuple[TrainingLog, dict[str, Tensor]]:
     """Put everything as it was when the checkpoint was written; the log, and the best epoch's weights."""
     if not checkpoint.is_file():
@@ -158,6 +190,8 @@ def _go_on(
         backbone.load_state_dict(weights)
     optimiser.load_state_dict(state["optimiser"])
     schedule.load_state_dict(state["schedule"])
+    if companion is not None:
+        companion.load_state_dict(state["companion"])
     return log, state["best"]
 
 

@@ -22,23 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from backbones.api import Backbone
 from benchmark.bundles.decoding import decode_images
+from benchmark.bundles.prior_file import FACTS, describe_prior, prior_bytes
 from benchmark.errors import UsageError, words_of
-from benchmark.jobs.fitting import state_of
-from benchmark.store.closure import PLUGIN
 from benchmark.store.sealed import write_atomic
 from benchmark.streams import seeded_globals, stream
-from benchmark.version import VERSION
 from priors.api import LatentPrior
 
-#: the name of the facts in the metadata of a file, and in the archive of a program
-FACTS = "prior.json"
 #: numbers of latents for which a program is recorded, and held against `sample`
 RECORDED_FOR, COMPARED_FOR = 3, 5
 
@@ -68,7 +63,8 @@ class FittedPrior:
 
     def save(self, path: str | Path) -> None:
         """Write a `.safetensors` file: the state, with what the prior is built from under `prior.json`."""
-        write_atomic(_require_suffix(path, ".safetensors"), save(state_of(self.prior), {FACTS: self._facts()}))
+        path = _require_suffix(path, ".safetensors")
+        write_atomic(path, prior_bytes(self.prior, bundle=self.bundle, seed=self.seed))
 
     def export(self, path: str | Path) -> None:
         """Write a `.pt2` file: `torch.export.load(path).module()(torch.empty(n))` are n latents, on the CPU.
@@ -77,27 +73,9 @@ class FittedPrior:
         """
         path = _require_suffix(path, ".pt2")
         program, content = record_sampling(self.prior), io.BytesIO()
-        torch.export.save(program, content, extra_files={FACTS: self._facts()})
+        facts = json.dumps(describe_prior(self.prior, bundle=self.bundle, seed=self.seed))
+        torch.export.save(program, content, extra_files={FACTS: facts})
         write_atomic(path, content.getvalue())
-
-    def _facts(self) -> str:
-        prior = self.prior
-        facts = {
-            "prior": prior.name,
-            "class": f"{_importable(type(prior).__module__)}.{type(prior).__qualname__}",
-            "version": prior.version,
-            "settings": prior.config.model_dump(mode="json"),
-            "latent_shape": prior.latent_shape,
-            "bundle": self.bundle,
-            "seed": self.seed,
-            "suite": VERSION,
-        }
-        return json.dumps(facts)
-
-
-def _importable(module: str) -> str:
-    """A module's name for whoever has its file: that of a plugin's file has a package of the suite before it."""
-    return module.split(".", 1)[1] if module.startswith(PLUGIN) and "." in module else module
 
 
 def _require_suffix(path: str | Path, suffix: str) -> Path:

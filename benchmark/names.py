@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.find import all_bundles, find_bundle
+from benchmark.bundles.joint import PriorChoice
 from benchmark.bundles.reference import without_images
 from benchmark.datasets.api import Dataset
 from benchmark.datasets.content import last_seen
@@ -137,6 +138,16 @@ def choose_metrics(registry: Registry, words: Iterable[str] | None) -> list[type
         cls for word in (kinds if words is None else words) for cls in kinds.get(word) or [registry.get("metric", word)]
     ]
     return list(dict.fromkeys(chosen))
+
+
+def find_prior_choice(registry: Registry, typed: str) -> PriorChoice:
+    """One prior to be trained with a VAE, with its settings. Raises `UsageError`."""
+    asked = parse_named(typed, "--prior")
+    if len(asked) != 1 or len(asked[0][1]) != 1:
+        raise UsageError(f"--prior {typed}: expected one prior with one value for each setting")
+    name, (settings,) = asked[0]
+    cls = registry.get("prior", name)
+    return PriorChoice(cls, settings, registry.source(cls))
 
 
 def _as_path(dataset: str) -> Path | None:

@@ -191,6 +191,26 @@ class AggregatePosterior:
         return self.train.device
 
 
+class Updates(Protocol):
+    """The training of a prior one update at a time, for a VAE that is trained with it, whose posteriors keep moving.
+
+    `steps`: how many of the setting `steps` one update takes. `steepest`: the longest gradient in z, in nats per unit,
+    with which the prior is to pull at a posterior; infinite where its objective bounds nothing.
+    """
+
+    steps: int
+    steepest: float
+
+    def take(self, draws: Split, generator: torch.Generator) -> Any:
+        """One update on draws of the aggregate posterior as it is now; what it returns is its own affair."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What its optimisers remember: tensors, numbers, lists and dicts, so that training goes on after a kill."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put that back."""
+
+
 class LatentPrior(nn.Module, ABC):
     """A distribution over latents, fitted to an aggregate posterior.
 
@@ -277,6 +297,13 @@ class LatentPrior(nn.Module, ABC):
 
     def energy(self, z: Tensor) -> Tensor | None:
         """Minus the model's log-density (n,) up to a constant, base measure included; None without one."""
+        return None
+
+    def updates(self) -> Updates | None:
+        """What trains it together with a VAE, from the state that it has; None where `fit` alone does.
+
+        A prior that has them has an `energy` through which gradients reach z: that is what pulls at the encoder.
+        """
         return None
 
     def diagnostics(self, generator: torch.Generator) -> dict[str, float]:

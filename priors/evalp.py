@@ -43,6 +43,7 @@ from priors.api import (
     OneOf,
     PriorConfig,
     Progress,
+    Split,
     hookimpl,
     later_setting,
     sampling_setting,
@@ -249,29 +250,14 @@ class EVaLP(LatentPrior):
         self.learns = _promise(config)
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
-        """Per round, draws in this order: z_q for all energy steps, their noise, their a, the sampler's noise."""
+        """Rounds of `Rounds`, on draws of all training images."""
         config, energy, sampler = self.config, self.energy_network, self.sampler
-        k, batch, device = config.energy_steps, config.batch_size, posterior.device
-        sampler_parameters = list(sampler.parameters())
-        energy_optimiser = self._optimiser(energy.parameters(), config.learning_rate)
-        sampler_optimiser = self._optimiser(sampler_parameters, config.sampler_learning_rate or config.learning_rate)
+        k, device, players = config.energy_steps, posterior.device, Rounds(self)
         rounds = math.ceil(config.steps / k)
         beside = torch.Generator(device=device).manual_seed(generator.initial_seed())  # draws nothing of the fit's own
 
         def play_round() -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-            z_q = posterior.train.sample(k * batch, generator).flatten(1)
-            noise = torch.randn(z_q.shape, generator=generator, device=device)
-            a = torch.rand(len(z_q), 1, generator=generator, device=device)
-            with torch.no_grad():  # the sampler stands still during the energy's steps: one pass serves them all
-                z_g, _ = sampler.push(noise)
-            parts = torch.stack([z_q, z_g, a * z_q + (1 - a) * z_g]).unflatten(1, (k, batch))
-            for z in parts.transpose(0, 1).contiguous():
-                gradients, excess = energy_gradients(energy, z, config.gp_weight)
-                energy_optimiser.step(gradients)
-            noise = torch.randn(batch, z_q.shape[1], generator=generator, device=device)
-            objective, kl = sampler_loss(energy, sampler, noise, config.kl_weight)
-            sampler_optimiser.step(torch.autograd.grad(objective, sampler_parameters))
-            return z_q, z_g, excess, kl
+            return players.take(posterior.train, generator)
 
         if config.sampler != "spline":  # nflows' splines gather by masks, whose sizes Python has to know
             play_round = without_python(play_round, generator)
@@ -302,10 +288,8 @@ class EVaLP(LatentPrior):
                 progress((index + 1) * k, rounds * k, **facts)
         return _describe_runaway(upper)
 
-    def _optimiser(self, parameters: Iterable[Tensor], learning_rate: float) -> Adam | RMSprop:
-        if self.config.optimiser == "adam":
-            return Adam(parameters, learning_rate, betas=(0.5, 0.999))
-        return RMSprop(parameters, learning_rate)
+    def updates(self) -> Rounds:
+        return Rounds(self)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -345,6 +329,56 @@ class EVaLP(LatentPrior):
 
     def energy(self, z: Tensor) -> Tensor:
         return self.energy_network(z.flatten(1)) - log_standard_normal(z)
+
+
+class Rounds:
+    """EVaLP's players in turn: `energy_steps` steps of the energy, then one of the sampler.
+
+    The penalty holds |grad f| near 1, so that what pulls at a posterior is cut there: one nat per unit of distance.
+    """
+
+    steepest = 1.0
+
+    def __init__(self, prior: EVaLP) -> None:
+        self._config, self._energy, self._sampler = prior.config, prior.energy_network, prior.sampler
+        self.steps = self._config.energy_steps
+        rate = self._config.learning_rate
+        self._sampler_parameters = list(self._sampler.parameters())
+        self._energy_optimiser = self._optimiser(self._energy.parameters(), rate)
+        self._sampler_optimiser = self._optimiser(self._sampler_parameters, self._config.sampler_learning_rate or rate)
+
+    def take(self, draws: Split, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """A round; draws in this order: z_q for all energy steps, their noise, their a, the sampler's noise.
+
+        Returns z_q and z_g, each (k batch, d), |grad f(z^)| - 1 of the last energy step, and KL(p_g || N(0, I)).
+        """
+        config, energy, sampler = self._config, self._energy, self._sampler
+        k, batch = config.energy_steps, config.batch_size
+        z_q = draws.sample(k * batch, generator).flatten(1)
+        noise = torch.randn(z_q.shape, generator=generator, device=z_q.device)
+        a = torch.rand(len(z_q), 1, generator=generator, device=z_q.device)
+        with torch.no_grad():  # the sampler stands still during the energy's steps: one pass serves them all
+            z_g, _ = sampler.push(noise)
+        parts = torch.stack([z_q, z_g, a * z_q + (1 - a) * z_g]).unflatten(1, (k, batch))
+        for z in parts.transpose(0, 1).contiguous():
+            gradients, excess = energy_gradients(energy, z, config.gp_weight)
+            self._energy_optimiser.step(gradients)
+        noise = torch.randn(batch, z_q.shape[1], generator=generator, device=z_q.device)
+        objective, kl = sampler_loss(energy, sampler, noise, config.kl_weight)
+        self._sampler_optimiser.step(torch.autograd.grad(objective, self._sampler_parameters))
+        return z_q, z_g, excess, kl
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"energy": self._energy_optimiser.state_dict(), "sampler": self._sampler_optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._energy_optimiser.load_state_dict(state["energy"])
+        self._sampler_optimiser.load_state_dict(state["sampler"])
+
+    def _optimiser(self, parameters: Iterable[Tensor], learning_rate: float) -> Adam | RMSprop:
+        if self._config.optimiser == "adam":
+            return Adam(parameters, learning_rate, betas=(0.5, 0.999))
+        return RMSprop(parameters, learning_rate)
 
 
 @hookimpl

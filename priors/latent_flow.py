@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Between, LatentPrior, PriorConfig, Progress, hookimpl, later_setting
+from priors.api import AggregatePosterior, Between, LatentPrior, PriorConfig, Progress, Split, hookimpl, later_setting
 from priors.parts.early_stopping import BestState
 from priors.parts.energies import Form
 from priors.parts.flows import CouplingFlow, Flow
@@ -78,18 +78,11 @@ class LatentFlow(LatentPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
         config, flow = self.config, self.flow
         flow.initialise(posterior.train.sample(INITIALISE_FROM, generator).flatten(1))
-        optimiser = fused_adam(flow.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        likelihood = LikelihoodSteps(self)
         held_out = posterior.val.sample(HELD_OUT, generator).flatten(1)
         best = BestState(flow, config.patience)
 
-        def take_step() -> Tensor:
-            loss = -flow.log_prob(posterior.train.sample(config.batch_size, generator).flatten(1)).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            return loss
-
-        take_step = without_python(take_step, generator)
+        take_step = without_python(lambda: likelihood.take(posterior.train, generator), generator)
         for step in range(1, config.steps + 1):
             loss = take_step()
             if step % VALIDATE_EVERY == 0 or step == config.steps:
@@ -101,6 +94,9 @@ class LatentFlow(LatentPrior):
         best.restore()
         return {"held_out_nll": best.value, "best_step": best.step}
 
+    def updates(self) -> LikelihoodSteps:
+        return LikelihoodSteps(self)
+
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         noise = torch.randn(n, self.flow.features, generator=generator, device=generator.device)
@@ -111,6 +107,32 @@ class LatentFlow(LatentPrior):
 
     def energy(self, z: Tensor) -> Tensor:
         return -self.log_prob(z)
+
+
+class LikelihoodSteps:
+    """Steps of maximum likelihood; in joint training ActNorm starts as the identity, as q_agg starts near N(0, I)."""
+
+    steps = 1
+    steepest = math.inf  # the likelihood is exact, and the entropy of q in the VAE's loss keeps it from collapse
+
+    def __init__(self, prior: LatentFlow) -> None:
+        self._flow, config = prior.flow, prior.config
+        self._batch_size = config.batch_size
+        self._optimiser = fused_adam(self._flow.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+
+    def take(self, draws: Split, generator: torch.Generator) -> Tensor:
+        """One step; returns minus the mean log-likelihood before it."""
+        loss = -self._flow.log_prob(draws.sample(self._batch_size, generator).flatten(1)).mean()
+        self._optimiser.zero_grad()
+        loss.backward()
+        self._optimiser.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._optimiser.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._optimiser.load_state_dict(state)
 
 
 @hookimpl

@@ -13,6 +13,7 @@ CelebA 1e-4 diverges, and larger latents keep the release's. A chain of step s l
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -26,6 +27,7 @@ from priors.api import (
     OneOf,
     PriorConfig,
     Progress,
+    Split,
     hookimpl,
     later_setting,
 )
@@ -101,19 +103,8 @@ class MCMCEBM(LatentPrior):
         self.network_evaluations = config.langevin_steps
 
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
-        config, energy = self.config, self.energy_network
-        optimiser = fused_adam(energy.parameters(), config.learning_rate, betas=(0.5, 0.999))
-
-        def take_step() -> tuple[Tensor, Tensor]:
-            z_q = posterior.train.sample(config.batch_size, generator).flatten(1)
-            z_p = self._chain(config.batch_size, generator)
-            contrast = energy(z_q).mean() - energy(z_p).mean()
-            optimiser.zero_grad()
-            contrast.backward()
-            optimiser.step()
-            return contrast, z_p
-
-        take_step = without_python(take_step, generator)
+        config, contrastive = self.config, ContrastiveSteps(self)
+        take_step = without_python(lambda: contrastive.take(posterior.train, generator), generator)
         for step in range(1, config.steps + 1):
             contrast, z_p = take_step()
             if step % LOG_EVERY == 0 or step == config.steps:
@@ -122,18 +113,49 @@ class MCMCEBM(LatentPrior):
                     raise Diverged(f"the energies of data and chain parted after {step} steps (contrast {value:.3g})")
                 progress(step, config.steps, contrast=value, chain_norm=spread)
 
+    def updates(self) -> ContrastiveSteps:
+        return ContrastiveSteps(self)
+
     @torch.no_grad()
-    def _chain(self, n: int, generator: torch.Generator) -> Tensor:
+    def chain(self, n: int, generator: torch.Generator) -> Tensor:
         """K Langevin steps from fresh noise: (n, d)."""
         start = torch.randn(n, self.features, generator=generator, device=generator.device)
         gradient = lambda z: self.energy_network.value_and_input_gradient(z)[1]  # noqa: E731
         return short_run(gradient, start, self.config.langevin_steps, self.config.step_size, generator)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self._chain(n, generator).unflatten(1, self.latent_shape)
+        return self.chain(n, generator).unflatten(1, self.latent_shape)
 
     def energy(self, z: Tensor) -> Tensor:
         return self.energy_network(z.flatten(1)) - log_standard_normal(z)
+
+
+class ContrastiveSteps:
+    """Steps against E_q[f] - E_p[f], p drawn by the chain. Nothing bounds the slope of f."""
+
+    steps = 1
+    steepest = math.inf
+
+    def __init__(self, prior: MCMCEBM) -> None:
+        self._prior = prior
+        self._optimiser = fused_adam(prior.energy_network.parameters(), prior.config.learning_rate, betas=(0.5, 0.999))
+
+    def take(self, draws: Split, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One step; returns the contrast before it, and the chain's draws (n, d)."""
+        energy, n = self._prior.energy_network, self._prior.config.batch_size
+        z_q = draws.sample(n, generator).flatten(1)
+        z_p = self._prior.chain(n, generator)
+        contrast = energy(z_q).mean() - energy(z_p).mean()
+        self._optimiser.zero_grad()
+        contrast.backward()
+        self._optimiser.step()
+        return contrast, z_p
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._optimiser.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._optimiser.load_state_dict(state)
 
 
 @hookimpl

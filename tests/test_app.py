@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_one_line_and_the_training_ends_as_if_there_were
     harm, words, tmp_path, cli, monkeypatch
 ):
     with monkeypatch.context() as patch:  # the training is done, and its bundle cannot be written
-        patch.setattr(pretraining, "make_bundle", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(pretraining, "make_bundle", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
         done = cli(*words)
     assert done.code == 2
     assert "no space left" in done.err.lower()
@@ -90,7 +90,7 @@ def test_a_damaged_checkpoint_is_one_line_and_the_training_ends_as_if_there_were
 @pytest.mark.parametrize("same", ["folder", "training"])
 def test_a_second_pretrain_is_told_before_its_first_epoch(same, words, tmp_path, cli, monkeypatch):
     asked = []
-    monkeypatch.setattr(pretraining, "_trained", lambda *given: asked.append(given[-1]) or 1 // 0)
+    monkeypatch.setattr(pretraining, "_trained", lambda training: asked.append(training.checkpoint) or 1 // 0)
     assert cli(*words).code == 3  # only to learn which checkpoint it has
     (checkpoint,) = asked
     with new_folder(tmp_path / "b") if same == "folder" else held(Path(checkpoint).stem, "taken"):
@@ -119,6 +119,7 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
 
     monkeypatch.setattr(app, "set_typed", lambda _: None)
     given = {"check": ["gaussian"], "new-prior": ["mine"], "pretrain": ["--dataset", "digits"], "show": ["gmm"]}
+    given["joint"] = ["--prior", "evalp"]
     given["wrap"] = [__file__, "--dataset", "digits"]
     given["export"] = ["--prior", "gmm", "--out", "gmm.pt2"]
     given["pack"] = ["mine.py", "--author", "A"]

@@ -12,8 +12,8 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from benchmark.bundles.prior_file import state_of
 from benchmark.check.targets import TARGETS
-from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
 from benchmark.registry import Registry
 from benchmark.scores.mmd import mmd_between

@@ -9,8 +9,8 @@ from posteriors import narrowing
 from torch import nn
 from torch.distributions import MultivariateNormal
 
+from benchmark.bundles.prior_file import state_of
 from benchmark.check.targets import TARGETS
-from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
 from benchmark.registry import Registry
 from benchmark.scores.mmd import mmd_between

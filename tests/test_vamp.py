@@ -12,8 +12,8 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import SHIPPED
+from benchmark.bundles.prior_file import state_of
 from benchmark.check.targets import TARGETS, SquashingVAE
-from benchmark.jobs.fitting import state_of
 from benchmark.jobs.workspace import Workspace
 from benchmark.registry import Registry
 from priors.api import AggregatePosterior, Diverged, PosteriorSplit

@@ -3,6 +3,7 @@
     bundle.json               the card (sealed): data set, backbone, config, training log, sha256 of each part
     weights.safetensors       encoder and decoder, float16 where that loses nothing (see `round_weights`)
     posterior.safetensors     mean and std of q(z|x) for train, val and test images, float16 where that is harmless
+    prior.safetensors         the prior that was trained with the backbone, where one was
 
 Its id is the seal of its card, which holds the hash of every part. Nothing in it can run code.
 """
@@ -24,15 +25,18 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from backbones.api import Backbone
 from benchmark.bundles.card import BundleCard, check_card
+from benchmark.bundles.prior_file import load_prior_file, read_facts
 from benchmark.datasets.api import USER_SUPPLIED
 from benchmark.errors import UsageError
 from benchmark.progress import say
 from benchmark.registry import Registry
 from benchmark.settings import construct
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
+from priors.api import LatentPrior
 
 SCHEMA = 1
 PARTS = ("weights.safetensors", "posterior.safetensors")
+PRIOR = "prior.safetensors"
 SPLITS = ("train", "val", "test")
 #: what N(0, I) is to an encoder that is deterministic
 NO_PART = "was no part of its training, unless by a penalty on its codes (WAE, adversarial)"
@@ -116,6 +120,18 @@ class Bundle:
             raise Damaged(f"{weights}: not the weights of the {cls.name} in bundle.json ({said})") from error
         return backbone
 
+    @property
+    def prior_path(self) -> Path | None:
+        """The file of the prior that was trained with the backbone; None where none was."""
+        return self.path / PRIOR if PRIOR in self.card["parts"] else None
+
+    def open_prior(self, registry: Registry, device: torch.device) -> LatentPrior:
+        """That prior, frozen. Raises `UsageError` where there is none, or its class is not here."""
+        if self.prior_path is None:
+            raise UsageError(f"{self.path.name}: its backbone was trained without a prior")
+        cls = registry.get("prior", read_facts(self.prior_path)["prior"])
+        return load_prior_file(self.prior_path, cls).to(device)
+
     def posterior(self, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std of q(z|x), float32, each (n, *latent_shape)."""
         path = self.path / "posterior.safetensors"
@@ -135,6 +151,7 @@ def open_bundle(path: Path) -> Bundle:
     for part in PARTS:
         if part not in card["parts"]:
             raise Damaged(f"{path / 'bundle.json'}: parts: no {part}")
+    for part in parts_of(card):
         if not (path / part).is_file():
             raise Damaged(f"{path / part}: missing from the bundle")
         if _hash(path / part) != card["parts"][part]:
@@ -146,6 +163,11 @@ def open_bundle(path: Path) -> Bundle:
     }
     require_tensors(path / "posterior.safetensors", shapes)
     return Bundle(path, card)
+
+
+def parts_of(card: dict[str, Any]) -> list[str]:
+    """The files that a card answers for."""
+    return [*PARTS, *([PRIOR] if PRIOR in card["parts"] else [])]
 
 
 def _hash(path: Path) -> str:
@@ -208,12 +230,16 @@ def agrees(one: list[float], other: list[float]) -> bool:
 
 
 def write_bundle(
-    path: Path, card: dict[str, Any], backbone: Backbone, posterior: dict[str, tuple[Tensor, Tensor]]
+    path: Path,
+    card: dict[str, Any],
+    backbone: Backbone,
+    posterior: dict[str, tuple[Tensor, Tensor]],
+    prior: bytes | None = None,
 ) -> Bundle:
     """Write a bundle as a whole: it appears at `path` complete or not at all.
 
     `card` gives `dataset` (with `name` and `image_shape`), `training`, and of the `backbone` what its class does not
-    say; the rest is filled in here.
+    say; the rest is filled in here. `prior`: the file of one that was trained with it.
     Raises FileExistsError where `path` is taken.
     """
     if path.exists():
@@ -230,6 +256,9 @@ def write_bundle(
             for name, value in zip(("mean", "std"), posterior[split])
         }
         save_file(halves, temporary / "posterior.safetensors")
+        if prior is not None:
+            (temporary / PRIOR).write_bytes(prior)
+        parts = [*PARTS, *([] if prior is None else [PRIOR])]
         write_sealed(
             temporary / "bundle.json",
             {
@@ -245,11 +274,11 @@ def write_bundle(
                 },
                 "latent_shape": list(backbone.latent_shape),
                 "posterior_counts": {split: len(posterior[split][0]) for split in SPLITS},
-                "parts": {part: file_hash(temporary / part) for part in PARTS},
+                "parts": {part: file_hash(temporary / part) for part in parts},
             },
         )
         os.chmod(temporary, 0o755)
-        for part in PARTS:
+        for part in parts:
             os.chmod(temporary / part, 0o644)
         os.replace(temporary, path)
     except BaseException:

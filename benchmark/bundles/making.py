@@ -106,10 +106,12 @@ def make_bundle(
     parts: Posteriors,
     training: dict[str, Any],
     known_as: dict[str, Any] | None = None,
+    prior: bytes | None = None,
 ) -> Bundle:
     """Score what was taken of the images and write the bundle.
 
-    `known_as`: what its card says of the backbone beside what its class does.
+    `known_as`: what its card says of the backbone beside what its class does. `prior`: the file of one that was trained
+    with it.
 
     Raises OSError where `path` cannot be written.
     """
@@ -130,7 +132,7 @@ def make_bundle(
         "hole": _measure_hole(*parts["test"]),
         "reconstruction": _score_reconstruction(asked.extractor(), backbone, images.test, parts["test"]),
     }
-    return write_bundle(path, card, backbone, parts)
+    return write_bundle(path, card, backbone, parts, prior)
 
 
 def reconstruct_fully(asked: Asked, bundle: Bundle, backbone: Backbone, images: Images) -> None:

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from benchmark.bundles.prior_file import state_of
 from benchmark.check.targets import TARGETS, SquashingVAE, Target
 from benchmark.jobs.contract import check_count, check_density, check_facts
 from benchmark.jobs.failures import Broken, describe_error
-from benchmark.jobs.fitting import state_of
 from benchmark.jobs.plan import resolve_config
 from benchmark.scores.mmd import BANDWIDTHS, median_squared_distance, mmd_between
 from benchmark.streams import seeded_globals, stream

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from benchmark.cli import cluster, export, images, plugins, pretrain, results, run, suite, tune, wrap
+from benchmark.cli import cluster, export, images, joint, plugins, pretrain, results, run, suite, tune, wrap
 from benchmark.cli.options import flags_of
 from benchmark.errors import NO_SPACE, UNUSABLE_PATH, UsageError
 from benchmark.machine.allocator import keep_freed_memory
@@ -39,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": tune.tune,
     "suite": suite.suite,
     "pretrain": pretrain.pretrain,
+    "joint": joint.joint,
     "wrap": wrap.wrap,
     "reference": images.reference,
     "bound": images.bound,
@@ -60,6 +61,7 @@ GO_ON = {
     "tune": "every trial that was recorded stays, and the same command goes on from here",
     "suite": "what was trained and recorded stays, and the same command goes on from here",
     "pretrain": "the same command goes on from the last whole epoch",
+    "joint": "what was trained and recorded stays, and the same command goes on from here",
     "wrap": "a bundle that is there is whole, and `run` makes what it lacks; else the same command begins again",
     "reference": "splits that were written stay; name those that are missing with --split",
     "bound": "nothing is kept; the same command begins again, and fewer --samples take less time",

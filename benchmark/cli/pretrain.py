@@ -32,15 +32,27 @@ def pretrain(
     count: Annotated[
         int | None, typer.Option("--images", min=1, help="Training images, drawn at random (default: all).")
     ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(help="A prior to train with it, with settings where wanted: 'evalp[kl_weight=1]'."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundle whose settings and weights to begin with; a prior that is not its own is fitted to it first."
+        ),
+    ] = None,
     out: NewBundleOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Train a backbone on images and write its bundle (stage 1; minutes to hours, resumes after a kill)."""
+    from benchmark.bundles.find import find_bundle
     from benchmark.bundles.making import Asked
     from benchmark.bundles.pretrain import pretrain
-    from benchmark.names import find_dataset, open_registry
+    from benchmark.names import find_dataset, find_prior_choice, open_registry
 
     registry = open_registry(plugin or [])
     images, cls, settings = find_dataset(registry, dataset), registry.get("backbone", backbone), parse_settings(set_)
     asked = Asked(registry, images, seed, choose_device(device), data_roots(data_root), parse_counts(keep), out, count)
-    pretrain(asked, cls, settings)
+    choice = None if prior is None else find_prior_choice(registry, prior)
+    pretrain(asked, cls, settings, choice, None if start is None else find_bundle(None, None, start)[0])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.bundles.prior_file import state_of
 from benchmark.jobs.contract import check_facts
 from benchmark.jobs.failures import Broken, call_theirs, describe_error, is_machine_fault
 from benchmark.settings import validate
@@ -71,13 +72,6 @@ def fit_prior(
     parameters = sum(parameter.numel() for parameter in prior.parameters())
     values = {**facts, "fit_seconds": seconds}
     return {"status": "ok", "values": values, "parameters": parameters, "log": log.points}, state
-
-
-def state_of(prior: LatentPrior) -> dict[str, Tensor]:
-    """What a file keeps of a prior: clones on the CPU, for tied weights share memory, which a file cannot."""
-    return {
-        name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in prior.state_dict().items()
-    }
 
 
 def _require_loadable(state: dict[str, Tensor], fresh: LatentPrior) -> None:

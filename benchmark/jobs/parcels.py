@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.bundles.bundle import PARTS, SPLITS, Bundle
+from benchmark.bundles.bundle import SPLITS, Bundle, parts_of
 from benchmark.bundles.reference import look_up
 from benchmark.extractors.api import Extractor
 from benchmark.jobs.identity import Job
@@ -42,7 +42,7 @@ class Parcel:
 def parcel_of_run(work: Workspace) -> Parcel:
     """The files that all tasks of a run name: its bundle with what an extractor saw of it."""
     bundle = work.bundle
-    paths = [bundle.path / name for name in ("bundle.json", *PARTS)]
+    paths = [bundle.path / name for name in ("bundle.json", *parts_of(bundle.card))]
     if work.extractor.weights is not None:
         paths.append(work.extractor.weights)
     files = {_below(path): path.absolute() for path in paths}

@@ -76,7 +76,7 @@ def execute(task: Task, listener: Listener) -> Outcome:
             if isinstance(source, ForeignSource):
                 closing.callback(source.close)
             with told_of("what it is measured on cannot be read"):
-                evaluation = _evaluation(job, work, source) if task.metrics else None
+                evaluation = make_evaluation(job, work, source) if task.metrics else None
         except Failed as failure:
             return Outcome(failures=[str(failure)], unfit=True)
         wanted = {metric.name: metric for metric in work.metrics}
@@ -126,7 +126,7 @@ def _open(job: Job, work: Workspace) -> Source | None:
         return None if draws is None else PosteriorDraws(draws)
 
 
-def _evaluation(job: Job, work: Workspace, source: Source | None) -> Evaluation:
+def make_evaluation(job: Job, work: Workspace, source: Source | None) -> Evaluation:
     """What the job's metrics look at."""
     reference = None if job.row.prior else REFERENCES[job.row.name]
     return Evaluation(
@@ -229,7 +229,7 @@ def _measure_there(task: Task) -> Answer:
             source = _open(job, work)
             if isinstance(source, ForeignSource):
                 closing.callback(source.close)
-            return _measured(metric, _evaluation(job, work, source)), {}
+            return _measured(metric, make_evaluation(job, work, source)), {}
         except (Exception, SystemExit) as error:
             return {"status": "fault", "reason": describe_error(error)}, {}
 

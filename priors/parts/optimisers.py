@@ -43,6 +43,15 @@ class Adam:
             maximize=False,
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self._mean, "square": self._square, "steps": self._steps}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        _put(state["mean"], self._mean)
+        _put(state["square"], self._square)
+        self._steps.copy_(state["steps"])
+
 
 class RMSprop:
     """Tieleman & Hinton (2012), as in `torch.optim.RMSprop`."""
@@ -61,6 +70,18 @@ class RMSprop:
         root = torch._foreach_sqrt(self._square)
         torch._foreach_add_(root, self.EPSILON)
         torch._foreach_addcdiv_(self._parameters, gradients, root, value=-self._learning_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"square": self._square}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        _put(state["square"], self._square)
+
+
+def _put(kept: list[Tensor], there: list[Tensor]) -> None:
+    for one, other in zip(kept, there, strict=True):
+        other.copy_(one)
 
 
 def fused_adam(parameters: Iterable[Tensor], learning_rate: float, **options: Any) -> torch.optim.Adam:

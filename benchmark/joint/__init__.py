@@ -1,0 +1,1 @@
+"""Training a prior together with its VAE, compared with fitting it afterwards."""

@@ -1,0 +1,136 @@
+"""Records of arms -> `joint.md`: a table for each comparison, and differences from the two stages, paired by seed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.joint.arms import ARMS, TWO_STAGE, records_in
+from benchmark.progress import say
+from benchmark.report.markdown_table import as_grid
+from benchmark.report.statistics import mean_interval, paired_difference
+from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_atomic
+
+
+@dataclass(frozen=True)
+class Column:
+    """A value of the records; `differs`: its difference from the two stages is shown too."""
+
+    name: str
+    heading: str
+    digits: int
+    scale: float = 1.0
+    differs: bool = False
+
+
+COLUMNS = (
+    Column("bound", "bound ↑", 2, differs=True),
+    Column("bound_energy", "bound of the energy", 2, differs=True),
+    Column("log_z_ess", "its log Z, ESS %", 0, 100),
+    Column("bound_normal", "bound under N(0, I)", 2),
+    Column("fd", "FD ↓", 3, differs=True),
+    Column("fd_normal", "FD of N(0, I)", 3),
+    Column("fd_aggregate", "FD of q_agg", 3),
+    Column("mmd_imq", "hole left, MMD² imq ×10³ ↓", 2, 1_000, differs=True),
+    Column("rate", "rate, nats", 2, differs=True),
+    Column("kl", "rate under N(0, I)", 2),
+    Column("distortion", "distortion", 2, differs=True),
+    Column("active_units", "active units", 1),
+    Column("std", "std of q", 3),
+)
+
+HEAD = """# A prior trained with its VAE
+
+Not a leaderboard: every arm has a VAE of its own, so that rows differ in more than their prior. All arms of a table
+take equally many steps of the VAE and of the prior, with the same networks, images and seeds; *two-stage* and
+*two-stage, then joint* begin with one and the same training.
+
+*bound*: importance-weighted lower bound on log p(x) of test images in nats, under the likelihood of the VAE's loss (of
+squared errors: Gaussian pixels), the same for all arms, with the density of what the prior draws. *bound of the
+energy*: the same with exp(-energy) / Z; its log Z is an estimate that is too low on the mean, so that this number
+bounds neither side, and says little where the effective sample size is small. *rate* is KL(q(z|x) || p) under the
+density of what the prior draws; *distortion* the other part of the VAE's loss. Posteriors that shrink to where the
+prior is easy show as fewer active units, a lower rate and a higher distortion. Mean ± 95 % t-interval over seeds.
+"""
+
+
+def write_joint_page(results: Path) -> Path | None:
+    """Write `joint.md` from the records of a results folder; None where there are none."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(records_in(results).glob("*.json")):
+        try:
+            record = read_sealed(path)
+        except Damaged as error:
+            say(f"left out: {error}")
+            continue
+        tables.setdefault(content_hash(record["experiment"]), []).append(record)
+    if not tables:
+        return None
+    page = results / "joint.md"
+    parts = [_table(records) for _, records in sorted(tables.items(), key=lambda item: _title(item[1][0]))]
+    write_atomic(page, "\n".join([HEAD, *parts]).encode())
+    return page
+
+
+def _title(record: dict[str, Any]) -> str:
+    of = record["experiment"]
+    config = of["backbone"]["config"]
+    size = ", ".join(f"{name} {config[name]}" for name in ("width", "nz", "kl_weight") if name in config)
+    return (
+        f"{of['prior']['label']} on {of['dataset']}, {of['backbone']['name']} ({size}), {of['images']:,} images, "
+        f"{of['epochs']} epochs, {of['score']}, {of['device']}"
+    )
+
+
+def _table(records: list[dict[str, Any]]) -> str:
+    by_arm: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
+    failures = [
+        f"- {record['arm']}, seed {record['seed']}: {record['reason']}\n" for record in records if "reason" in record
+    ]
+    for record in records:
+        if "reason" not in record:
+            by_arm[record["arm"]][record["seed"]] = record["values"]
+    shown = [column for column in COLUMNS if any(column.name in record["values"] for record in records)]
+    body = [
+        [
+            arm,
+            str(len(seeds)),
+            *(_cell(column, [seeds[seed].get(column.name) for seed in sorted(seeds)]) for column in shown),
+        ]
+        for arm, seeds in by_arm.items()
+        if seeds
+    ]
+    grid = as_grid(["arm", "seeds", *(column.heading for column in shown)], body)
+    differing = [column for column in shown if column.differs]
+    paired = [
+        [arm, *(_difference(column, by_arm[arm], by_arm[TWO_STAGE]) for column in differing)]
+        for arm in ARMS
+        if arm != TWO_STAGE and by_arm[arm]
+    ]
+    differences = as_grid([f"less {TWO_STAGE}", *(column.heading for column in differing)], paired)
+    failed = "".join(["\nFailed, and in no mean above:\n\n", *sorted(failures)]) if failures else ""
+    return f"## {_title(records[0])}\n\n{grid}\n\n{differences}\n{failed}"
+
+
+def _cell(column: Column, values: list[float | None]) -> str:
+    known = [value * column.scale for value in values if value is not None]
+    return _shown(column, mean_interval(known)) if known else ""
+
+
+def _difference(column: Column, arm: dict[int, dict[str, float]], stages: dict[int, dict[str, float]]) -> str:
+    pairs = [
+        (arm[seed][column.name] * column.scale, stages[seed][column.name] * column.scale)
+        for seed in sorted(arm.keys() & stages.keys())
+        if column.name in arm[seed] and column.name in stages[seed]
+    ]
+    if not pairs:
+        return ""
+    return _shown(column, paired_difference([one for one, _ in pairs], [other for _, other in pairs]), sign="+")
+
+
+def _shown(column: Column, interval: tuple[float, float, float], sign: str = "") -> str:
+    mean, low, high = interval
+    text = f"{mean:{sign}.{column.digits}f}"
+    return text if math.isnan(low) else f"{text} ± {(high - low) / 2:.{column.digits}f}"
