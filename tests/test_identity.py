@@ -22,8 +22,9 @@ from closures import KEPT, ROOT, built_ins, decide, undecided
 from pydantic import create_model
 
 from benchmark import coordinator
-from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.bundle import SPLITS, open_bundle
 from benchmark.bundles.find import SHIPPED, all_bundles
+from benchmark.bundles.groups import Groups
 from benchmark.jobs.identity import Job, Row, class_identity, make_reference_row
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.protocol import Protocol, read_protocols
@@ -60,7 +61,12 @@ def committed():
                 config = cls.Config(**row["config"])
                 decide = config.fit_settings(), config.sampling_settings()
                 line = Row(row["label"], row["prior"], class_identity(registry, cls), row["config"], *decide)
-            made[key] = Job(line, bundles[row["bundle"]], row["seed"], row["budget"], row["device"])
+            bundle = bundles[row["bundle"]]
+            if groups := row.get("groups"):  # whose draws may lie elsewhere: what a record says of them decides
+                card = {"counts": {of: groups[of] for of in SPLITS}, "each": groups["each"], "sha256": groups["draws"]}
+                chosen = Groups(tuple(groups["chosen"]), bundle.path, {**card, "shapes": groups["of"] * [[1]]})
+                bundle = replace(bundle, groups=chosen)
+            made[key] = Job(line, bundle, row["seed"], row["budget"], row["device"])
         found.append((record, made[key]))
     return SimpleNamespace(registry=registry, records=found)
 
@@ -182,7 +188,7 @@ def test_a_new_field_of_the_protocol_counts_where_it_is_not_none(value, same):
 
 def test_the_reference_split_counts_as_none_too():
     old = saved_protocol()
-    later = {"settings"}  # which count in no hash where they are None
+    later = {"settings", "groups"}  # which count in no hash where they are None
     assert old.hash == content_hash(old.model_dump(mode="json", exclude=later))
 
 

@@ -71,7 +71,9 @@ class Memorisation(Metric):
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column]:
-        return [Column("memorisation", "memorisation (½)", "images")]
+        # beside the headline where the line of a perfect prior is one of copies
+        group = "images" if getattr(protocol, "groups", None) is None else "main"
+        return [Column("memorisation", "memorisation (½)", group)]
 
     def applies(self, facts: Facts) -> bool:
         against_test = facts.protocol.reference_split is None  # else there are no new images to be as near as
