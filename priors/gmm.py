@@ -33,7 +33,7 @@ LADDER = (1, 2, 5, 10, 20, 50, 100, 200)  # numbers of components that `auto` tr
 HELD_OUT = 10_000  # draws in the held-out likelihood
 LARGEST = 2**28  # numbers in all covariances together
 LLOYD = 10  # iterations of k-means before EM
-LEAST = {"ring": 8, "mixture": 10, "banana": 10, "block": 4}  # components that targets of `check` need
+LEAST = {"ring": 8, "mixture": 10, "banana": 10, "block": 4, "stairs": 4}  # components that targets of `check` need
 
 
 class GMMConfig(PriorConfig):
@@ -80,7 +80,15 @@ class GMM(LatentPrior):
         "floor": Between(1e-6, 1e-2, "from next to nothing to where no component is narrower than 0.1"),
     }
     quick = {"draws": 10_000, "iterations": 50}
-    learns = {"ring": 0.05, "mixture": 0.05, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.1}
+    learns = {
+        "ring": 0.05,
+        "mixture": 0.05,
+        "banana": 0.05,
+        "narrow": 0.01,
+        "standard": 0.005,
+        "block": 0.1,
+        "stairs": 0.1,
+    }
     network_evaluations = 0
     weights: Tensor
     means: Tensor

@@ -1,25 +1,27 @@
 """Latent groups of a hierarchy one by one: which of them a prior has wrong.
 
-cross-entropy of a group   -E[log p(eps_l | eps_<l)] in nats, at held-out draws of all groups. By the chain rule these add
-                           up to the cross-entropy; of a prior that has its density group by group (`log_prob_by_group`)
-C2ST to a group            the AUC of a classifier that tells the prior's groups 0 to l from held-out ones: with l = 0 that
-                           of the top group, and each further group can only add to what is to be seen
-C2ST given a group's       the same of group l alone, drawn by the prior below held-out groups above it, beside all of these:
-  groups above             what it adds by itself; of a prior that can be asked for one group (`redraw`)
+cross-entropy of a group     -E[log p(eps_l | eps_<l)] in nats, at held-out draws of all groups. By the chain rule they
+                             add up to the cross-entropy; of a prior that has them apart (`log_prob_by_group`)
+C2ST to a group              the AUC of a classifier that tells the prior's groups 0 to l from held-out ones: with l = 0
+                             that of the top group, and each further one can but add to what is to be seen
+C2ST given those above       the same of group l alone, drawn by the prior below held-out groups, beside all of these:
+                             what it adds by itself; of a prior that can be asked for one group (`redraw`)
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmark.metrics.api import LATENT_SETTINGS, Column, Evaluation, Facts, Metric, hookimpl
 from benchmark.metrics.c2st import classifier_auc
 
 BATCH = 500
+#: of columns: a table beside the others
+GROUP = "latent groups"
 
 
 class GroupByGroup(Metric):
@@ -32,17 +34,12 @@ class GroupByGroup(Metric):
         chosen = [] if getattr(protocol, "groups", None) is None else protocol.groups["chosen"]
         if len(chosen) < 2:
             return []
-        return [
-            *(
-                Column(f"cross_entropy_{l}", f"cross-entropy of {l}", "groups", "nats", better="lower", digits=2)
-                for l in chosen
-            ),
-            *(Column(f"c2st_auc_to_{l}", f"C2ST AUC to {l}", "groups", better="lower") for l in chosen[:-1]),
-            *(
-                Column(f"c2st_auc_given_{l}", f"C2ST AUC of {l} given those above", "groups", better="lower")
-                for l in chosen
-            ),
+        of_each = [
+            Column(f"cross_entropy_{each}", f"cross-entropy of {each}", GROUP, "nats", digits=2) for each in chosen
         ]
+        to = [Column(f"c2st_auc_to_{each}", f"C2ST AUC to {each}", GROUP) for each in chosen[:-1]]
+        given = [Column(f"c2st_auc_given_{each}", f"C2ST AUC of {each} given those above", GROUP) for each in chosen]
+        return [replace(column, better="lower") for column in (*of_each, *to, *given)]
 
     def applies(self, facts: Facts) -> bool:
         groups = facts.protocol.groups
@@ -57,16 +54,16 @@ class GroupByGroup(Metric):
         values = _cross_entropies(evaluation, chosen)
         _, drawn, real = next(evaluation.latent_pairs("groups"))
         for number, end in zip(chosen[:-1], ends[1:]):
-            generator = evaluation.stream("groups to", number)
-            values[f"c2st_auc_to_{number}"] = _auc(real[:, :end], drawn[:, :end], generator)
+            generator = evaluation.stream(f"groups to {number}")
+            values[f"c2st_auc_to_{number}"] = classifier_auc(real[:, :end], drawn[:, :end], generator)
         redraw = getattr(evaluation.source, "redraw", None)
-        for index, number in enumerate(chosen if redraw is not None else []):
-            generator = evaluation.stream("groups given", number)
-            eps = redraw(real, index, generator)
+        for index, number in enumerate(chosen):
+            generator = evaluation.stream(f"groups given {number}")
+            eps = None if redraw is None else redraw(real, index, generator)
             if eps is None:
                 break
-            above, end = real[:, : ends[index]], ends[index + 1]
-            values[f"c2st_auc_given_{number}"] = _auc(real[:, :end], torch.cat([above, eps.flatten(1)], 1), generator)
+            below = torch.cat([real[:, : ends[index]], eps.flatten(1)], 1)
+            values[f"c2st_auc_given_{number}"] = classifier_auc(real[:, : ends[index + 1]], below, generator)
         return values
 
 
@@ -80,11 +77,6 @@ def _cross_entropies(evaluation: Evaluation, chosen: list[int]) -> dict[str, flo
         return {}
     means = torch.cat(parts).double().mean(0).tolist()
     return {f"cross_entropy_{number}": -mean for number, mean in zip(chosen, means)}
-
-
-def _auc(real: Tensor, drawn: Tensor, generator: torch.Generator) -> float:
-    with torch.enable_grad():
-        return classifier_auc(real, drawn, generator)
 
 
 @hookimpl
