@@ -5,19 +5,26 @@ cross-entropy of a group     -E[log p(eps_l | eps_<l)] in nats, at held-out draw
 C2ST to a group              the AUC of a classifier that tells the prior's groups 0 to l from held-out ones: with l = 0
                              that of the top group, and each further one can but add to what is to be seen
 C2ST given those above       the same of group l alone, drawn by the prior below held-out groups, beside all of these:
-                             what it adds by itself; of a prior that can be asked for one group (`redraw`)
+                             what it adds by itself; of a prior that can be asked for one group (`redraw`). Half of the
+                             images give the real pairs and the others what is drawn below: a classifier that has met
+                             the groups above with one label would give their copies the other
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmark.metrics.api import LATENT_SETTINGS, Column, Evaluation, Facts, Metric, hookimpl
 from benchmark.metrics.c2st import classifier_auc
+from priors.gaussian import Gaussian
+from priors.parts.standard_normal import log_standard_normal
 
 BATCH = 500
 #: of columns: a table beside the others
@@ -56,19 +63,22 @@ class GroupByGroup(Metric):
         for number, end in zip(chosen[:-1], ends[1:]):
             generator = evaluation.stream(f"groups to {number}")
             values[f"c2st_auc_to_{number}"] = classifier_auc(real[:, :end], drawn[:, :end], generator)
+        half = len(real) // 2
         redraw = getattr(evaluation.source, "redraw", None)
         for index, number in enumerate(chosen):
             generator = evaluation.stream(f"groups given {number}")
-            eps = None if redraw is None else redraw(real, index, generator)
+            eps = None if redraw is None else redraw(real[half:], index, generator)
             if eps is None:
                 break
-            below = torch.cat([real[:, : ends[index]], eps.flatten(1)], 1)
-            values[f"c2st_auc_given_{number}"] = classifier_auc(real[:, : ends[index + 1]], below, generator)
+            below = torch.cat([real[half:, : ends[index]], eps.flatten(1)], 1)
+            values[f"c2st_auc_given_{number}"] = classifier_auc(real[:half, : ends[index + 1]], below, generator)
         return values
 
 
 def _cross_entropies(evaluation: Evaluation, chosen: list[int]) -> dict[str, float]:
     density = getattr(evaluation.source, "log_prob_by_group", None)
+    if getattr(evaluation.source, "name", None) == Gaussian.name:  # which is the base of each group
+        density = partial(_base_by_group, evaluation.backbone.group_shapes)
     if density is None:
         return {}
     held_out = evaluation.held_out.one_each(evaluation.protocol.mmd_latents, evaluation.stream("groups held-out"))
@@ -77,6 +87,12 @@ def _cross_entropies(evaluation: Evaluation, chosen: list[int]) -> dict[str, flo
         return {}
     means = torch.cat(parts).double().mean(0).tolist()
     return {f"cross_entropy_{number}": -mean for number, mean in zip(chosen, means)}
+
+
+def _base_by_group(shapes: Sequence[tuple[int, ...]], z: Tensor) -> Tensor:
+    """log N(eps_l; 0, I) (n, groups)."""
+    parts = z.flatten(1).split([math.prod(shape) for shape in shapes], 1)
+    return torch.stack([log_standard_normal(part) for part in parts], 1)
 
 
 @hookimpl
