@@ -11,12 +11,15 @@ from vaes import SMALL, binary, hierarchy, untrained
 
 from backbones.training import as_input
 from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.group_draws import find_draws
 from benchmark.bundles.groups import GroupDecoder, Groups
 from benchmark.datasets.path import PathDataset
+from benchmark.jobs.parcels import Sent, parcel_of_plugins, parcel_of_run, unpack
+from benchmark.jobs.task import Task
 from benchmark.protocol import read_protocols
 from benchmark.registry import Registry
-from benchmark.request import Request
+from benchmark.request import Request, resolve
 from benchmark.store.records import RecordStore
 from priors.api import DrawnSplit
 
@@ -227,12 +230,43 @@ def test_without_draws_they_are_made_where_images_are_at_hand_and_else_the_comma
 def test_other_draws_are_other_latents(stairs, tmp_path, cli):
     stairs.draw("--keep", "100,30,50")
     ran(cli, stairs, tmp_path, "all")
-    stairs.draw("--out", stairs.path)
+    stairs.draw("--out", stairs.path / "groups")
     ran(cli, stairs, tmp_path, "all")
     records = rows_of(tmp_path / "results")
     assert {record["row"]["groups"]["train"] for record in records} == {100, 200}
     assert len({protocol.hash for _, protocol in read_protocols(tmp_path / "results")[0]}) == 2
     assert open_bundle(stairs.path).id == records[0]["identity"].get("bundle", open_bundle(stairs.path).id)
+
+
+def test_draws_travel_with_a_task_to_a_machine_that_has_no_bundle(stairs, tmp_path, monkeypatch):
+    stairs.draw()
+    request = Request(
+        bundle=str(stairs.path), dataset=str(stairs.data), groups="all", priors="fitted_gaussian", seeds=1, metrics=()
+    )
+    resolved = resolve(request, reference_of=lambda *_: None)
+    parcel = parcel_of_run(resolved.work)
+    sent = Sent.of(Task(resolved.jobs[-1], resolved.work, (), 1))
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "elsewhere"))
+    unpack(parcel.key, parcel.read())
+    here = sent.task(parcel.key, parcel_of_plugins([]).key).job.bundle
+    assert here.groups.path.is_relative_to(tmp_path / "elsewhere")
+    assert len(here.split("val", CPU)) == 40
+
+
+def test_the_shipped_draws_are_of_the_shipped_hierarchy():
+    bundle = open_bundle(SHIPPED / "mnist-nvae")
+    path, card = find_draws(bundle)
+    assert path.stat().st_size < 12e6
+    groups = Groups(tuple(range(5)), path, card)
+    assert groups.latent_shape == (1_792,)
+    z = groups.split("test", CPU).first()
+    assert z.mean().abs() < 0.01
+    assert 0.9 < z.std() < 1.1, "at KL weight 1 the base of all groups is near"
+    decoder = GroupDecoder(bundle.open_backbone(Registry(), CPU), groups)
+    with torch.no_grad():
+        digits, noise = decoder.decode(z[:50]), decoder.decode(torch.randn(50, 1_792, generator=seeded()))
+    assert (digits.mean(0) - noise.mean(0)).abs().mean() < 0.1
+    assert digits[:, :, 14:18, 14:18].mean() > 3 * digits[:, :, :4].mean()
 
 
 def test_damaged_draws_are_named_and_left_out(stairs, tmp_path, cli):
@@ -245,7 +279,7 @@ def test_damaged_draws_are_named_and_left_out(stairs, tmp_path, cli):
 
 
 def test_a_recorded_score_of_all_groups_is_verified(stairs, tmp_path, cli, monkeypatch):
-    stairs.draw("--out", stairs.path)
+    stairs.draw("--out", stairs.path / "groups")
     monkeypatch.setattr("benchmark.bundles.find._elsewhere", lambda: iter([stairs.path]))
     assert ran(cli, stairs, tmp_path, "all", "--metrics", "c2st").code == 0
     done = cli("verify", "--results", tmp_path / "results", "--share", 1)

@@ -25,7 +25,7 @@ from benchmark.store.sealed import Damaged, file_hash, write_atomic, write_seale
 from benchmark.streams import stream
 from benchmark.suggestion import suggest
 
-NAME = "groups"
+FOLDER, NAME = "groups", "draws"
 BATCH = 500  # images
 
 
@@ -57,6 +57,10 @@ def on_groups(
         say(f"drawing the latent groups of {bundle.path.name}, once")
         with track("latent groups") as progress:
             found = make_draws(bundle, backbone, images, 1, None, None, progress)
+    drawn, images_of = found[1]["counts"]["train"], bundle.card["dataset"]["counts"]["train"]
+    if drawn < images_of:
+        more = suggest("groups", bundle=bundle.path)
+        say(f"latent groups are drawn of {drawn:,} of {images_of:,} training images; of all of them by: {more}")
     return replace(bundle, groups=Groups(chosen, *found))
 
 
@@ -66,7 +70,7 @@ def find_draws(bundle: Bundle) -> tuple[Path, dict[str, Any]] | None:
     A damaged one is named and left out.
     """
     found: list[tuple[Path, dict[str, Any]]] = []
-    for folder in (bundle.path, _cached(bundle)):
+    for folder in (bundle.path / FOLDER, _cached(bundle)):
         path = folder / f"{NAME}.json"
         if not path.exists():
             continue
@@ -105,13 +109,13 @@ def make_draws(
     device = next(backbone.parameters()).device
     images = choose_training(images, bundle.card["dataset"]["counts"]["train"], bundle.dataset)
     kept = {
-        split: choose_at_random(getattr(images, split), keep[number] if keep else None, f"{NAME} {split}")
+        split: choose_at_random(getattr(images, split), keep[number] if keep else None, f"{FOLDER} {split}")
         for number, split in enumerate(SPLITS)
     }
     done, total = 0, sum(map(len, kept.values()))
     parts: dict[str, torch.Tensor] = {}
     for split, of_split in kept.items():
-        noise, drawn = stream(device, NAME, split), []
+        noise, drawn = stream(device, FOLDER, split), []
         for batch in of_split.split(BATCH):
             x = as_input(batch.to(device))
             draws = [torch.cat([eps.flatten(1) for eps in backbone.draw_all(x, noise)], 1) for _ in range(each)]
@@ -132,4 +136,4 @@ def make_draws(
 
 
 def _cached(bundle: Bundle) -> Path:
-    return cache_root() / NAME / bundle.id[:16]
+    return cache_root() / FOLDER / bundle.id[:16]
