@@ -15,8 +15,10 @@ from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.group_draws import find_draws
 from benchmark.bundles.groups import GroupDecoder, Groups
 from benchmark.datasets.path import PathDataset
+from benchmark.errors import UsageError
 from benchmark.jobs.parcels import Sent, parcel_of_plugins, parcel_of_run, unpack
 from benchmark.jobs.task import Task
+from benchmark.library import load_prior
 from benchmark.protocol import read_protocols
 from benchmark.registry import Registry
 from benchmark.request import Request, resolve
@@ -267,6 +269,66 @@ def test_the_shipped_draws_are_of_the_shipped_hierarchy():
         digits, noise = decoder.decode(z[:50]), decoder.decode(torch.randn(50, 1_792, generator=seeded()))
     assert (digits.mean(0) - noise.mean(0)).abs().mean() < 0.1
     assert digits[:, :, 14:18, 14:18].mean() > 3 * digits[:, :, :4].mean()
+
+
+WALKER = """
+import torch
+from priors.api import LatentPrior, hookimpl
+
+
+class Walker(LatentPrior):
+    name = "walker"
+    needs_hierarchy = True
+
+    def __init__(self, latent_shape, config, hierarchy=None):
+        super().__init__(latent_shape, config)
+        self.walked = (hierarchy,)
+        self.moved = torch.nn.Parameter(torch.zeros(len(hierarchy.group_shapes)))
+
+    def fit(self, posterior, generator, progress):
+        self.moved.data.fill_(0.1)
+
+    @torch.no_grad()
+    def sample(self, n, generator):
+        drawn = []
+
+        def choose(number, above):
+            noise = torch.randn(n, *self.walked[0].group_shapes[number], generator=generator)
+            drawn.append(noise + self.moved[number] * above.features.mean().tanh())
+            return above.at(drawn[-1])
+
+        self.walked[0].walk(choose, n)
+        return torch.cat([each.flatten(1) for each in drawn], 1)
+
+
+@hookimpl
+def register_priors():
+    return [Walker]
+"""
+
+
+def test_a_plugin_may_walk_down_the_hierarchy_in_a_process_of_its_own(stairs, tmp_path, cli):
+    stairs.draw()
+    (tmp_path / "walker.py").write_text(WALKER)
+    done = ran(
+        cli, stairs, tmp_path, "0,1", "--plugin", tmp_path / "walker.py", "--priors", "walker", "--metrics", "c2st"
+    )
+    assert done.code == 0, done.err
+    assert any(
+        record["row"]["label"] == "walker" and record["kind"] == "c2st" for record in rows_of(tmp_path / "results")
+    )
+
+
+def test_a_fitted_prior_of_all_groups_is_loaded_with_its_decoder(stairs):
+    stairs.draw()
+    where = {"bundle": str(stairs.path), "dataset": str(stairs.data), "groups": "all", "device": "cpu"}
+    loaded = load_prior("evalp_groups[steps=4]", **where)
+    z = loaded.sample(3)
+    assert z.shape == (3, 108)
+    assert torch.equal(z, load_prior("evalp_groups[steps=4]", **where).sample(3)), "found in the cache"
+    assert loaded.images(3).shape == (3, 1, 16, 16)
+    with pytest.raises(UsageError, match="a network that is not its own"):
+        loaded.export("evalp.pt2")
 
 
 def test_damaged_draws_are_named_and_left_out(stairs, tmp_path, cli):
