@@ -24,7 +24,7 @@ from torch import Tensor, nn
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
 #: numbers from which on a vector of latents has recipes of its own, where a prior has any
-LONG = 200
+LONG = 1_000
 
 #: Called by `fit` as `progress(step, total, name=value, ...)`; the values are kept in the fit's record.
 Progress = Callable[..., None]

@@ -538,7 +538,8 @@ def test_an_edit_of_a_shared_part_names_every_prior_that_imports_it(tree):
     assert planted(tree) == []
     tree.edit("priors/parts/image_flows.py", "return", "return 2 *")
     sentences = undecided(decide({}, []), tree.root)
-    names = ("evalp", "latent_flow", "latent_wgan")  # the last one by what it takes of evalp
+    # latent_wgan by what it takes of evalp
+    names = ("evalp", "evalp_groups", "jebm", "latent_flow", "latent_wgan", "ncp_groups")
     assert sentences[:-2] == [f"prior {name}: priors/parts/image_flows.py changed" for name in names]
     assert sentences[-1].endswith("python tests/closures.py --same-numbers " + " ".join(names))
     assert "raise its `version`" in sentences[-2]
@@ -546,7 +547,7 @@ def test_an_edit_of_a_shared_part_names_every_prior_that_imports_it(tree):
 
 def test_an_edit_of_the_mathematics_names_the_metrics_that_use_it(tree):
     tree.edit("benchmark/scores/ranks.py", "return", "return 2 *")
-    assert planted(tree) == ["metric c2st", "metric latent_memorisation", "metric memorisation"]
+    assert planted(tree) == ["metric c2st", "metric groups", "metric latent_memorisation", "metric memorisation"]
 
 
 def test_what_decides_no_number_raises_no_alarm(tree):
@@ -568,8 +569,11 @@ def test_same_numbers_decides_for_those_that_are_named(tree):
     tree.edit("priors/parts/image_flows.py", "return", "return 2 *")
     decided = decide(kept, ["evalp"], tree.root)
     assert [sentence.partition(":")[0] for sentence in undecided(decided, tree.root)[:-2]] == [
+        "prior evalp_groups",
+        "prior jebm",
         "prior latent_flow",
         "prior latent_wgan",
+        "prior ncp_groups",
     ]
     assert undecided(decide(kept, ["all"], tree.root), tree.root) == []
 
