@@ -269,10 +269,6 @@ class AggregatePosterior:
         return self.train.device
 
 
-def _is_long(latent_shape: tuple[int, ...]) -> bool:
-    return len(latent_shape) == 1 and latent_shape[0] > LONG
-
-
 class LatentPrior(nn.Module, ABC):
     """A distribution over latents, fitted to an aggregate posterior.
 
@@ -301,7 +297,7 @@ class LatentPrior(nn.Module, ABC):
     `needs_backbone`: its fit is given the frozen VAE beside the draws. `sample` and the densities are not.
     `needs_hierarchy`: it is built with a third argument, the `Hierarchy` whose groups are its latents, and may walk
     down it at any time; None where the latents are one group with nothing above it.
-    `long_recipes`, `long_quick`: as of blocks, for vectors of more than `LONG` numbers, as several groups of a
+    `long_recipes`, `long_quick`: as of blocks, for vectors of more than `long_from` numbers, as several groups of a
     hierarchy are; without them those of other vectors hold.
     """
 
@@ -314,6 +310,7 @@ class LatentPrior(nn.Module, ABC):
     quick: ClassVar[dict[str, int]] = {}
     block_quick: ClassVar[dict[str, int]] = {}
     long_quick: ClassVar[dict[str, int]] = {}
+    long_from: ClassVar[int] = LONG
     space: ClassVar[dict[str, Between | OneOf]] = {}
     companions: ClassVar[tuple[dict[str, Any], ...]] = ()
     group: ClassVar[str] = ""
@@ -337,7 +334,7 @@ class LatentPrior(nn.Module, ABC):
         An unknown data set gets the settings of the one with the nearest latent size.
         """
         recipes = cls.block_recipes if len(latent_shape) == 3 else cls.recipes
-        if _is_long(latent_shape):
+        if cls._is_long(latent_shape):
             recipes = cls.long_recipes or recipes
         if not recipes:
             return {}, None
@@ -350,9 +347,13 @@ class LatentPrior(nn.Module, ABC):
     @classmethod
     def quick_caps(cls, latent_shape: tuple[int, ...]) -> dict[str, int]:
         """The largest value of a setting under the quick budget, for latents of this shape."""
-        if _is_long(latent_shape):
+        if cls._is_long(latent_shape):
             return {**cls.quick, **cls.long_quick}
         return {**cls.quick, **cls.block_quick} if len(latent_shape) == 3 else dict(cls.quick)
+
+    @classmethod
+    def _is_long(cls, latent_shape: tuple[int, ...]) -> bool:
+        return len(latent_shape) == 1 and latent_shape[0] > cls.long_from
 
     @abstractmethod
     def fit(

@@ -88,6 +88,7 @@ class HierarchyPrior(LatentPrior):
     """
 
     needs_hierarchy = True
+    long_from = 100  # a vector so long is of several blocks, whose networks are convolutions
     scalings: nn.ModuleList
 
     def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig, hierarchy: Hierarchy | None = None) -> None:
