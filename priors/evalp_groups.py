@@ -12,7 +12,8 @@ from draws of q_agg, whose own groups above are their contexts (teacher forcing)
 
 with eps^ between eps_q and eps_g at the same c, and G a RealNVP that c steers. Drawing walks down the network, one pass
 of a sampler a group. A share `own_contexts` of a sampler's batch is below groups of the model's own instead, as it will
-be when drawing; an energy cannot be, since nobody has posteriors there.
+be when drawing; an energy cannot be, since nobody has posteriors there. The log has of each group `upper`, for any
+sampler an upper bound of E_q[log p_l(eps_l | c_l) - log N(eps_l; 0, I)].
 
 This is another model than `evalp` on all groups at once (`run --groups all --priors evalp`), whose one energy is
 normalised as a whole: an energy on group 1 alone moves group 0 there, to where it leaves group 1 low energies, and does
@@ -23,7 +24,7 @@ NCP-VAE has the same form with classifiers (`ncp_groups`); EVaLP's paper has the
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import cast
 
 import torch
 from pydantic import Field
@@ -41,7 +42,7 @@ from priors.api import (
     hookimpl,
 )
 from priors.parts.conditional import ConditionalEnergy, ConditionalFlow, widths_of
-from priors.parts.hierarchies import HierarchyPrior
+from priors.parts.hierarchies import GroupByGroup
 from priors.parts.optimisers import Adam
 from priors.parts.standard_normal import log_standard_normal
 
@@ -89,11 +90,23 @@ def sampler_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss of one group's sampler, and KL(g(.|c) || N(0, I)) in nats, both at G(noise, c), noise (n, *shape)."""
     eps, log_det = sampler.push(noise, context)
-    kl = (log_standard_normal(noise) - log_det - log_standard_normal(eps)).mean()
+    kl = divergence_from_base(noise, eps, log_det)
     return energy(eps, energy.read(context)).mean() + kl_weight * kl, kl
 
 
-class EVaLPGroups(HierarchyPrior):
+def divergence_from_base(noise: Tensor, eps: Tensor, log_det: Tensor) -> Tensor:
+    """KL(g || N(0, I)) in nats, estimated at eps = G(noise), with log|det dG/dnoise| (n,)."""
+    return (log_standard_normal(noise) - log_det - log_standard_normal(eps)).mean()
+
+
+@torch.no_grad()
+def _energy_gap(energy: ConditionalEnergy, eps_q: Tensor, eps_g: Tensor, context: Tensor) -> float:
+    """E[f(eps_g, c)] - E[f(eps_q, c)] in nats."""
+    read = energy.read(context)
+    return (energy(eps_g, read) - energy(eps_q, read)).mean().item()
+
+
+class EVaLPGroups(GroupByGroup):
     name = "evalp_groups"
     group = "energy"
     by_default = False
@@ -108,7 +121,6 @@ class EVaLPGroups(HierarchyPrior):
     quick = {"steps": 1_500}
     block_quick = {"steps": 300}
     long_quick = {"steps": 160}
-    replayable = False
 
     def __init__(
         self, latent_shape: tuple[int, ...], config: EVaLPGroupsConfig, hierarchy: Hierarchy | None = None
@@ -123,13 +135,12 @@ class EVaLPGroups(HierarchyPrior):
         self.network_evaluations = len(self.shapes)
         self.learns = {"ring": 0.6} if config.kl_weight >= 1 else {}
 
-    def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
+    def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         """Per round, draws in this order: z_q of all energy steps; of each group its noise, a and sampler's noise."""
         config, device = self.config, posterior.device
         k, batch = config.energy_steps, config.batch_size
         own = round(config.own_contexts * batch)
-        energies = cast(list[ConditionalEnergy], list(self.energies))
-        samplers = cast(list[ConditionalFlow], list(self.samplers))
+        energies, samplers = self._networks()
         of_energies = [list(energy.parameters()) for energy in energies]
         of_samplers = list(self.samplers.parameters())
         optimisers = [Adam(parameters, config.learning_rate, betas=(0.5, 0.999)) for parameters in of_energies]
@@ -141,24 +152,26 @@ class EVaLPGroups(HierarchyPrior):
             eps_q, contexts = self.apart(z), self.contexts(z)
             below = [context[-batch:] for context in contexts]
             if own:
-                drawn = self.together(self._draw(own, generator))
-                below = [torch.cat([mine, there[own:]]) for mine, there in zip(self.contexts(drawn), below)]
+                of_own = self.contexts(self.descend(own, generator))
+                below = [torch.cat([mine, there[own:]]) for mine, there in zip(of_own, below)]
             losses, facts = z.new_zeros(()), dict[str, float]()
             logged = index % LOG_EVERY == 0 or index == rounds - 1
             for number, (energy, sampler) in enumerate(zip(energies, samplers)):
                 noise = torch.randn(eps_q[number].shape, generator=generator, device=device)
                 a = torch.rand(k * batch, 1, generator=generator, device=device)
                 with torch.no_grad():  # the sampler stands still during the energy's steps
-                    eps_g, _ = sampler.push(noise, contexts[number])
-                for part in torch.arange(k * batch, device=device).split(batch):
-                    of_q, context = eps_q[number][part], contexts[number][part]
-                    loss, penalty = energy_loss(energy, of_q, eps_g[part], a[part], context, config.gp_weight)
+                    eps_g, log_det = sampler.push(noise, contexts[number])
+                of_all = (each.split(batch) for each in (eps_q[number], eps_g, a, contexts[number]))
+                for of_q, of_g, between, context in zip(*of_all):
+                    loss, penalty = energy_loss(energy, of_q, of_g, between, context, config.gp_weight)
                     optimisers[number].step(torch.autograd.grad(loss, of_energies[number]))
-                noise = torch.randn(batch, *self.shapes[number], generator=generator, device=device)
-                loss, kl = sampler_loss(energy, sampler, noise, below[number], config.kl_weight)
-                losses = losses + loss
                 if logged:
-                    facts |= self._told(number, eps_q[number], eps_g, contexts[number], kl, penalty)
+                    kl = divergence_from_base(noise, eps_g, log_det).item()
+                    gap = _energy_gap(energy, eps_q[number], eps_g, contexts[number])
+                    told = {"upper": gap + kl, "kl": kl, "penalty": penalty.item()}
+                    facts |= {f"{name}_{number}": value for name, value in told.items()}
+                noise = torch.randn(batch, *self.shapes[number], generator=generator, device=device)
+                losses = losses + sampler_loss(energy, sampler, noise, below[number], config.kl_weight)[0]
             sampler_optimiser.step(torch.autograd.grad(losses, of_samplers))
             if logged:
                 facts["upper"] = sum(facts[f"upper_{number}"] for number in range(len(energies)))
@@ -166,48 +179,19 @@ class EVaLPGroups(HierarchyPrior):
                 if bad:
                     raise Diverged(f"{', '.join(bad)} not finite after {(index + 1) * k} energy steps")
                 progress((index + 1) * k, rounds * k, **facts)
-        return {}
 
-    @torch.no_grad()
-    def _told(
-        self, number: int, eps_q: Tensor, eps_g: Tensor, context: Tensor, kl: Tensor, penalty: Tensor
-    ) -> dict[str, float]:
-        """A group's `upper`: for any sampler an upper bound of E_q[log p_l(eps | c) - log N(eps; 0, I)], in nats."""
-        energy = self.energies[number]
-        read = energy.read(context)  # type: ignore[operator]
-        gap = (energy(eps_g, read) - energy(eps_q, read)).mean().item()
-        return {
-            f"upper_{number}": gap + kl.item(),
-            f"kl_{number}": kl.item(),
-            f"penalty_{number}": penalty.item(),
-        }
+    def _networks(self) -> tuple[list[ConditionalEnergy], list[ConditionalFlow]]:
+        """The energy, and the sampler, of each group."""
+        return cast(tuple[list[ConditionalEnergy], list[ConditionalFlow]], (list(self.energies), list(self.samplers)))
 
-    def _draw(self, n: int, generator: torch.Generator) -> list[Tensor]:
-        def draw(number: int, context: Tensor) -> Tensor:
-            return self._below(number, context.to(generator.device), generator)
-
-        return self.descend(n, draw)
-
-    @torch.no_grad()
-    def _below(self, number: int, context: Tensor, generator: torch.Generator) -> Tensor:
-        """A group's eps (n, *shape) below contexts (n, *context_shape)."""
+    def draw_below(self, number: int, context: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(len(context), *self.shapes[number], generator=generator, device=generator.device)
-        return self.samplers[number].push(noise, context)[0]  # type: ignore[operator]
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.together(self._draw(n, generator))
-
-    def redraw(self, z: Tensor, number: int, generator: torch.Generator) -> Tensor:
-        return self._below(number, self.contexts(z)[number], generator)
+        return self._networks()[1][number].push(noise, context)[0]
 
     def log_prob_by_group(self, z: Tensor) -> Tensor:
-        eps, contexts = self.apart(z), self.contexts(z)
-        each = [
-            sampler.log_prob(part, context)  # type: ignore[operator]
-            for sampler, part, context in zip(self.samplers, eps, contexts)
-        ]
-        return torch.stack(each, 1)
+        samplers = self._networks()[1]
+        given = zip(samplers, self.apart(z), self.contexts(z))
+        return torch.stack([sampler.log_prob(eps, context) for sampler, eps, context in given], 1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Density of the samplers."""
@@ -217,8 +201,8 @@ class EVaLPGroups(HierarchyPrior):
         """Of one group alone."""
         if len(self.shapes) > 1:
             return None
-        ((eps,), (context,)) = self.apart(z), self.contexts(z)
-        return self.energies[0](eps, self.energies[0].read(context)) - log_standard_normal(z)  # type: ignore[operator]
+        ((f, *_), _), (eps,), (context,) = self._networks(), self.apart(z), self.contexts(z)
+        return f(eps, f.read(context)) - log_standard_normal(z)
 
 
 @hookimpl

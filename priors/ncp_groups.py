@@ -15,7 +15,7 @@ those here are the suite's own.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ from priors.api import (
 from priors.parts import sir
 from priors.parts.conditional import ConditionalEnergy, widths_of
 from priors.parts.early_stopping import BestState
-from priors.parts.hierarchies import HierarchyPrior
+from priors.parts.hierarchies import GroupByGroup
 from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
 
@@ -66,7 +66,7 @@ def classifier_loss(energy: ConditionalEnergy, eps_q: Tensor, eps_0: Tensor, con
     return (F.softplus(value[:, 0]).mean() + F.softplus(-value[:, 1]).mean()) / 2
 
 
-class NCPGroups(HierarchyPrior):
+class NCPGroups(GroupByGroup):
     name = "ncp_groups"
     group = "energy"
     by_default = False
@@ -125,30 +125,24 @@ class NCPGroups(HierarchyPrior):
         return {"held_out_bce": best.value, "best_step": best.step}
 
     def _losses(self, examples: list[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
-        return [classifier_loss(energy, *of) for energy, of in zip(self.energies, examples)]  # type: ignore[arg-type]
+        return [classifier_loss(energy, *of) for energy, of in zip(self._energies(), examples)]
+
+    def _energies(self) -> list[ConditionalEnergy]:
+        """Of each group."""
+        return cast(list[ConditionalEnergy], list(self.energies))
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        def draw(number: int, context: Tensor) -> Tensor:
-            return self._below(number, context.to(generator.device), generator)
-
-        return self.together(self.descend(n, draw))
-
-    @torch.no_grad()
-    def redraw(self, z: Tensor, number: int, generator: torch.Generator) -> Tensor:
-        return self._below(number, self.contexts(z)[number], generator)
-
-    def _below(self, number: int, context: Tensor, generator: torch.Generator) -> Tensor:
-        """A group's eps (n, *shape) below contexts (n, *context_shape), by SIR; so many proposals at a time."""
+    def draw_below(self, number: int, context: Tensor, generator: torch.Generator) -> Tensor:
+        """By SIR; so many proposals at a time."""
         size = max(sir.CHUNK[generator.device.type] // self.config.proposals, 1)
         drawn = [sir.resample(*self._weighted(number, part, generator), generator) for part in context.split(size)]
         return torch.cat(drawn).unflatten(1, self.shapes[number])
 
     def _weighted(self, number: int, context: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """M proposals below each of n contexts (n, M, d), and their log-weights (n, M)."""
-        energy, shape, m = self.energies[number], self.shapes[number], self.config.proposals
+        energy, shape, m = self._energies()[number], self.shapes[number], self.config.proposals
         eps = torch.randn(len(context) * m, *shape, generator=generator, device=generator.device)
-        log_weights = -energy(eps, energy.read(context))  # type: ignore[operator]
+        log_weights = -energy(eps, energy.read(context))
         return eps.view(len(context), m, -1), log_weights.view(-1, m)
 
     @torch.no_grad()
@@ -156,20 +150,20 @@ class NCPGroups(HierarchyPrior):
         """The effective sample size of a group's proposals, on the mean over groups, below those of the model's own."""
         found: list[Tensor] = []
 
-        def draw(number: int, context: Tensor) -> Tensor:
-            proposals, log_weights = self._weighted(number, context.to(generator.device), generator)
+        def draw(number: int, context: Tensor, generator: torch.Generator) -> Tensor:
+            proposals, log_weights = self._weighted(number, context, generator)
             found.append(sir.effective_sample_size(log_weights).mean())
             return sir.resample(proposals, log_weights, generator).unflatten(1, self.shapes[number])
 
-        self.descend(sir.SETS, draw)
+        self.descend(sir.SETS, generator, draw)
         return {"effective_sample_size": torch.stack(found).mean().item()}
 
     def energy(self, z: Tensor) -> Tensor | None:
         """Of one group alone: of several Z_l hangs on the groups above, so that log p is not known up to a constant."""
         if len(self.shapes) > 1:
             return None
-        ((eps,), (context,)) = self.apart(z), self.contexts(z)
-        return self.energies[0](eps, self.energies[0].read(context)) - log_standard_normal(z)  # type: ignore[operator]
+        (f,), (eps,), (context,) = self._energies(), self.apart(z), self.contexts(z)
+        return f(eps, f.read(context)) - log_standard_normal(z)
 
 
 @hookimpl

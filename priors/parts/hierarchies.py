@@ -7,6 +7,7 @@ network there. Without a hierarchy they have one group, with nothing above it.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -18,6 +19,10 @@ from priors.api import Above, AggregatePosterior, Hierarchy, LatentPrior, PriorC
 
 MEASURE_FROM = 1_000  # draws that scale the features
 SMALLEST = 1e-3  # of a standard deviation: a feature that never changes is divided by this
+
+
+#: number of a group, scaled features above it, and a generator -> its eps
+DrawBelow = Callable[[int, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -123,27 +128,6 @@ class HierarchyPrior(LatentPrior):
         return [scaling(features) for scaling, features in zip(self.scalings, self._features(z))]
 
     @torch.no_grad()
-    def descend(self, n: int, draw: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
-        """eps of each group, where `draw(number, context)` gives a group's below those that it gave before."""
-        drawn: list[Tensor] = []
-
-        def choose(number: int, above: Above) -> Tensor:
-            scaling = cast(Scaling, self.scalings[number])
-            drawn.append(draw(number, scaling(above.features)))
-            return above.at(drawn[-1])
-
-        self.hierarchy.walk(choose, n)
-        return drawn
-
-    def redraw(self, z: Tensor, number: int, generator: torch.Generator) -> Tensor | None:
-        """eps (n, *group_shape) of one group, drawn anew below the groups above it in z; None where that is no draw."""
-        return None
-
-    def log_prob_by_group(self, z: Tensor) -> Tensor | None:
-        """log p(z_l | z_<l) (n, groups) in nats, in eps, of what `sample` draws; None without one."""
-        return None
-
-    @torch.no_grad()
     def _features(self, z: Tensor) -> list[Tensor]:
         eps, seen = self.apart(z), list[Tensor]()
 
@@ -153,3 +137,37 @@ class HierarchyPrior(LatentPrior):
 
         self.hierarchy.walk(choose, len(z))
         return seen
+
+
+class GroupByGroup(HierarchyPrior):
+    """A prior with a model of each group given those above it: it is drawn from on one walk down the hierarchy."""
+
+    @abstractmethod
+    def draw_below(self, number: int, context: Tensor, generator: torch.Generator) -> Tensor:
+        """eps (n, *group_shape) of a group, below scaled features (n, *context_shape)."""
+
+    @torch.no_grad()
+    def descend(self, n: int, generator: torch.Generator, draw: DrawBelow | None = None) -> Tensor:
+        """n latents (n, *latent_shape), each group drawn below those that were drawn before; `draw`: by what."""
+        drawn: list[Tensor] = []
+
+        def choose(number: int, above: Above) -> Tensor:
+            scaling = cast(Scaling, self.scalings[number])
+            context = scaling(above.features.to(generator.device))
+            drawn.append((draw or self.draw_below)(number, context, generator))
+            return above.at(drawn[-1])
+
+        self.hierarchy.walk(choose, n)
+        return self.together(drawn)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.descend(n, generator)
+
+    @torch.no_grad()
+    def redraw(self, z: Tensor, number: int, generator: torch.Generator) -> Tensor:
+        """eps (n, *group_shape) of one group, drawn anew below the groups above it in z."""
+        return self.draw_below(number, self.contexts(z)[number], generator)
+
+    def log_prob_by_group(self, z: Tensor) -> Tensor | None:
+        """log p(z_l | z_<l) (n, groups) in nats, in eps, of what `sample` draws; None without one."""
+        return None
