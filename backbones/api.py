@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pluggy
@@ -21,6 +22,30 @@ Progress = Callable[..., None]
 #: What a prior that is trained with the backbone adds to KL(q(z|x) || N(0, I)): mean and std of q(z|x) and a draw z of
 #: it, each (n, *latent_shape) -> an estimate of E[log N(z; 0, I) - log p(z)] over the batch, in nats, a scalar.
 Pull = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """What the groups above say of a latent group: p(z_l | z_<l) = N(mean, std^2), and the features that say it.
+
+    `features` (n, *context_shape); `mean`, `log_std` (n, *group_shape).
+    """
+
+    features: Tensor
+    mean: Tensor
+    log_std: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        return self.log_std.exp()
+
+    def at(self, eps: Tensor) -> Tensor:
+        """z = mean + std eps, for eps (n, *group_shape) in standard deviations from the mean."""
+        return self.mean + self.std * eps
+
+
+#: number of a group and what those above say of it -> its z (n, *group_shape), None for a draw of the conditional
+Choose = Callable[[int, Conditional], Tensor | None]
 
 
 def require_binary(x: Tensor) -> None:
@@ -57,6 +82,13 @@ class Backbone(nn.Module, ABC):
     Subclasses set `name`, `version`, `Config`, where it is not Adam the class of their `optimiser`, and, where a paper
     chose settings per data set, `recipes`: data set name -> (image shape, settings). The latent block z that takes the
     prior has `latent_shape`.
+
+    A hierarchy has further latent groups, and offers all of them in whitened coordinates,
+
+        eps_l = (z_l - mu_l(z_<l)) / sigma_l(z_<l)      where  p(z_l | z_<l) = N(mu_l, sigma_l^2),
+
+    in which its own prior of all groups together is one N(0, I), and log-ratios to it are the same numbers: it has
+    `group_shapes` and `context_shapes`, and overrides `walk`, `image` and `draw_all`.
     """
 
     name: ClassVar[str]
@@ -96,6 +128,53 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents (n, *latent_shape) -> images (n, C, H, W) in [0, 1]. `generator` decides any further draw."""
+
+    @property
+    def group_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each latent group, the top one, z, first."""
+        return (self.latent_shape,)
+
+    @property
+    def context_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of the features above each group (`Conditional.features`)."""
+        return ((0,),)
+
+    def walk(
+        self, choose: Choose, n: int, generator: torch.Generator | None = None, groups: int | None = None
+    ) -> Tensor:
+        """From the top down, group by group: what `image` makes n images of.
+
+        `generator` decides the groups that are not chosen. `groups`: only so many are visited, for their contexts'
+        sake, and what is returned is no image's yet.
+        """
+        device = next(self.parameters(), torch.empty(0)).device
+        zero = torch.zeros(n, *self.latent_shape, device=device)
+        z = choose(0, Conditional(zero.new_empty(n, 0), zero, zero))
+        return torch.randn(zero.shape, generator=generator, device=device) if z is None else z
+
+    def image(self, walked: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What `walk` returns -> images (n, C, H, W) in [0, 1]."""
+        return self.decode(walked, generator)
+
+    def draw_all(self, x: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Images -> eps (n, *group_shape) of each group: one draw of q(z_0..L|x), the top group first."""
+        mean, std = self.encode(x)
+        return [mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)]
+
+    def decode_all(self, eps: Sequence[Tensor | None], generator: torch.Generator | None = None) -> Tensor:
+        """eps (n, *group_shape) of each group -> images; a group that is None is drawn as `decode` draws those below z.
+
+        Raises ValueError where no group is given.
+        """
+        n = next((len(each) for each in eps if each is not None), None)
+        if n is None or len(eps) != len(self.group_shapes):
+            raise ValueError(f"expected eps of {len(self.group_shapes)} groups, at least one of which is not None")
+
+        def choose(number: int, above: Conditional) -> Tensor | None:
+            given = eps[number]
+            return None if given is None else above.at(given)
+
+        return self.image(self.walk(choose, n, generator), generator)
 
     @abstractmethod
     def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:

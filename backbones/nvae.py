@@ -24,13 +24,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from backbones.api import Backbone, BackboneConfig, hookimpl, require_binary
+from backbones.api import Backbone, BackboneConfig, Choose, Conditional, hookimpl, require_binary
 
 BOUND = 5.0
 BRANCH = 0.1  # a cell adds this share of its branch
@@ -168,20 +169,29 @@ class Group(nn.Module):
         self.posterior = nn.Sequential(EncoderCell(channels, channels), nn.ELU(), nn.Conv2d(channels, 2 * z, 3, 1, 1))
         self.join = nn.Conv2d(channels + z, channels, 1)
 
-    def forward(
-        self, features: Tensor, bottom_up: Tensor | None, generator: torch.Generator | None, temperature: float
-    ) -> tuple[Tensor, Cost | None]:
-        """Features of what is above -> features that know this group, and its cost where `bottom_up` is given."""
+    def condition(self, features: Tensor) -> Conditional:
+        """Features of what is above -> what they say of this group."""
         features = self.cells(features)
-        prior_mean, prior_log_std = _mean_and_log_std(self.prior(features))
-        noise = torch.randn(prior_mean.shape, generator=generator, device=prior_mean.device)
-        if bottom_up is None:
-            z, cost = prior_mean + temperature * prior_log_std.exp() * noise, None
-        else:
-            shift, log_ratio = _mean_and_log_std(self.posterior(self.merge(torch.cat([features, bottom_up], 1))))
-            z = prior_mean + shift + (prior_log_std + log_ratio).exp() * noise
-            cost = _cost(shift, log_ratio, prior_log_std, noise)
-        return self.join(torch.cat([features, z], 1)), cost
+        return Conditional(features, *_mean_and_log_std(self.prior(features)))
+
+    def infer(
+        self, above: Conditional, bottom_up: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Cost]:
+        """A draw of the residual posterior: z, the same as eps, and its cost."""
+        merged = self.merge(torch.cat([above.features, bottom_up], 1))
+        shift, log_ratio = _mean_and_log_std(self.posterior(merged))
+        noise = torch.randn(above.mean.shape, generator=generator, device=above.mean.device)
+        z = above.mean + shift + (above.log_std + log_ratio).exp() * noise
+        return z, shift / above.std + log_ratio.exp() * noise, _cost(shift, log_ratio, above.log_std, noise)
+
+    def draw(self, above: Conditional, generator: torch.Generator | None, temperature: float) -> Tensor:
+        """z of the conditional, with its standard deviation times `temperature`."""
+        noise = torch.randn(above.mean.shape, generator=generator, device=above.mean.device)
+        return above.mean + temperature * above.std * noise
+
+    def joined(self, above: Conditional, z: Tensor) -> Tensor:
+        """Features that know this group."""
+        return self.join(torch.cat([above.features, z], 1))
 
 
 class NVAE(Backbone):
@@ -205,6 +215,7 @@ class NVAE(Backbone):
         downs = (side // finest).bit_length() - 1
         outer = [max(config.width >> i, 8) for i in range(downs, 0, -1)] + [config.width]
         self.latent_shape = (config.z_channels, config.top_side, config.top_side)
+        self._widths = widths
 
         self.stem = nn.Conv2d(colours, outer[0], 3, 1, 1)
         self.shrink = nn.Sequential(*[EncoderCell(i, o, 2) for i, o in pairwise(outer)])
@@ -253,13 +264,30 @@ class NVAE(Backbone):
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None, temperature: float | None = None) -> Tensor:
         """The other groups are drawn at `temperature` (None: the setting's)."""
-        chosen = self.config.temperature if temperature is None else temperature
-        features, _ = self._top_down(z, None, generator, chosen)
-        return self._image(features)
+        return self.image(self._walk(lambda number, _: None if number else z, len(z), generator, temperature))
+
+    @property
+    def group_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple((self.config.z_channels, side, side) for _, side in self._places())
+
+    @property
+    def context_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the top group: the learned constant."""
+        return tuple((self._widths[scale], side, side) for scale, side in self._places())
+
+    def walk(
+        self, choose: Choose, n: int, generator: torch.Generator | None = None, groups: int | None = None
+    ) -> Tensor:
+        return self._walk(choose, n, generator, None, groups)
+
+    def image(self, walked: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self._image(self.grow(walked))
+
+    def draw_all(self, x: Tensor, generator: torch.Generator) -> list[Tensor]:
+        return self._infer(x, generator)[1]
 
     def reconstruct(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        features, _ = self._infer(x, generator)
-        return self._image(features)
+        return self.image(self._infer(x, generator)[0])
 
     def loss(self, x: Tensor, generator: torch.Generator, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         log_likelihood, costs = self.bound_terms(x, generator)
@@ -275,8 +303,8 @@ class NVAE(Backbone):
 
     def bound_terms(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
         """log p(x | z) (n,) in nats for one z ~ q(z | x), and the cost of each group, the top one first."""
-        features, costs = self._infer(x, generator)
-        return self._log_likelihood(features, x), costs
+        walked, _, costs = self._infer(x, generator)
+        return self._log_likelihood(self.grow(walked), x), costs
 
     def log_weight(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if self.log_scale is None:
@@ -314,14 +342,25 @@ class NVAE(Backbone):
             norm.eval()
             norm.momentum = momentum
 
-    def _infer(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Cost]]:
-        """Features before the image, every group drawn from its posterior, and the cost of each, the top one first."""
+    def _infer(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, list[Tensor], list[Cost]]:
+        """Every group drawn from its posterior: what has walked down, eps and the cost of each, the top one first."""
         rising = self._bottom_up(x)
-        mean, log_std = _mean_and_log_std(self.to_posterior(rising[-1]))
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        top = _cost(mean, log_std, torch.zeros_like(mean), noise)
-        features, costs = self._top_down(mean + log_std.exp() * noise, rising[-2::-1], generator, 1.0)
-        return features, [top, *costs]
+        eps: list[Tensor] = []
+        costs: list[Cost] = []
+
+        def infer(number: int, above: Conditional) -> Tensor:
+            if number == 0:
+                mean, log_std = _mean_and_log_std(self.to_posterior(rising[-1]))
+                noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+                cost = _cost(mean, log_std, torch.zeros_like(mean), noise)
+                z = its_eps = mean + log_std.exp() * noise
+            else:
+                z, its_eps, cost = self._group(number).infer(above, rising[-1 - number], generator)
+            eps.append(its_eps)
+            costs.append(cost)
+            return z
+
+        return self._walk(infer, len(x), generator), eps, costs
 
     def _bottom_up(self, x: Tensor) -> list[Tensor]:
         """Features for each group, the last group's first."""
@@ -332,21 +371,45 @@ class NVAE(Backbone):
             rising.append(features)
         return rising
 
-    def _top_down(
-        self, z: Tensor, rising: list[Tensor] | None, generator: torch.Generator | None, temperature: float
-    ) -> tuple[Tensor, list[Cost]]:
-        """Features before the image from the top group's z; other groups from `rising` or, without, their priors."""
-        features = self.join_top(torch.cat([self.constant.expand(len(z), -1, -1, -1), z], 1))
-        features = features.contiguous(memory_format=torch.channels_last)
-        costs: list[Cost] = []
-        for scale, groups in enumerate(self.groups):
+    def _places(self) -> list[tuple[int, int]]:
+        """Scale and side of each group, the top one first."""
+        top = self.config.top_side
+        return [(scale, top << scale) for scale, count in enumerate(self.config.groups) for _ in range(count)]
+
+    def _group(self, number: int) -> Group:
+        """Of those below the top, from 1 on."""
+        return [group for of_scale in self.groups for group in cast(Iterable[Group], of_scale.children())][number - 1]
+
+    def _walk(
+        self,
+        choose: Choose,
+        n: int,
+        generator: torch.Generator | None,
+        temperature: float | None = None,
+        groups: int | None = None,
+    ) -> Tensor:
+        """Features above the image; groups that are not chosen are drawn at `temperature` (None: the setting's)."""
+        temperature = self.config.temperature if temperature is None else temperature
+        constant = self.constant.expand(n, -1, -1, -1)
+        zero = constant.new_zeros(n, *self.latent_shape)
+        z = choose(0, Conditional(constant, zero, zero))
+        if z is None:
+            z = torch.randn(zero.shape, generator=generator, device=zero.device)
+        features = self.join_top(torch.cat([constant, z], 1)).contiguous(memory_format=torch.channels_last)
+        number = 1
+        for scale, below in enumerate(self.groups):
+            if number == groups:
+                return features
             if scale:
                 features = self.rises[scale - 1](features)
-            for group in groups.children():
-                bottom_up = rising[len(costs)] if rising is not None else None
-                features, cost = group(features, bottom_up, generator, temperature)
-                costs.append(cost)
-        return self.grow(features), costs
+            for group in cast(Iterable[Group], cast(nn.ModuleList, below).children()):
+                if number == groups:
+                    return features
+                above = group.condition(features)
+                z = choose(number, above)
+                features = group.joined(above, group.draw(above, generator, temperature) if z is None else z)
+                number += 1
+        return features
 
     def _image(self, features: Tensor) -> Tensor:
         """The likelihood's mean."""

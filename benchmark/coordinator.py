@@ -76,12 +76,13 @@ def do_jobs(resolved: Resolved, board: Board) -> Failed:
     for note in resolved.notes:
         say(note)
     work.protocol.save(results, work.bundle.id[:16])
-    note_in_force(
-        results,
-        work.protocol.budget,
-        [job.facts() for job in jobs],
-        {metric.name: class_identity(work.registry, type(metric)) for metric in work.metrics},
-    )
+    if work.bundle.groups is None:  # a note is of a bundle's usual latents: of others the newest records are in force
+        note_in_force(
+            results,
+            work.protocol.budget,
+            [job.facts() for job in jobs],
+            {metric.name: class_identity(work.registry, type(metric)) for metric in work.metrics},
+        )
     for folder in (results, *made_folders()):
         remove_leftovers(folder)
     provenance(work.device)  # the state of the code is read once, and belongs to the start of the run

@@ -91,6 +91,8 @@ def record_sampling(prior: LatentPrior) -> ExportedProgram:
     With a seed of it the latents are those of `sample` with a generator of that seed, but where `sample` works in
     parts. Raises `UsageError` where `torch.export` cannot record it, or what it records draws otherwise.
     """
+    if prior.needs_hierarchy:
+        raise _refusal(prior, "the walk down a network that is not its own")
     prior = copy.deepcopy(prior).to("cpu").eval().requires_grad_(False)
     count = {"template": {0: Dim("n", min=1)}}
     try:

@@ -69,7 +69,7 @@ class Protocol(BaseModel):
     `generated` images (and latents) are drawn for every row alike; the reference is the whole of `reference_split`,
     or of `split` where that is None. `features` is the dimension of the extractor's layer. Bandwidths are multiples
     of the median squared distance within held-out q_agg. `settings`: rows whose settings were tuned have tables of
-    their own.
+    their own. `groups`: so have those whose latents are other groups of a hierarchy than its top one, which is None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -95,6 +95,7 @@ class Protocol(BaseModel):
     timing_seconds: float
     grid_columns: Count = 12
     settings: Literal["tuned"] | None = None
+    groups: dict[str, Any] | None = None
 
     @property
     def images(self) -> str:
@@ -182,7 +183,7 @@ class Scorer(Interface):
 
 def make_protocol(bundle: Bundle, preset: Preset, split: Split, extractor: Scorer, features: int) -> Protocol:
     """The preset on a bundle: counts are capped by its posteriors, so that every row can have equally many."""
-    counts, dataset = bundle.card["posterior_counts"], bundle.card["dataset"]
+    counts, dataset = bundle.counts, bundle.card["dataset"]
     images = preset.images(split)
     return Protocol(
         preset=preset.name,
@@ -198,6 +199,7 @@ def make_protocol(bundle: Bundle, preset: Preset, split: Split, extractor: Score
         preparation=dataset["preparation"],
         mmd_latents=min(preset.mmd_latents, counts["train"], counts[split]),
         redraws=preset.redraws,
+        groups=None if bundle.groups is None else bundle.groups.facts,
         timing_seconds=preset.timing_seconds,
         grid_columns=min(Protocol.model_fields["grid_columns"].default, counts["train"], counts[split]),
     )

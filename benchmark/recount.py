@@ -108,6 +108,7 @@ def _covers(protocol: dict[str, Any], record: Record) -> bool:
     settings = record["identity"].get("settings", {})
     against = protocol.get("reference_split") if "generated" in settings else settings.get("reference_split")
     alike = all(protocol.get(name) == value for name, value in settings.items())
+    alike = alike and record["row"].get("groups") == protocol.get("groups")
     return alike and settings.get("reference_split") == against
 
 

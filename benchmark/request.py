@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.group_draws import on_groups
+from benchmark.bundles.groups import number_groups
 from benchmark.bundles.reference import Reference, find_reference, obtain_reference
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError, words_of
@@ -48,6 +52,8 @@ class Request(BaseModel):
     `priors`: names with settings as they are typed, `'evalp[gp_weight=1,10],ncp'`, groups of them or `'all'`, or a list
     of such words; None for a handful and those of `plugins`. `dataset`, `backbone`: None for those of `bundle`, else
     digits and conv_vae. `seeds`: how many from 0 on, or a list of them.
+    `groups`: latent groups of a hierarchy, by their numbers from 0, the top one, on, or `all`; None, or `top`, for that
+    alone.
     `settings`: of priors as they are named, or `tuned`: those that `tune` chose for them.
     `workers`: how many processes share the work, None for this one alone; on GPUs `per_gpu` of them a GPU at most.
     `job_timeout`: seconds. `executor`: by name, with settings where it has any, `ray[num_cpus=2]`; None for the usual
@@ -66,6 +72,7 @@ class Request(BaseModel):
     budget: Budget | None = None
     protocol: PresetName | None = None
     split: Split = "test"
+    groups: Literal["all"] | tuple[int, ...] | None = None
     settings: Settings = "recipe"
     extractor: str | None = None
     inception_weights: Path | None = None
@@ -133,6 +140,24 @@ class Request(BaseModel):
             raise ValueError(f"seeds from {TUNING_SEED} on choose settings, and are not reported on the test split")
         return self
 
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _number_groups(cls, given: Any) -> Any:
+        words = given.split(",") if isinstance(given, str) else given
+        words = [words] if isinstance(words, int) else words
+        if given is None or given == "all" or words == ["top"]:
+            return None if given is None or words == ["top"] else given
+        numbers = [int(str(word)) if re.fullmatch(r" *[0-9]{1,6} *", str(word)) else None for word in words]
+        if not numbers or None in numbers:
+            raise ValueError("expected top, all, or numbers of groups from 0 (the top) on, e.g. 0,1")
+        return tuple(numbers)
+
+    @model_validator(mode="after")
+    def _refuse_tuned_groups(self) -> Request:
+        if self.groups is not None and self.settings == "tuned":
+            raise ValueError("settings are tuned on the top group alone: groups and settings=tuned exclude each other")
+        return self
+
     @field_validator("metrics", mode="before")
     @classmethod
     def _split_metrics(cls, given: Any) -> Any:
@@ -195,14 +220,15 @@ def resolve(
     device = choose_device(request.device)
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
-    _require_backbone(registry, bundle)
+    bundle = choose_groups(request, registry, bundle, make=reference_of is None)
+    roots = data_roots(request.data_root)
     fixed = settings or {}
     left_out: list[str] = []
     reference_split = fixed.get("reference_split", preset.reference_split)
     priors = () if request.settings == "tuned" else request.priors
     made = make_rows(registry, priors, bundle, preset.budget, reference_split, left_out)
-    reference_of = reference_of or partial(obtain_reference, device=device, roots=data_roots(request.data_root))
     dataset = find_dataset_of(registry, request.dataset, bundle)
+    reference_of = reference_of or partial(obtain_reference, device=device, roots=roots)
 
     def protocol_of(extractor: Extractor) -> Protocol:
         usual = make_protocol(bundle, preset, request.split, extractor, 0)
@@ -237,6 +263,17 @@ def resolve(
         Terms(request.workers or 1, device, request.per_gpu, request.job_timeout, of_executor),
         shared=request.shared,
     )
+
+
+def choose_groups(request: Request, registry: Registry, bundle: Bundle, make: bool = True) -> Bundle:
+    """The bundle with those of its latent groups as latents that are asked for; `make`: what is missing is drawn.
+
+    Raises `UsageError` where its backbone is not here, has no such groups, or where there are no draws of them.
+    """
+    backbone = _require_backbone(registry, bundle)
+    chosen = number_groups(request.groups, backbone, bundle.path.name)
+    dataset = find_dataset_of(registry, request.dataset, bundle)
+    return on_groups(bundle, chosen, backbone, dataset, data_roots(request.data_root) if make else None)
 
 
 def _tuned_rows(
@@ -288,10 +325,10 @@ def _notes(rows: list[Row]) -> list[str]:
     ]
 
 
-def _require_backbone(registry: Registry, bundle: Bundle) -> None:
-    """Raise `UsageError` where what the bundle's card names is not here, or not what its weights are of."""
+def _require_backbone(registry: Registry, bundle: Bundle) -> Backbone:
+    """The bundle's, frozen. Raises `UsageError` where what its card names is not here, or its weights are another's."""
     try:
-        bundle.build(registry.get("backbone", bundle.backbone_class))
+        return bundle.build(registry.get("backbone", bundle.backbone_class)).eval().requires_grad_(False)
     except (UsageError, Damaged) as error:
         file = bundle.card["backbone"].get("file")
         missing = file and bundle.backbone_class not in registry.all("backbone")

@@ -214,6 +214,7 @@ def _request(record: dict[str, Any], bundle: Bundle, registry: Registry) -> Requ
         "seeds": (row["seed"],),
         "budget": row["budget"],
         "split": settings.get("split", "test"),
+        "groups": row["groups"]["chosen"] if "groups" in row else None,
         "extractor": settings.get("extractor", {}).get("name"),
         "metrics": (record["kind"],),
         "device": row["device"],

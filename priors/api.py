@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
+#: numbers from which on a vector of latents has recipes of its own, where a prior has any
+LONG = 1_000
+
 #: Called by `fit` as `progress(step, total, name=value, ...)`; the values are kept in the fit's record.
 Progress = Callable[..., None]
 
@@ -134,6 +137,50 @@ class FrozenVAE(Protocol):
         """Latents (n, *latent_shape) -> images (n, *image_shape) in [0, 1]. `generator` decides any further draw."""
 
 
+class Above(Protocol):
+    """What the groups above say of a latent group: p(z_l | z_<l) = N(mean, std^2), each (n, *group_shape)."""
+
+    @property
+    def features(self) -> Tensor:
+        """The features that say it (n, *context_shape)."""
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def std(self) -> Tensor: ...
+
+    def at(self, eps: Tensor) -> Tensor:
+        """z = mean + std eps."""
+
+
+class Hierarchy(Protocol):
+    """The frozen top-down network of latent groups, for a prior that `needs_hierarchy`; gradients pass through it.
+
+    Latents are eps_l = (z_l - mu_l(z_<l)) / sigma_l(z_<l) of the groups, flat, one behind the other, the top one first.
+    """
+
+    @property
+    def group_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each group."""
+
+    @property
+    def context_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of the features above each group."""
+
+    def walk(
+        self,
+        choose: Callable[[int, Above], Tensor | None],
+        n: int,
+        generator: torch.Generator | None = None,
+        groups: int | None = None,
+    ) -> Tensor:
+        """From the top down: `choose` is told a group's number and what is above it, and returns its z.
+
+        `groups`: only the first so many are visited.
+        """
+
+
 @dataclass(frozen=True)
 class PosteriorSplit(GaussianSplit):
     """A split whose posteriors are Gaussians: q(z) = 1/N sum_i N(z; mean_i, std_i^2)."""
@@ -173,6 +220,37 @@ class PosteriorSplit(GaussianSplit):
     def _draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
         mean = self._mean[index]
         return mean + self._std[index] * torch.randn(mean.shape, generator=generator, device=mean.device)
+
+
+@dataclass(frozen=True)
+class DrawnSplit(Split):
+    """A split of which some draws of q(z|x) are kept for each image (n, draws, *latent_shape), and nothing else."""
+
+    _drawn: Tensor
+
+    def __len__(self) -> int:
+        return len(self._drawn)
+
+    @property
+    def device(self) -> torch.device:
+        return self._drawn.device
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self._one_of(torch.randint(len(self), (n,), generator=generator, device=self.device), generator)
+
+    def one_each(self, n: int, generator: torch.Generator) -> Tensor:
+        if n > len(self):
+            raise ValueError(f"{n} distinct images asked for, the split has {len(self)}")
+        return self._one_of(torch.randperm(len(self), generator=generator, device=self.device)[:n], generator)
+
+    def first(self) -> Tensor:
+        """The first draw of every image (n, *latent_shape)."""
+        return self._drawn[:, 0].float()
+
+    def _one_of(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        kept = self._drawn.shape[1]
+        draw = torch.randint(kept, image.shape, generator=generator, device=self.device)
+        return self._drawn[image, draw].float()
 
 
 @dataclass(frozen=True)
@@ -237,6 +315,10 @@ class LatentPrior(nn.Module, ABC):
     `replayable`: drawing reads nothing back from the device and goes the same way each time, so that on a GPU it can be
     recorded as a graph, too.
     `needs_backbone`: its fit is given the frozen VAE beside the draws. `sample` and the densities are not.
+    `needs_hierarchy`: it is built with a third argument, the `Hierarchy` whose groups are its latents, and may walk
+    down it at any time; None where the latents are one group with nothing above it.
+    `long_recipes`, `long_quick`: as of blocks, for vectors of more than `long_from` numbers, as several groups of a
+    hierarchy are; without them those of other vectors hold.
     """
 
     name: ClassVar[str]
@@ -244,8 +326,11 @@ class LatentPrior(nn.Module, ABC):
     Config: ClassVar[type[PriorConfig]] = PriorConfig
     recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
     block_recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
+    long_recipes: ClassVar[dict[str, tuple[int, dict[str, Any]]]] = {}
     quick: ClassVar[dict[str, int]] = {}
     block_quick: ClassVar[dict[str, int]] = {}
+    long_quick: ClassVar[dict[str, int]] = {}
+    long_from: ClassVar[int] = LONG
     space: ClassVar[dict[str, Between | OneOf]] = {}
     companions: ClassVar[tuple[dict[str, Any], ...]] = ()
     group: ClassVar[str] = ""
@@ -254,6 +339,7 @@ class LatentPrior(nn.Module, ABC):
     network_evaluations: int = 1
     replayable: bool = False
     needs_backbone: ClassVar[bool] = False
+    needs_hierarchy: ClassVar[bool] = False
     config: PriorConfig
 
     def __init__(self, latent_shape: tuple[int, ...], config: PriorConfig) -> None:
@@ -268,6 +354,8 @@ class LatentPrior(nn.Module, ABC):
         An unknown data set gets the settings of the one with the nearest latent size.
         """
         recipes = cls.block_recipes if len(latent_shape) == 3 else cls.recipes
+        if cls._is_long(latent_shape):
+            recipes = cls.long_recipes or recipes
         if not recipes:
             return {}, None
         if dataset in recipes:
@@ -279,7 +367,13 @@ class LatentPrior(nn.Module, ABC):
     @classmethod
     def quick_caps(cls, latent_shape: tuple[int, ...]) -> dict[str, int]:
         """The largest value of a setting under the quick budget, for latents of this shape."""
+        if cls._is_long(latent_shape):
+            return {**cls.quick, **cls.long_quick}
         return {**cls.quick, **cls.block_quick} if len(latent_shape) == 3 else dict(cls.quick)
+
+    @classmethod
+    def _is_long(cls, latent_shape: tuple[int, ...]) -> bool:
+        return len(latent_shape) == 1 and latent_shape[0] > cls.long_from
 
     @abstractmethod
     def fit(

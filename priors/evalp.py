@@ -213,6 +213,20 @@ class EVaLP(LatentPrior):
         "celeba64": (1_280, _TOP_GROUP),
         "cifar10": (5_120, _TOP_GROUP),
     }
+    # the suite's own, of all groups of a hierarchy in one vector: networks of the vector's width, fewer steps
+    long_recipes = {
+        "mnist": (
+            1_792,
+            {
+                "steps": 10_000,
+                "energy_width": 256,
+                "couplings": 4,
+                "sampler_width": 256,
+                "sampler_learning_rate": 1e-4,
+                "learning_rate": 3e-4,
+            },
+        ),
+    }
     space = {
         "learning_rate": Between(5e-5, 2e-3, "from the smallest of the recipes to four times the largest"),
         "kl_weight": OneOf(
@@ -224,6 +238,7 @@ class EVaLP(LatentPrior):
     }
     quick = {"steps": 2_000, "proposals": 50}
     block_quick = {"steps": 1_500}
+    long_quick = {"steps": 500, "proposals": 10}
     companions = ({"kl_weight": 1.0},)
 
     def __init__(self, latent_shape: tuple[int, ...], config: EVaLPConfig) -> None:

@@ -39,6 +39,7 @@ class FittedGaussian(LatentPrior):
         "celeba64": (1_280, {"covariance": "diagonal"}),
         "cifar10": (5_120, {"covariance": "diagonal", "draws": 20_000}),
     }
+    long_recipes = {"mnist": (1_792, {"draws": 30_000})}
     space = {
         "covariance": OneOf(
             ("diagonal", "full"), "both that there are: a full one takes far more draws than there are latents"

@@ -31,8 +31,9 @@ from priors.parts.mixtures import choose, draw, log_density, log_joint
 
 LADDER = (1, 2, 5, 10, 20, 50, 100, 200)  # numbers of components that `auto` tries
 HELD_OUT = 10_000  # draws in the held-out likelihood
+LARGEST = 2**28  # numbers in all covariances together
 LLOYD = 10  # iterations of k-means before EM
-LEAST = {"ring": 8, "mixture": 10, "banana": 10, "block": 4}  # components that targets of `check` need
+LEAST = {"ring": 8, "mixture": 10, "banana": 10, "block": 4, "stairs": 4}  # components that targets of `check` need
 
 
 class GMMConfig(PriorConfig):
@@ -73,12 +74,21 @@ class GMM(LatentPrior):
         "celeba64": (1_280, {"covariance": "diagonal", "draws": 50_000}),
         "cifar10": (5_120, {"covariance": "diagonal", "draws": 20_000}),
     }
+    long_recipes = {"mnist": (1_792, {"covariance": "diagonal", "draws": 50_000})}
     space = {
         "components": OneOf(("auto", 5, 10, 20, 50, 100, 200), "the ladder, and its rungs but for the first two"),
         "floor": Between(1e-6, 1e-2, "from next to nothing to where no component is narrower than 0.1"),
     }
     quick = {"draws": 10_000, "iterations": 50}
-    learns = {"ring": 0.05, "mixture": 0.05, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.1}
+    learns = {
+        "ring": 0.05,
+        "mixture": 0.05,
+        "banana": 0.05,
+        "narrow": 0.01,
+        "standard": 0.005,
+        "block": 0.1,
+        "stairs": 0.1,
+    }
     network_evaluations = 0
     weights: Tensor
     means: Tensor
@@ -87,6 +97,11 @@ class GMM(LatentPrior):
     def __init__(self, latent_shape: tuple[int, ...], config: GMMConfig) -> None:
         super().__init__(latent_shape, config)
         d, most = math.prod(latent_shape), max(ladder(config.components))
+        if config.covariance == "full" and most * d * d > LARGEST:
+            raise ValueError(
+                f"full covariances of {most} components of {d:,} latents are {most * d * d:,} numbers: take "
+                "covariance=diagonal, or fewer components"
+            )
         self.learns = {name: share for name, share in self.learns.items() if most >= LEAST.get(name, 1)}
         # where fewer components are chosen than there is room for, those behind them have no weight
         self.register_buffer("weights", torch.full((most,), 1 / most))

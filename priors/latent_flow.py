@@ -56,6 +56,7 @@ class LatentFlow(LatentPrior):
         "celeba64": (1_280, {"network": "conv", "couplings": 3, "width": 64}),
         "cifar10": (5_120, {"network": "conv", "couplings": 3, "width": 64}),
     }
+    long_recipes = {"mnist": (1_792, {"couplings": 4, "width": 256, "steps": 4_000})}
     space = {
         "learning_rate": Between(1e-4, 3e-3, "a decade below Adam's usual 1e-3 to half a decade above it"),
         "couplings": Between(2, 6, "two are the fewest of the recipes, and six take about three times as long"),
@@ -63,6 +64,7 @@ class LatentFlow(LatentPrior):
     }
     quick = {"steps": 1_200}
     block_quick = {"steps": 400}
+    long_quick = {"steps": 300}
     learns = {"ring": 0.3, "mixture": 0.3, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
 
     replayable = True

@@ -79,6 +79,7 @@ class MCMCEBM(LatentPrior):
         "celeba64": (1_280, {"network": "conv", "step_size": 0.1}),
         "cifar10": (5_120, {"network": "conv", "step_size": 0.1}),
     }
+    long_recipes = {"mnist": (1_792, {"steps": 2_000, "step_size": 0.1})}
     space = {
         "learning_rate": Between(1e-5, 3e-4, "the recipes take 2e-5 and 1e-4, and 4e-4 has diverged on 16 latents"),
         "langevin_steps": OneOf((20, 60, 120), "the release's 60, a third of them and twice, at twice the passes"),

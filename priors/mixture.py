@@ -64,7 +64,15 @@ class PosteriorMixture(LatentPrior):
         "floor": Between(1e-3, 0.1, "from next to nothing to a tenth of the width of N(0, I)"),
     }
     quick = {"components": 100, "steps": 600}
-    learns = {"ring": 0.05, "mixture": 0.1, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.3}
+    learns = {
+        "ring": 0.05,
+        "mixture": 0.1,
+        "banana": 0.05,
+        "narrow": 0.01,
+        "standard": 0.005,
+        "block": 0.3,
+        "stairs": 0.1,
+    }
     network_evaluations = 0
 
     def __init__(self, latent_shape: tuple[int, ...], config: MixtureConfig) -> None:

@@ -22,8 +22,9 @@ from closures import KEPT, ROOT, built_ins, decide, undecided
 from pydantic import create_model
 
 from benchmark import coordinator
-from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.bundle import SPLITS, open_bundle
 from benchmark.bundles.find import SHIPPED, all_bundles
+from benchmark.bundles.groups import Groups
 from benchmark.jobs.identity import Job, Row, class_identity, make_reference_row
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.protocol import Protocol, read_protocols
@@ -60,7 +61,12 @@ def committed():
                 config = cls.Config(**row["config"])
                 decide = config.fit_settings(), config.sampling_settings()
                 line = Row(row["label"], row["prior"], class_identity(registry, cls), row["config"], *decide)
-            made[key] = Job(line, bundles[row["bundle"]], row["seed"], row["budget"], row["device"])
+            bundle = bundles[row["bundle"]]
+            if groups := row.get("groups"):  # whose draws may lie elsewhere: what a record says of them decides
+                card = {"counts": {of: groups[of] for of in SPLITS}, "each": groups["each"], "sha256": groups["draws"]}
+                chosen = Groups(tuple(groups["chosen"]), bundle.path, {**card, "shapes": groups["of"] * [[1]]})
+                bundle = replace(bundle, groups=chosen)
+            made[key] = Job(line, bundle, row["seed"], row["budget"], row["device"])
         found.append((record, made[key]))
     return SimpleNamespace(registry=registry, records=found)
 
@@ -182,7 +188,7 @@ def test_a_new_field_of_the_protocol_counts_where_it_is_not_none(value, same):
 
 def test_the_reference_split_counts_as_none_too():
     old = saved_protocol()
-    later = {"settings"}  # which count in no hash where they are None
+    later = {"settings", "groups"}  # which count in no hash where they are None
     assert old.hash == content_hash(old.model_dump(mode="json", exclude=later))
 
 
@@ -532,7 +538,8 @@ def test_an_edit_of_a_shared_part_names_every_prior_that_imports_it(tree):
     assert planted(tree) == []
     tree.edit("priors/parts/image_flows.py", "return", "return 2 *")
     sentences = undecided(decide({}, []), tree.root)
-    names = ("evalp", "latent_flow", "latent_wgan")  # the last one by what it takes of evalp
+    # latent_wgan by what it takes of evalp
+    names = ("evalp", "evalp_groups", "jebm", "latent_flow", "latent_wgan", "ncp_groups")
     assert sentences[:-2] == [f"prior {name}: priors/parts/image_flows.py changed" for name in names]
     assert sentences[-1].endswith("python tests/closures.py --same-numbers " + " ".join(names))
     assert "raise its `version`" in sentences[-2]
@@ -540,7 +547,7 @@ def test_an_edit_of_a_shared_part_names_every_prior_that_imports_it(tree):
 
 def test_an_edit_of_the_mathematics_names_the_metrics_that_use_it(tree):
     tree.edit("benchmark/scores/ranks.py", "return", "return 2 *")
-    assert planted(tree) == ["metric c2st", "metric latent_memorisation", "metric memorisation"]
+    assert planted(tree) == ["metric c2st", "metric groups", "metric latent_memorisation", "metric memorisation"]
 
 
 def test_what_decides_no_number_raises_no_alarm(tree):
@@ -562,8 +569,11 @@ def test_same_numbers_decides_for_those_that_are_named(tree):
     tree.edit("priors/parts/image_flows.py", "return", "return 2 *")
     decided = decide(kept, ["evalp"], tree.root)
     assert [sentence.partition(":")[0] for sentence in undecided(decided, tree.root)[:-2]] == [
+        "prior evalp_groups",
+        "prior jebm",
         "prior latent_flow",
         "prior latent_wgan",
+        "prior ncp_groups",
     ]
     assert undecided(decide(kept, ["all"], tree.root), tree.root) == []
 

@@ -109,13 +109,14 @@ def test_the_cost_of_a_draw_is_its_log_ratio():
 def test_a_group_draws_from_its_prior_without_an_image_and_costs_nothing_where_it_adds_nothing():
     group = Group(8, NVAEConfig(**SMALL)).eval()
     features, bottom_up = (torch.randn(4, 8, 4, 4, generator=seeded(i)) for i in (0, 1))
-    below, cost = group(features, None, seeded(2), 1.0)
-    assert below.shape == features.shape
-    assert cost is None
+    above = group.condition(features)
+    below = group.draw(above, seeded(2), 1.0)
+    assert group.joined(above, below).shape == features.shape
     nn.init.zeros_(group.posterior[-1].weight)
     nn.init.zeros_(group.posterior[-1].bias)
-    same, (kl, _) = group(features, bottom_up, seeded(2), 1.0)
+    same, eps, (kl, _) = group.infer(above, bottom_up, seeded(2))
     assert torch.allclose(same, below)
+    assert torch.allclose(eps, torch.randn(eps.shape, generator=seeded(2)))
     assert torch.equal(kl, torch.zeros(4))
 
 
@@ -202,9 +203,7 @@ def test_the_kl_is_warmed_up_and_balanced_while_it_is():
 def test_the_bernoulli_and_the_gaussian_likelihood_are_torchs():
     model, x = hierarchy(), binary(4)
     with torch.no_grad():
-        mean, std = model.encode(x)
-        z = mean + std * torch.randn(mean.shape, generator=seeded(3))
-        features, _ = model._top_down(z, model._bottom_up(x)[-2::-1], None, 1.0)
+        features = model.grow(model._infer(x, seeded(3))[0])
         expected = Bernoulli(logits=model.to_image(features)).log_prob(x).flatten(1).sum(1)
         assert torch.allclose(model._log_likelihood(features, x), expected, rtol=1e-5)
         model, x = hierarchy((3, 16, 16)), torch.rand(4, 3, 16, 16, generator=seeded())

@@ -5,6 +5,7 @@
     posterior.safetensors     mean and std of q(z|x) for train, val and test images, float16 where that is harmless
     prior.safetensors         the prior that was trained with the backbone, where one was
 
+Draws of further latent groups of a hierarchy may lie beside it (`benchmark/bundles/groups.py`).
 Its id is the seal of its card, which holds the hash of every part. Nothing in it can run code.
 """
 
@@ -25,6 +26,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from backbones.api import Backbone
 from benchmark.bundles.card import BundleCard, check_card
+from benchmark.bundles.groups import GroupDecoder, Groups
 from benchmark.bundles.prior_file import load_prior_file, read_facts
 from benchmark.datasets.api import USER_SUPPLIED
 from benchmark.errors import UsageError
@@ -32,7 +34,7 @@ from benchmark.progress import say
 from benchmark.registry import Registry
 from benchmark.settings import construct
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
-from priors.api import LatentPrior
+from priors.api import DrawnSplit, LatentPrior, PosteriorSplit
 
 SCHEMA = 1
 PARTS = ("weights.safetensors", "posterior.safetensors")
@@ -48,10 +50,14 @@ PROBED, COARSE, AGREES = 4, (4, 4), 1e-3
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, verified bundle. `card` is bundle.json; tensors are read when asked for."""
+    """An opened, verified bundle. `card` is bundle.json; tensors are read when asked for.
+
+    `groups`: those of its latent groups that are its latents; None for the top one, z, whose posteriors it holds.
+    """
 
     path: Path
     card: dict[str, Any]
+    groups: Groups | None = None
 
     @property
     def id(self) -> str:
@@ -82,7 +88,12 @@ class Bundle:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        return tuple(self.card["latent_shape"])
+        return tuple(self.card["latent_shape"]) if self.groups is None else self.groups.latent_shape
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Split -> of how many images it has posteriors, or draws."""
+        return self.card["posterior_counts"] if self.groups is None else self.groups.card["counts"]
 
     def backbone(self, cls: type[Backbone], device: torch.device) -> Backbone:
         """The frozen backbone in evaluation mode, built by the class that the card names.
@@ -102,7 +113,8 @@ class Bundle:
                 f"{self.path.name}: {cls.name} decodes to other images than when it was wrapped: its file, or what "
                 "that imports, was changed; put it back, or wrap the VAE again"
             )
-        return backbone.to(device)
+        backbone = backbone.to(device)
+        return backbone if self.groups is None else GroupDecoder(backbone, self.groups)
 
     def open_backbone(self, registry: Registry, device: torch.device) -> Backbone:
         """The same, by the class that the registry has for it; raises `UsageError` where it has none."""
@@ -132,8 +144,17 @@ class Bundle:
         cls = registry.get("prior", read_facts(self.prior_path)["prior"])
         return load_prior_file(self.prior_path, cls).to(device)
 
+    def split(self, name: str, device: torch.device) -> PosteriorSplit | DrawnSplit:
+        """The aggregate posterior of `train`, `val` or `test`, on the device."""
+        if self.groups is not None:
+            return self.groups.split(name, device)
+        return PosteriorSplit(*self.posterior(name, device))
+
     def posterior(self, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and std of q(z|x), float32, each (n, *latent_shape)."""
+        """Mean and std of q(z|x), float32, each (n, *latent_shape); of several groups a draw each, and zero."""
+        if self.groups is not None:
+            drawn = self.groups.split(split, device).first()
+            return drawn, torch.zeros_like(drawn)
         path = self.path / "posterior.safetensors"
         parts = load_file(path)
         mean, std = parts[f"{split}.mean"].float(), parts[f"{split}.std"].float()

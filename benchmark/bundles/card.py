@@ -78,6 +78,16 @@ class ReferenceCard(_Card):
     sha256: Hash
 
 
+class GroupsCard(_Card):
+    """The card of draws of latent groups."""
+
+    bundle: Hash
+    shapes: list[Annotated[list[Size], Field(min_length=1, max_length=8)]] = Field(min_length=1)
+    counts: _Counts
+    each: Size
+    sha256: Hash
+
+
 Card = TypeVar("Card", bound=_Card)
 
 

@@ -73,14 +73,19 @@ class Asked:
 
     def choose_images(self, images: Images) -> Images:
         """The images with as many of the training ones as are asked for. Raises `UsageError` where there are fewer."""
-        if self.images is None:
-            return images
-        there = len(images.train)
-        if self.images > there:
-            raise UsageError(f"{self.dataset.name} has {there:,} training images, fewer than the {self.images:,} asked")
-        chosen = torch.randperm(there, generator=stream(torch.device("cpu"), "training images"))[: self.images]
-        preparation = f"{images.preparation}; {self.images:,} of its {there:,} training images, drawn at random"
-        return replace(images, train=images.train[chosen], preparation=preparation)
+        return images if self.images is None else choose_training(images, self.images, self.dataset.name)
+
+
+def choose_training(images: Images, count: int, of: str) -> Images:
+    """Images with so many of the training ones, the same in every call. Raises `UsageError` where there are fewer."""
+    there = len(images.train)
+    if count > there:
+        raise UsageError(f"{of} has {there:,} training images, fewer than the {count:,} asked")
+    if count == there:
+        return images
+    chosen = torch.randperm(there, generator=stream(torch.device("cpu"), "training images"))[:count]
+    preparation = f"{images.preparation}; {count:,} of its {there:,} training images, drawn at random"
+    return replace(images, train=images.train[chosen], preparation=preparation)
 
 
 def name_parts(settings: dict[str, Any]) -> list[str]:
@@ -92,7 +97,7 @@ def take_posteriors(asked: Asked, backbone: Backbone, images: Images) -> Posteri
     """Split -> mean and std of q(z|x), each (n, *latent_shape), of as many of its images as are kept."""
     parts = {}
     for number, split in enumerate(SPLITS):
-        chosen = _choose(getattr(images, split), asked.keep[number] if asked.keep else None, split)
+        chosen = choose_at_random(getattr(images, split), asked.keep[number] if asked.keep else None, split)
         parts[split] = posterior(backbone, chosen.to(asked.device))
     return parts
 
@@ -177,7 +182,7 @@ def new_folder(path: Path) -> Iterator[None]:
         yield
 
 
-def _choose(images: Tensor, count: int | None, split: str) -> Tensor:
+def choose_at_random(images: Tensor, count: int | None, split: str) -> Tensor:
     """A random part of `images` of that size, the same in every call; all of them where they are no more."""
     if count is None or count >= len(images):
         return images

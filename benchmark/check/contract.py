@@ -25,7 +25,7 @@ from benchmark.jobs.failures import Broken, describe_error
 from benchmark.jobs.plan import resolve_config
 from benchmark.scores.mmd import BANDWIDTHS, median_squared_distance, mmd_between
 from benchmark.streams import seeded_globals, stream
-from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit
+from priors.api import AggregatePosterior, Diverged, Hierarchy, LatentPrior, PosteriorSplit
 from priors.parts.flows import Flow
 from priors.parts.standard_normal import log_standard_normal
 
@@ -49,13 +49,15 @@ def check(
 ) -> Iterator[Finding]:
     """Every finding about a prior with the given settings, as they are made. Raises `UsageError` for bad settings."""
 
-    def build(shape: tuple[int, ...]) -> LatentPrior:
+    def build(shape: tuple[int, ...], hierarchy: Hierarchy | None = None) -> LatentPrior:
         config, _, _ = resolve_config(prior, settings, "synthetic", shape, "quick")
         with seeded_globals(device, "check"):
+            if prior.needs_hierarchy:
+                return prior(shape, config, hierarchy).to(device)  # type: ignore[call-arg]
             return prior(shape, config).to(device)
 
     def fit(target: Target) -> LatentPrior:
-        made = build(target.shape)
+        made = build(target.shape, target.hierarchy)
         with seeded_globals(device, "check fit"):
             posterior = target.posterior(device, prior.needs_backbone)
             check_facts(made.train().fit(posterior, stream(device, "check fit"), lambda *_, **__: None))
@@ -364,6 +366,16 @@ def _divergence_from(target: Target, log_p: Callable[[Tensor], Tensor | None], r
     return (target.log_prob(real).mean() - density.mean().cpu()).item()
 
 
+@torch.no_grad()
+def _by_group(fitted: LatentPrior, target: Target, real: Tensor) -> list[str]:
+    """KL(target || p) of each group given those above, where both have such densities; they add up to the whole."""
+    of_prior = getattr(fitted, "log_prob_by_group", None)
+    if target.by_group is None or of_prior is None:
+        return []
+    each = (target.by_group(real).mean(0) - of_prior(real).mean(0).cpu()).tolist()
+    return [f"by group {' + '.join(f'{kl:.3f}' for kl in each)}"]
+
+
 @dataclass(frozen=True)
 class Yardstick:
     """What is the same of a target for every prior: draws of it, kernels, and how far N(0, I) is from it."""
@@ -394,6 +406,7 @@ def learning(fitted: LatentPrior, target: Target, device: torch.device) -> Findi
     if fitted.log_prob(known.real[:1]) is not None:
         kl = _divergence_from(target, fitted.log_prob, known.real)
         facts.append(f"KL {kl:.3f} nats (Gaussian {known.kl:.3f})")
+        facts += _by_group(fitted, target, known.real)
     if target.modes is not None:
         facts.append(f"modes covered {target.coverage(z):.0%} (Gaussian {target.coverage(known.gaussian):.0%})")
     if target.name not in fitted.learns:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from priors.api import AggregatePosterior
+from priors.api import Above, AggregatePosterior, Hierarchy
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,8 @@ class Target:
     """`draw(n, generator)` gives (n, *shape) float32, `log_prob` nats; `modes` (k, d) are what must be covered.
 
     Draws end with Gaussian noise; with standard deviation `noise` in place of its own, `means` gives what passes for
-    the posterior means of images, q(z|x) = N(mean, noise^2 I).
+    the posterior means of images, q(z|x) = N(mean, noise^2 I). `hierarchy`: whose groups the latents are, in eps;
+    `by_group` then has log q(eps_l | eps_<l) (n, groups) in nats.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Target:
     means: Callable[[int, torch.Generator], Tensor]
     noise: float
     modes: Tensor | None = None
+    hierarchy: Hierarchy | None = None
+    by_group: Callable[[Tensor], Tensor] | None = None
 
     def posterior(self, device: torch.device, with_backbone: bool = False) -> AggregatePosterior:
         """The target in the place of q_agg: every draw is a fresh one."""
@@ -87,6 +90,41 @@ class SquashingVAE:
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return z.sigmoid().view(-1, *self.image_shape)
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """What the groups above say of a group: its `priors.api.Above`."""
+
+    features: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def at(self, eps: Tensor) -> Tensor:
+        return self.mean + self.std * eps
+
+
+@dataclass(frozen=True)
+class Stairs:
+    """A top-down network of two groups of two latents: p(z_1 | z_0) = N(tanh(z_0), 1/4 I), and z_0 is what says it."""
+
+    group_shapes: tuple[tuple[int, ...], ...] = ((2,), (2,))
+    context_shapes: tuple[tuple[int, ...], ...] = ((0,), (2,))
+
+    def walk(
+        self,
+        choose: Callable[[int, Above], Tensor | None],
+        n: int,
+        generator: torch.Generator | None = None,
+        groups: int | None = None,
+    ) -> Tensor:
+        z = choose(0, Conditional(torch.empty(n, 0), torch.zeros(()), torch.ones(())))
+        assert z is not None, "a prior chooses its groups itself"
+        if groups == 1:
+            return z
+        below = choose(1, Conditional(z, z.tanh(), torch.full_like(z, 0.5)))
+        assert below is not None, "a prior chooses its groups itself"
+        return torch.cat([z, below], 1)
 
 
 def _gaussian_noise(n: int, features: int, generator: torch.Generator) -> Tensor:
@@ -176,6 +214,41 @@ def block() -> Target:
     return _mixture("block", torch.stack([halves, -halves.flip(0)], 1), 0.8)
 
 
+@cache
+def stairs() -> Target:
+    """Two groups of a hierarchy: two modes of eps_0, and two of eps_1 beside a place that hangs on eps_0.
+
+    eps_0 ~ +-(1.2, 0) + 0.5 noise, eps_1 ~ eps_0 / 2 +- (0, 1.2) + 0.5 noise, in units of the network's own prior.
+    """
+    std, ways = 0.5, (torch.tensor([1.2, 0.0]), torch.tensor([0.0, 1.2]))
+
+    def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
+        noise = std * _gaussian_noise(n, 4, generator)
+        signs = 2.0 * torch.randint(2, (n, 2), generator=generator, device=generator.device) - 1
+        top = signs[:, :1] * ways[0].to(noise) + noise[:, :2]
+        return torch.cat([top, top / 2 + signs[:, 1:] * ways[1].to(noise) + noise[:, 2:]], 1)
+
+    def by_group(z: Tensor) -> Tensor:
+        top, below = z.cpu().split(2, 1)
+        return torch.stack([_of_two(top, ways[0]), _of_two(below - top / 2, ways[1])], 1)
+
+    def _of_two(x: Tensor, way: Tensor) -> Tensor:
+        both = torch.stack([Normal(sign * way, std).log_prob(x).sum(1) for sign in (-1, 1)])
+        return both.logsumexp(0) - math.log(2)
+
+    half = std / math.sqrt(2)
+    return Target(
+        "stairs",
+        (4,),
+        draw,
+        lambda z: by_group(z).sum(1),
+        partial(draw, std=half),
+        half,
+        hierarchy=Stairs(),
+        by_group=by_group,
+    )
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
-    make.__name__: make for make in (ring, mixture, banana, narrow, standard, block)
+    make.__name__: make for make in (ring, mixture, banana, narrow, standard, block, stairs)
 }

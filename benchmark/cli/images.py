@@ -17,6 +17,7 @@ from benchmark.cli.options import (
     Part,
     PluginOption,
     WeightsOption,
+    parse_counts,
 )
 from benchmark.errors import UsageError
 from benchmark.machine.devices import choose_device
@@ -64,6 +65,39 @@ def reference(
         except Unavailable as error:
             raise UsageError(str(error)) from error
         say(f"reference written: {made.path}" + (f", and full reconstructions: {path}" if path else ""))
+
+
+def groups(
+    dataset: BundleDatasetOption = None,
+    backbone: BundleBackboneOption = None,
+    bundle: BundleOption = None,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of q(z|x) per image.")] = 1,
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="Train, val and test images, drawn at random, e.g. 1500,300,1200.")
+    ] = None,
+    device: DeviceOption = "auto",
+    data_root: DataRootOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: in the cache).")] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Draw all latent groups of a hierarchy for a bundle's real images, so that `run --groups` need not open them."""
+    from benchmark.bundles.group_draws import make_draws
+    from benchmark.datasets.content import load_images
+    from benchmark.names import choose_bundle, open_registry, require_dataset_of
+    from benchmark.progress import track
+
+    registry, where, counts = open_registry(plugin or []), choose_device(device), parse_counts(keep)
+    opened = choose_bundle(registry, dataset, backbone, bundle)
+    source = require_dataset_of(registry, dataset, opened)
+    model = opened.open_backbone(registry, where)
+    if len(model.group_shapes) == 1:
+        raise UsageError(f"{opened.path.name} has one latent group, and holds its posteriors: nothing is to be drawn")
+    images, _ = load_images(source, data_roots(data_root))
+    with track(f"latent groups of {opened.path.name}") as progress:
+        path, card = make_draws(opened, model, images, draws, counts, out, progress)
+    numbers = " + ".join("x".join(map(str, shape)) for shape in card["shapes"])
+    counted = ", ".join(f"{n:,} {split}" for split, n in card["counts"].items())
+    say(f"draws written: {path}: groups {numbers}, of {counted} images")
 
 
 def bound(

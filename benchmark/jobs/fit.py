@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ def open_source(job: Job, work: Workspace) -> LatentPrior | ForeignSource:
     """The fitted prior of a job whose fit is in the cache: frozen, on the device, or in a process of its own."""
     of, foreign = _specimen(job, work), _foreign(job)
     if foreign is not None:
-        return ForeignSource(foreign, of, _fit_path(job))
+        return ForeignSource(foreign, of, _fit_path(job), work.bundle)
     return load_fit(job, work)
 
 
 def load_fit(job: Job, work: Workspace) -> LatentPrior:
     """The same in this process, whoever wrote its class."""
-    return _specimen(job, work).load(work.registry.get("prior", job.row.name), load_file(_fit_path(job)))
+    cls = work.registry.get("prior", job.row.name)
+    return _with_hierarchy(_specimen(job, work), cls, work).load(cls, load_file(_fit_path(job)))
 
 
 def fit_files(job: Job) -> dict[str, bytes] | None:
@@ -64,7 +66,7 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
             made, state = fit_apart(foreign, of, work.bundle, show)
         else:
             cls = work.registry.get("prior", job.row.name)
-            made, state = fit_prior(cls, of, work.posterior(cls), show)
+            made, state = fit_prior(cls, _with_hierarchy(of, cls, work), work.posterior(cls), show)
     if made["status"] == "fault":
         raise Failed(f"fit: {made['reason']}; not recorded, so the next run tries again")
     if made["status"] != "ok":
@@ -77,8 +79,13 @@ def _fit(job: Job, work: Workspace) -> dict[str, Any]:
 
 
 def _specimen(job: Job, work: Workspace) -> Specimen:
+    """Without what its class alone may need: that is for the process which imports it."""
     assert job.row.config is not None, "a reference row has no fit"
     return Specimen(job.row.config, work.bundle.latent_shape, job.seed, work.device)
+
+
+def _with_hierarchy(of: Specimen, cls: type[LatentPrior], work: Workspace) -> Specimen:
+    return replace(of, hierarchy=work.hierarchy) if cls.needs_hierarchy else of
 
 
 def _foreign(job: Job) -> Foreign | None:

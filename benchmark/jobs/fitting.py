@@ -16,24 +16,31 @@ from benchmark.jobs.contract import check_facts
 from benchmark.jobs.failures import Broken, call_theirs, describe_error, is_machine_fault
 from benchmark.settings import validate
 from benchmark.streams import seeded_globals, stream
-from priors.api import AggregatePosterior, Diverged, LatentPrior
+from priors.api import AggregatePosterior, Diverged, Hierarchy, LatentPrior
 
 LOG_POINTS = 60
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """What a prior is built from, beside its class."""
+    """What a prior is built from, beside its class.
+
+    `hierarchy`: for one that needs it; set where it is built, as it is no plain data.
+    """
 
     config: dict[str, Any]
     latent_shape: tuple[int, ...]
     seed: int
     device: torch.device
+    hierarchy: Hierarchy | None = None
 
     def build(self, cls: type[LatentPrior]) -> LatentPrior:
         """A prior that is not fitted, on the CPU."""
+        config = validate(cls.Config, self.config, f"prior {cls.name}")
         with seeded_globals(self.device, "initialisation", self.seed):
-            return cls(self.latent_shape, validate(cls.Config, self.config, f"prior {cls.name}"))
+            if cls.needs_hierarchy:
+                return cls(self.latent_shape, config, self.hierarchy)  # type: ignore[call-arg]
+            return cls(self.latent_shape, config)
 
     def load(self, cls: type[LatentPrior], state: dict[str, Tensor]) -> LatentPrior:
         """The fitted prior, frozen, on the device."""

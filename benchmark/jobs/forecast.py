@@ -11,6 +11,7 @@ from typing import Any
 from benchmark.jobs.identity import Job
 from benchmark.jobs.pending import Ledger
 from benchmark.jobs.workspace import Workspace
+from benchmark.store.sealed import content_hash
 
 
 @dataclass
@@ -52,9 +53,11 @@ def total(rows: Iterable[Forecast]) -> tuple[float, int]:
 
 def _keys(row: dict[str, Any], kind: str) -> Iterable[tuple[Any, ...]]:
     """Whose time is taken for a fit or a score, the nearest first: this row's, this prior's, this prior's elsewhere."""
-    yield row["bundle"], row["budget"], row["device"], row["label"], kind
-    yield row["bundle"], row["budget"], row["device"], row["prior"], kind
-    if row["budget"] is not None:  # a reference row has none: images of any size and number would stand for it
+    bundle = row["bundle"], content_hash(row.get("groups"))
+    yield *bundle, row["budget"], row["device"], row["label"], kind
+    yield *bundle, row["budget"], row["device"], row["prior"], kind
+    # a reference row has no budget: images of any size and number would stand for it, as other latents for groups
+    if row["budget"] is not None and "groups" not in row:
         yield row["budget"], row["device"], row["prior"], kind
 
 

@@ -12,9 +12,9 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from benchmark.plugin_files import Plugin
 from benchmark.processes.child import Answer, Child, Died, Told, tell
 from benchmark.progress import say
 from benchmark.registry import Registry
-from priors.api import AggregatePosterior, LatentPrior, PosteriorSplit
+from priors.api import AggregatePosterior, Hierarchy, LatentPrior
 
 NETWORK = "network_evaluations"
 #: seconds between two words of a fit on its progress
@@ -104,8 +104,8 @@ class ForeignSource:
     Has of a `LatentPrior` what a metric may ask for. Raises `Reported` where its code raises, `Died` where it ends.
     """
 
-    def __init__(self, foreign: Foreign, of: Specimen, state: Path) -> None:
-        self._foreign, self._of, self._state = foreign, of, state
+    def __init__(self, foreign: Foreign, of: Specimen, state: Path, bundle: Bundle) -> None:
+        self._foreign, self._of, self._state, self._bundle = foreign, of, state, bundle
         self._child: Child | None = None
         self._facts: dict[str, Any] = {}
 
@@ -154,7 +154,7 @@ class ForeignSource:
         if self._child is None:
             self._child = Child(_say_of(self._foreign))
             try:
-                self._facts, _ = self._ask(self._child, _load_there, self._foreign, self._of, self._state)
+                self._facts, _ = self._ask(self._child, _load_there, self._foreign, self._of, self._state, self._bundle)
             except Reported:  # the next question starts anew, and hears the same
                 self.close()
                 raise
@@ -217,8 +217,9 @@ def _fit_there(foreign: Foreign, of: Specimen, bundle: Bundle) -> Answer:
     try:
         _prepare(of.device)
         cls = foreign.find()
-        train, val = (PosteriorSplit(*bundle.posterior(split, of.device)) for split in ("train", "val"))
+        train, val = (bundle.split(split, of.device) for split in ("train", "val"))
         backbone = _backbone(foreign, bundle, of.device) if cls.needs_backbone else None
+        of = _with_hierarchy(of, cls, foreign, bundle)
         return fit_prior(cls, of, AggregatePosterior(train, val, backbone), show)
     except BaseException as error:
         status = "fault" if is_machine_fault(error) else "failed"
@@ -230,10 +231,18 @@ def _backbone(foreign: Foreign, bundle: Bundle, device: torch.device) -> Backbon
     return bundle.open_backbone(Registry(plugins=[foreign.plugin]), device)
 
 
-def _load_there(foreign: Foreign, of: Specimen, state: Path) -> Answer:
+def _with_hierarchy(of: Specimen, cls: type[LatentPrior], foreign: Foreign, bundle: Bundle) -> Specimen:
+    if not cls.needs_hierarchy or bundle.groups is None:
+        return of
+    return replace(of, hierarchy=cast(Hierarchy, _backbone(foreign, bundle, of.device)))
+
+
+def _load_there(foreign: Foreign, of: Specimen, state: Path, bundle: Bundle) -> Answer:
     global _held
     _prepare(of.device)
-    prior = call_theirs(of.load, foreign.find(), load_file(state))
+    cls = foreign.find()
+    of = _with_hierarchy(of, cls, foreign, bundle)
+    prior = call_theirs(of.load, cls, load_file(state))
     _held = prior, of
     shapes = [list(parameter.shape) for parameter in prior.parameters()]
     return {"parameters": shapes, "network_evaluations": check_count(prior.network_evaluations, NETWORK)}, {}

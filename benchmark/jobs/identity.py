@@ -3,6 +3,7 @@
 | what changes                                              | what is made again                                 |
 |:----------------------------------------------------------|:---------------------------------------------------|
 | bundle, seed, budget, type of device                      | the fit, and all that is measured of it            |
+| groups of a hierarchy other than the top one, their draws | the fit, and all that is measured of it            |
 | a setting of the fit, typed or by a recipe                | the fit, and all that is measured of it            |
 | a setting of sampling                                     | all that is measured; the fit is shared            |
 | a built-in prior's `version`                              | its fits, and all that is measured of them         |
@@ -101,11 +102,14 @@ class Job:
             "budget": self.budget if self.row.prior else None,
             "device": self.device_type,
             **({"deterministic": True} if self.bundle.is_deterministic else {}),
+            **({} if self.bundle.groups is None else {"groups": self.bundle.groups.facts}),
         }
 
     def _shared(self, sampling: bool) -> dict[str, Any]:
         """What all seeds of the row have in common; with `sampling` its hash is the row's `config_hash`."""
-        shared = {"bundle": self.bundle.id, "prior": self.row.identity, "device": self.device_type}
+        shared: dict[str, Any] = {"bundle": self.bundle.id, "prior": self.row.identity, "device": self.device_type}
+        if self.bundle.groups is not None:
+            shared["groups"] = self.bundle.groups.identity
         if self.row.config is None:
             return shared
         shared |= {"config": self.row.fit_settings, "budget": self.budget}

@@ -43,6 +43,8 @@ def parcel_of_run(work: Workspace) -> Parcel:
     """The files that all tasks of a run name: its bundle with what an extractor saw of it."""
     bundle = work.bundle
     paths = [bundle.path / name for name in ("bundle.json", *parts_of(bundle.card))]
+    if bundle.groups is not None:
+        paths.append(bundle.groups.path)
     if work.extractor.weights is not None:
         paths.append(work.extractor.weights)
     files = {_below(path): path.absolute() for path in paths}
@@ -110,7 +112,8 @@ class Sent:
         """The task on this machine, of the files of two parcels; who does it opens its workspace."""
         at, at_plugins = (partial(_moved, sent_folder(key)) for key in (run, plugins))
         bundle, imported, protocol, (extractor, weights), reference, metrics, device = self.work
-        here = replace(bundle, path=at(bundle.path))
+        groups = bundle.groups and replace(bundle.groups, path=at(bundle.groups.path))
+        here = replace(bundle, path=at(bundle.path), groups=groups)
         if reference is not None:
             reference = replace(reference, path=here.path / "reference" / reference.path.name)
         moved = tuple(_plugin_at(at_plugins, each) for each in imported)

@@ -43,9 +43,10 @@ def resolve_config(
 def make_prior_row(registry: Registry, name: str, settings: dict[str, Any], bundle: Bundle, budget: str) -> Row:
     """The row of a prior with the settings that were typed. Raises `UsageError` where they do not suit it."""
     cls = registry.get("prior", name)
+    groups = None if bundle.groups is None else (bundle.groups.chosen, bundle.groups.from_the_top)
     if not isinstance(cls, ForeignPrior):
-        return _planned(registry, cls, settings, bundle.dataset, bundle.latent_shape, budget)
-    row = _ask(registry, cls, _plan_there, settings, bundle.dataset, bundle.latent_shape, budget)
+        return _planned(registry, cls, settings, bundle.dataset, bundle.latent_shape, budget, groups)
+    row = _ask(registry, cls, _plan_there, settings, bundle.dataset, bundle.latent_shape, budget, groups)
     return Row(**row, plugin=cls.plugin)
 
 
@@ -127,7 +128,10 @@ def _planned(
     dataset: str,
     latent_shape: tuple[int, ...],
     budget: str,
+    groups: tuple[tuple[int, ...], bool] | None = None,
 ) -> Row:
+    if groups is not None:
+        _require_groups(cls, *groups)
     config, default, note = resolve_config(cls, settings, dataset, latent_shape, budget)
     changed = [field for field in cls.Config.model_fields if getattr(config, field) != getattr(default, field)]
     given = ",".join(f"{field}={format_value(getattr(config, field))}" for field in changed)
@@ -144,6 +148,16 @@ def _planned(
         config.sampling_settings(),
         note,
     )
+
+
+def _require_groups(cls: type[LatentPrior], chosen: tuple[int, ...], from_the_top: bool) -> None:
+    """Raise `Unplannable` where a prior cannot have these latent groups of a hierarchy as its latents."""
+    typed = f"--groups {','.join(map(str, chosen))}"
+    if cls.needs_backbone:
+        raise Unplannable(f"prior {cls.name} needs q(z|x) as one Gaussian, which {typed} has not: take --groups top")
+    if cls.needs_hierarchy and not from_the_top:
+        lowest = ",".join(map(str, range(chosen[-1] + 1)))
+        raise Unplannable(f"prior {cls.name} asks what is above a group, and {typed} leaves out groups: take {lowest}")
 
 
 def make_rows(

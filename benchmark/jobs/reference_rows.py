@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmark.metrics.api import AGGREGATE_POSTERIOR, FULL_RECONSTRUCTION, RECONSTRUCTION
-from priors.api import PosteriorSplit
+from priors.api import Split
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ REFERENCES = {
 class PosteriorDraws:
     """Draws in the place of a prior's: one z from each of n distinct images."""
 
-    def __init__(self, draws: PosteriorSplit) -> None:
+    def __init__(self, draws: Split) -> None:
         self._draws = draws
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:

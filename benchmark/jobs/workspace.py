@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.store.provenance import device_name
 from benchmark.store.sealed import Damaged, content_hash
-from priors.api import AggregatePosterior, LatentPrior, PosteriorSplit
+from priors.api import AggregatePosterior, DrawnSplit, Hierarchy, LatentPrior, PosteriorSplit
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class Workspace:
     device: torch.device
     machine: dict[str, Any] = field(init=False)
     decoding: dict[tuple[int, int], Runs] = field(default_factory=dict, init=False, repr=False)
-    _splits: dict[str, PosteriorSplit] = field(default_factory=dict, init=False, repr=False)
+    _splits: dict[str, PosteriorSplit | DrawnSplit] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """`machine` is what timings belong to: with as many threads as there are now."""
@@ -62,10 +62,15 @@ class Workspace:
     def backbone(self) -> Backbone:
         return self.bundle.open_backbone(self.registry, self.device)
 
-    def split(self, name: str) -> PosteriorSplit:
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """The top-down network whose groups are the latents; None where they are its top group alone, z."""
+        return cast(Hierarchy, self.backbone) if self.bundle.groups is not None else None
+
+    def split(self, name: str) -> PosteriorSplit | DrawnSplit:
         """The posteriors of `train`, `val` or `test`, read once."""
         if name not in self._splits:
-            self._splits[name] = PosteriorSplit(*self.bundle.posterior(name, self.device))
+            self._splits[name] = self.bundle.split(name, self.device)
         return self._splits[name]
 
     def posterior(self, cls: type[LatentPrior]) -> AggregatePosterior:

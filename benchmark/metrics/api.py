@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from backbones.api import Backbone
-from priors.api import PosteriorSplit
+from priors.api import DrawnSplit, PosteriorSplit
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
@@ -140,7 +140,8 @@ class Evaluation(ABC):
     """One row with one seed under evaluation: what it draws, decodes to and shows to the extractor, each made once.
 
     `source`: the fitted prior, or what draws in its place for a reference row.
-    `held_out`: q_agg of the reported split. `train_posterior()`: mean and std of q(z|x) of training images.
+    `held_out`: q_agg of the reported split; of several latent groups draws alone. `train_posterior()`: mean and std of
+    q(z|x) of training images; of several groups a draw and zero.
     `features_of`: uint8 images (n, C, H, W) -> features (n, d) of the protocol's extractor.
     `reference`, `train_reference`: what that extractor sees in the images compared with, and in training images (None
     where nobody has looked).
@@ -149,7 +150,7 @@ class Evaluation(ABC):
 
     source: Any
     backbone: Backbone
-    held_out: PosteriorSplit
+    held_out: PosteriorSplit | DrawnSplit
     train_posterior: Callable[[], tuple[Tensor, Tensor]]
     features_of: Callable[[Tensor], Tensor]
     reference: ImageReference

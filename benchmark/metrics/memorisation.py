@@ -12,7 +12,8 @@ images   near = minus the distance to the nearest of up to 2,000 random training
 latents  near = max_i log q(z | x_i): the log-density of z, in nats, under the training posterior that explains it
          best; of all posteriors that the bundle holds, up to 50,000. `aggregate_posterior`, whose every latent is
          of one of them, is the line of replay. Where posteriors are points, near = minus the distance to the nearest:
-         the same order, in the limit of equal widths.
+         the same order, in the limit of equal widths. So it is of several groups of a hierarchy, of which one draw of
+         each image stands for its posterior.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class Memorisation(Metric):
 
     @classmethod
     def columns(cls, protocol: Any) -> list[Column]:
-        return [Column("memorisation", "memorisation (½)", "images")]
+        # beside the headline where the line of a perfect prior is one of copies
+        group = "images" if getattr(protocol, "groups", None) is None else "main"
+        return [Column("memorisation", "memorisation (½)", group)]
 
     def applies(self, facts: Facts) -> bool:
         against_test = facts.protocol.reference_split is None  # else there are no new images to be as near as

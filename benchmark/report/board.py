@@ -144,7 +144,8 @@ def make_pages(tables: list[Table], left_out: list[str], tuned: list[Tuned]) -> 
     parts += ["\n".join([_BY_HAND, *by_hand])] if by_hand else []
     if parts:
         pages[TUNING] = "\n".join(parts)
-    recipes = [table for table in tables if not table.protocol.settings]  # what papers report is of these
+    # what papers report is of these
+    recipes = [table for table in tables if not (table.protocol.settings or table.protocol.groups)]
     if (parity := parity_markdown(recipes)) is not None:
         pages["parity.md"] = parity
     return pages

@@ -19,7 +19,7 @@ from benchmark.report.tables import FIT_SECONDS, Key, Table, TableRow
 #: the groups of columns that have a place, and the metrics of each in order; any other metric's columns come after
 #: these, and any other group after the groups
 ORDER = {
-    "main": ("fd", "latent_memorisation", "fld", "mmd", "sampling_time"),
+    "main": ("fd", "memorisation", "latent_memorisation", "fld", "mmd", "sampling_time"),
     "images": ("fd_infinity", "kid", "neighbours", "memorisation", "fld"),
     "latents": ("c2st", "sliced_wasserstein", "latent_neighbours", "cross_entropy"),
     "projected": ("mmd_pca64", "c2st", "sliced_wasserstein", "latent_neighbours"),

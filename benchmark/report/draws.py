@@ -36,6 +36,8 @@ class Draws:
 
 def find_draws(table: Table) -> Draws | None:
     """The draws of a table's rows; None where the cache has none of them, or its bundle is not here."""
+    if table.protocol.groups is not None:  # whose q_agg is no Gaussian an image
+        return None
     bundle = next((bundle for bundle in all_bundles()[0].values() if bundle.id.startswith(table.bundle)), None)
     if bundle is None:
         return None

@@ -13,6 +13,7 @@ from benchmark.report.columns import ORDER, Shown, columns_of, count_decimals, f
 from benchmark.report.frame import is_number
 from benchmark.report.improvement import improvement_of
 from benchmark.report.markdown_table import Grid, as_grid
+from benchmark.report.names import name_groups
 from benchmark.report.pareto import make_points, pareto_file
 from benchmark.report.sample_grids import grid_file
 from benchmark.report.selection import machine_of
@@ -78,6 +79,7 @@ def title_of(table: Table) -> str:
     p, device = table.protocol, "" if table.device == "cpu" else f", {table.device}"
     backbone = f"{table.backbone} seed {table.backbone_seed}"
     settings = ", tuned settings" if p.settings else ""
+    settings += f", {name_groups(p.groups)}" if p.groups else ""
     return f"{table.dataset}, {backbone}, {p.split} split, {p.preset} protocol{settings}, {p.score}{device}"
 
 
@@ -246,6 +248,7 @@ def facts_of(table: Table) -> list[str]:
             f"{in_markdown(p.score)}: {p.generated:,} generated images against {p.reference:,} {p.images} images"
             f"{_capped(p)}, {in_markdown(p.rounding)} rounding; images: {in_markdown(p.preparation)}"
         ),
+        *([_of_groups(p)] if p.groups else []),
         *(
             ["the aggregate posterior decodes the very images that it is compared with: a line that no prior reaches"]
             if p.reference_split
@@ -266,6 +269,22 @@ def facts_of(table: Table) -> list[str]:
         ),
         "± is half a 95 % t-interval over seeds; p is the median over seeds",
     ]
+
+
+def _of_groups(p: Protocol) -> str:
+    """Which latent groups, in which coordinates, of how many draws; where the line of a perfect prior is copying."""
+    assert p.groups is not None
+    counts = ", ".join(f"{p.groups[split]:,} {split}" for split in ("train", "val", "test"))
+    said = (
+        f"latents: {name_groups(p.groups)} of {p.groups['of']}, 0 being the top, each in standard deviations from its "
+        f"mean given those above it; the others are drawn from their conditionals. {p.groups['each']} draw(s) of each "
+        f"of {counts} images (`{p.groups['draws']}`)"
+    )
+    copies = (
+        "; the aggregate posterior decodes to reconstructions of training images, so that its line is one of copies: "
+        "memorisation tells whether a row came near it so, `reconstruction` what held-out images come to"
+    )
+    return said + (copies if len(p.groups["chosen"]) == p.groups["of"] else "")
 
 
 def _timed_on(table: Table) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 from benchmark.report.selection import Selection
 
@@ -21,6 +22,14 @@ def name_pages(selections: list[Selection]) -> list[str]:
     return names
 
 
+def name_groups(groups: dict[str, Any]) -> str:
+    """What a protocol's latent groups are called: `all groups`, `group 1`, `groups 0, 1`."""
+    chosen = groups["chosen"]
+    if len(chosen) == groups["of"]:
+        return "all groups"
+    return f"group{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen))}"
+
+
 def _name(selection: Selection, usual: str) -> str:
     p = selection.protocol
     extractor = str(p.extractor.get("name"))
@@ -31,6 +40,7 @@ def _name(selection: Selection, usual: str) -> str:
         p.preset,
         p.split if p.split != "test" else "",
         p.settings or "",
+        "" if p.groups is None else name_groups(p.groups).replace(" ", ""),
         extractor if extractor != usual else "",
         selection.device if selection.device != "cpu" else "",
     ]

@@ -116,6 +116,8 @@ def _counted(in_none: list[Record]) -> list[str]:
 def _belongs(record: Record, protocol: Protocol) -> bool:
     if record["row"]["budget"] not in (None, protocol.budget):
         return False
+    if record["row"].get("groups") != protocol.groups:
+        return False
     return protocol.covers(record["identity"].get("settings", {}))
 
 

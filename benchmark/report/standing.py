@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.report.names import name_groups
 from benchmark.report.signatures import no_hole
 from benchmark.report.statistics import Gap
 from benchmark.report.tables import CEILING, FD, ZERO_LINE, Table
@@ -72,7 +73,7 @@ def find_standing(made: list[Table]) -> Standing:
 
     Of a bundle's tables those by the extractor that scored it first stand: a second one, looked at beside the first,
     changes nothing here. Tuned settings have tables of their own, apart from the recipes'. A data set with nothing to
-    repair is no column: what orders its rows is noise.
+    repair is no column: what orders its rows is noise. Nor are other latent groups than the top one of a hierarchy.
     """
     tables = [table for table in made if table.protocol.split == "test" and not table.protocol.settings]
     tables.sort(key=lambda table: (table.first_scored, table.page))
@@ -82,7 +83,9 @@ def find_standing(made: list[Table]) -> Standing:
     columns: dict[tuple[str, str, str, str], dict[int, list[Table]]] = defaultdict(lambda: defaultdict(list))
     apart = []
     for table in tables:
-        if table.protocol.extractor.get("name") != usual[table.bundle]:
+        if table.protocol.groups is not None:
+            apart.append((table, f"{name_groups(table.protocol.groups)} of the hierarchy as latents"))
+        elif table.protocol.extractor.get("name") != usual[table.bundle]:
             apart.append((table, f"{table.protocol.score}, a second score of the same rows"))
         elif without := _without_a_gap(table):
             apart.append((table, without))

@@ -45,6 +45,7 @@ class _Row(TypedDict):
     budget: str | None
     device: Name
     deterministic: NotRequired[bool]  # of a bundle whose encoder gives points
+    groups: NotRequired[dict[str, Any]]  # of a hierarchy, other ones than the top
 
 
 class _Code(TypedDict):

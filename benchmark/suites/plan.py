@@ -16,7 +16,7 @@ from benchmark.metrics.api import Metric
 from benchmark.names import choose_bundle, choose_metrics, find_dataset, open_registry
 from benchmark.protocol import choose_preset
 from benchmark.registry import Registry
-from benchmark.request import Request, request_from
+from benchmark.request import Request, choose_groups, request_from
 from benchmark.settings import parse_named
 from benchmark.store.places import data_roots
 from benchmark.suites.places import Place, PlacedRow, folder_apart, is_open, split_open
@@ -55,6 +55,7 @@ class _Untrained:
 
     dataset: str
     latent_shape: tuple[int, ...]
+    groups: None = None
 
 
 def make_steps(suite: Suite, preset: str, given: dict[str, Any]) -> list[Step]:
@@ -92,6 +93,7 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any]) -> list[Step]:
             registry = registry_of(request)
             try:
                 bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
+                bundle = choose_groups(request, registry, bundle)
             except UsageError as error:
                 more = f"; trained by this preset: {', '.join(asked.bundles)}" if asked.bundles else ""
                 raise UsageError(f"{of}: {error}{more}") from error

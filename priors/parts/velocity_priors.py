@@ -40,6 +40,7 @@ class VelocityPrior(LatentPrior):
         "celeba64": (64, {"width": 384}),
         "celeba64-preview": (64, {"width": 384, "steps": 4_000}),
     }
+    long_recipes = {"mnist": (1_792, {"width": 512, "steps": 4_000})}
     space = {
         "learning_rate": Between(3e-4, 3e-3, "half a decade to either side of Adam's usual 1e-3"),
         "width": OneOf((128, 256, 512), "half of the usual 256, and up to the largest of the recipes"),
@@ -48,6 +49,7 @@ class VelocityPrior(LatentPrior):
         "heun_steps": OneOf((5, 9, 18), "the usual nine, about half of them and twice as many"),
     }
     quick = {"steps": 1_000, "width": 128}
+    long_quick = {"steps": 500, "width": 512}
     replayable = True
     learns = {"ring": 0.05, "mixture": 0.1, "banana": 0.05, "narrow": 0.01, "standard": 0.005, "block": 0.2}
 

@@ -1,0 +1,139 @@
+"""Draws of all latent groups of real images: made while images are at hand, found beside a bundle or in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from backbones.api import Backbone
+from backbones.training import as_input
+from benchmark.bundles.bundle import SPLITS, Bundle, require_tensors
+from benchmark.bundles.card import GroupsCard, read_card
+from benchmark.bundles.groups import Groups
+from benchmark.bundles.making import choose_at_random, choose_training
+from benchmark.bundles.reference import require_images_of, without_images
+from benchmark.datasets.api import Dataset, Images
+from benchmark.datasets.content import load_images
+from benchmark.errors import UsageError
+from benchmark.progress import Progress, say, track
+from benchmark.store.places import cache_root
+from benchmark.store.sealed import Damaged, file_hash, write_atomic, write_sealed
+from benchmark.streams import stream
+from benchmark.suggestion import suggest
+
+FOLDER, NAME = "groups", "draws"
+BATCH = 500  # images
+
+
+def on_groups(
+    bundle: Bundle,
+    chosen: tuple[int, ...] | None,
+    backbone: Backbone,
+    dataset: Dataset | None,
+    roots: list[Path] | None,
+) -> Bundle:
+    """The bundle with these groups as its latents (None: z, as it is). Raises `UsageError` where there are no draws.
+
+    `dataset`, `roots`: where its images may be found, to draw what is missing; None for `roots`: nothing is made.
+    """
+    if chosen is None:
+        return bundle
+    found = find_draws(bundle)
+    if found is None:
+        command = suggest("groups", bundle=bundle.path)
+        missing = f"no draws of the latent groups of {bundle.path.name}"
+        if roots is None:
+            raise UsageError(f"{missing}; make them with: {command}")
+        if dataset is None:
+            raise UsageError(f"{missing}, and {without_images(bundle)}")
+        try:
+            images = load_images(dataset, roots)[0]
+        except UsageError as error:
+            raise UsageError(f"{missing}; make them with: {command} ({error})") from error
+        say(f"drawing the latent groups of {bundle.path.name}, once")
+        with track("latent groups") as progress:
+            found = make_draws(bundle, backbone, images, 1, None, None, progress)
+    drawn, images_of = found[1]["counts"]["train"], bundle.card["dataset"]["counts"]["train"]
+    if drawn < images_of:
+        more = suggest("groups", bundle=bundle.path)
+        say(f"latent groups are drawn of {drawn:,} of {images_of:,} training images; of all of them by: {more}")
+    return replace(bundle, groups=Groups(chosen, *found))
+
+
+def find_draws(bundle: Bundle) -> tuple[Path, dict[str, Any]] | None:
+    """The file of draws of a bundle's groups and its card; of several that of the most training images.
+
+    A damaged one is named and left out.
+    """
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for folder in (bundle.path / FOLDER, _cached(bundle)):
+        path = folder / f"{NAME}.json"
+        if not path.exists():
+            continue
+        try:
+            card = read_card(path, GroupsCard)
+            if card["bundle"] != bundle.id:
+                raise Damaged(f"{path}: its draws are of another bundle, {card['bundle'][:16]}")
+            drawn = path.with_suffix(".safetensors")
+            if not drawn.is_file() or file_hash(drawn) != card["sha256"]:
+                raise Damaged(f"{drawn}: missing, or does not match its hash in {path.name}")
+            numbers = sum(torch.Size(shape).numel() for shape in card["shapes"])
+            require_tensors(drawn, {split: [card["counts"][split], card["each"], numbers] for split in SPLITS})
+        except Damaged as error:
+            say(f"draws of latent groups are damaged and left out: {error}")
+        else:
+            found.append((drawn, card))
+    return max(found, key=lambda each: each[1]["counts"]["train"] * each[1]["each"], default=None)
+
+
+@torch.no_grad()
+def make_draws(
+    bundle: Bundle,
+    backbone: Backbone,
+    images: Images,
+    each: int,
+    keep: list[int] | None,
+    folder: Path | None,
+    progress: Progress,
+) -> tuple[Path, dict[str, Any]]:
+    """Draw eps of all groups, `each` times an image, and write the draws with their card to `folder` (None: the cache).
+
+    `keep`: how many train, val and test images are kept (None: all), drawn at random. Raises `UsageError` where
+    `images` are not those that the bundle was made from.
+    """
+    require_images_of(bundle, images)
+    device = next(backbone.parameters()).device
+    images = choose_training(images, bundle.card["dataset"]["counts"]["train"], bundle.dataset)
+    kept = {
+        split: choose_at_random(getattr(images, split), keep[number] if keep else None, f"{FOLDER} {split}")
+        for number, split in enumerate(SPLITS)
+    }
+    done, total = 0, sum(map(len, kept.values()))
+    parts: dict[str, torch.Tensor] = {}
+    for split, of_split in kept.items():
+        noise, drawn = stream(device, FOLDER, split), []
+        for batch in of_split.split(BATCH):
+            x = as_input(batch.to(device))
+            draws = [torch.cat([eps.flatten(1) for eps in backbone.draw_all(x, noise)], 1) for _ in range(each)]
+            drawn.append(torch.stack(draws, 1).half().cpu())
+            done += len(batch)
+            progress(done, total)
+        parts[split] = torch.cat(drawn)
+    path = (folder or _cached(bundle)) / f"{NAME}.safetensors"
+    write_atomic(path, save(parts))
+    card = {
+        "bundle": bundle.id,
+        "shapes": [list(shape) for shape in backbone.group_shapes],
+        "counts": {split: len(part) for split, part in parts.items()},
+        "each": each,
+        "sha256": file_hash(path),
+    }
+    return path, write_sealed(path.with_suffix(".json"), card)
+
+
+def _cached(bundle: Bundle) -> Path:
+    return cache_root() / FOLDER / bundle.id[:16]

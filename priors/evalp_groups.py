@@ -1,0 +1,210 @@
+"""EVaLP with one model a latent group, given the groups above it: conditional energies, samplers and bounds.
+
+    p(z) = prod_l exp(-f_l(eps_l, c_l)) N(eps_l; 0, I) / Z_l(c_l)
+    log Z_l(c) = max over g_l(.|c) of  -E_g[f_l(eps, c)] - KL(g_l(.|c) || N(0, I))
+
+eps_l is group l in standard deviations from its mean given the groups above, c_l what the frozen top-down network has
+there. By the chain rule KL(q_agg || p) = sum_l E_q(z_<l)[KL(q_agg(z_l|z_<l) || p_l(.|z_<l))] all groups train at once
+from draws of q_agg, whose own groups above are their contexts (teacher forcing), each as `evalp` does:
+
+    energy    minimise  E[f(eps_q, c)] - E[f(eps_g, c)] + gp_weight E[(|grad_eps f(eps^, c)| - 1)^2]
+    sampler   minimise  E[f(G(eta, c), c)] + kl_weight KL(g(.|c) || N(0, I)),        eps_g = G(eta, c), eta ~ N(0, I)
+
+with eps^ between eps_q and eps_g at the same c, and G a RealNVP that c steers. Drawing walks down the network, one pass
+of a sampler a group. A share `own_contexts` of a sampler's batch is below groups of the model's own instead, as it will
+be when drawing; an energy cannot be, since nobody has posteriors there. The log has of each group `upper`, for any
+sampler an upper bound of E_q[log p_l(eps_l | c_l) - log N(eps_l; 0, I)].
+
+This is another model than `evalp` on all groups at once (`run --groups all --priors evalp`), whose one energy is
+normalised as a whole: an energy on group 1 alone moves group 0 there, to where it leaves group 1 low energies, and does
+not move it here. As Z_l hangs on c_l, log p is not known up to a constant, and there is no `energy` of several groups.
+NCP-VAE has the same form with classifiers (`ncp_groups`); EVaLP's paper has the top group alone, and leaves all open.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from priors.api import (
+    AggregatePosterior,
+    Between,
+    Diverged,
+    Hierarchy,
+    LatentPrior,
+    OneOf,
+    PriorConfig,
+    Progress,
+    hookimpl,
+)
+from priors.parts.conditional import ConditionalEnergy, ConditionalFlow, widths_of
+from priors.parts.hierarchies import GroupByGroup
+from priors.parts.optimisers import Adam
+from priors.parts.standard_normal import log_standard_normal
+
+LOG_EVERY = 20  # rounds
+
+
+class EVaLPGroupsConfig(PriorConfig):
+    """`steps` counts energy steps; samplers take one step after every `energy_steps` of them.
+
+    Blocks have convolutions of `conv_widths`, vectors a perceptron of two layers of `energy_width`. `own_contexts`:
+    share of a sampler's batch that is below draws of the samplers above.
+    """
+
+    steps: int = Field(3_000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    energy_steps: int = Field(2, ge=1)
+    energy_width: int = Field(128, ge=1)
+    conv_widths: tuple[int, ...] = Field((32, 32), min_length=1)
+    couplings: int = Field(4, ge=1)
+    sampler_width: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    sampler_learning_rate: float = Field(5e-4, gt=0)
+    gp_weight: float = Field(10.0, ge=0)
+    kl_weight: float = Field(1.0, ge=0)
+    own_contexts: float = Field(0.0, ge=0, le=1)
+
+
+def energy_loss(
+    energy: ConditionalEnergy, eps_q: Tensor, eps_g: Tensor, a: Tensor, context: Tensor, gp_weight: float
+) -> tuple[Tensor, Tensor]:
+    """The loss of one group's energy, and its mean squared excess (|grad_eps f| - 1)^2.
+
+    eps (n, *shape) of q and of the sampler below the same context (n, *context_shape); a (n, 1) in [0, 1].
+    """
+    read = energy.read(context)
+    value = energy(torch.stack([eps_q, eps_g], 1).flatten(0, 1), read).view(-1, 2)
+    a = a.view(-1, *[1] * (eps_q.dim() - 1))
+    slope = energy.slope(a * eps_q + (1 - a) * eps_g, read)
+    penalty = (torch.linalg.vector_norm(slope, dim=1) - 1).square().mean()
+    return (value[:, 0] - value[:, 1]).mean() + gp_weight * penalty, penalty
+
+
+def sampler_loss(
+    energy: ConditionalEnergy, sampler: ConditionalFlow, noise: Tensor, context: Tensor, kl_weight: float
+) -> tuple[Tensor, Tensor]:
+    """The loss of one group's sampler, and KL(g(.|c) || N(0, I)) in nats, both at G(noise, c), noise (n, *shape)."""
+    eps, log_det = sampler.push(noise, context)
+    kl = divergence_from_base(noise, eps, log_det)
+    return energy(eps, energy.read(context)).mean() + kl_weight * kl, kl
+
+
+def divergence_from_base(noise: Tensor, eps: Tensor, log_det: Tensor) -> Tensor:
+    """KL(g || N(0, I)) in nats, estimated at eps = G(noise), with log|det dG/dnoise| (n,)."""
+    return (log_standard_normal(noise) - log_det - log_standard_normal(eps)).mean()
+
+
+@torch.no_grad()
+def _energy_gap(energy: ConditionalEnergy, eps_q: Tensor, eps_g: Tensor, context: Tensor) -> float:
+    """E[f(eps_g, c)] - E[f(eps_q, c)] in nats."""
+    read = energy.read(context)
+    return (energy(eps_g, read) - energy(eps_q, read)).mean().item()
+
+
+class EVaLPGroups(GroupByGroup):
+    name = "evalp_groups"
+    group = "energy"
+    by_default = False
+    Config = EVaLPGroupsConfig
+    config: EVaLPGroupsConfig
+    space = {
+        "learning_rate": Between(5e-5, 2e-3, "a decade below the usual 5e-4 to four times it"),
+        "kl_weight": OneOf((1e-3, 0.03, 0.3, 1.0), "from a sampler that follows the energy to one that aims at p"),
+        "gp_weight": Between(1.0, 20.0, "a decade below the usual 10 to twice it"),
+        "own_contexts": OneOf((0.0, 0.5), "contexts of q alone, and half of them of the model"),
+    }
+    quick = {"steps": 1_500}
+    block_quick = {"steps": 300}
+    long_quick = {"steps": 160}
+
+    def __init__(
+        self, latent_shape: tuple[int, ...], config: EVaLPGroupsConfig, hierarchy: Hierarchy | None = None
+    ) -> None:
+        super().__init__(latent_shape, config, hierarchy)
+        self.energies, self.samplers = nn.ModuleList(), nn.ModuleList()
+        for shape, context in zip(self.shapes, self.context_shapes):
+            widths = widths_of(shape, config.conv_widths, config.energy_width, depth=2)
+            width = config.sampler_width if len(shape) == 3 else config.energy_width
+            self.energies.append(ConditionalEnergy(shape, context, widths))
+            self.samplers.append(ConditionalFlow(shape, context, config.couplings, width))
+        self.network_evaluations = len(self.shapes)
+        self.learns = {"ring": 0.6} if config.kl_weight >= 1 else {}
+
+    def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
+        """Per round, draws in this order: z_q of all energy steps; of each group its noise, a and sampler's noise."""
+        config, device = self.config, posterior.device
+        k, batch = config.energy_steps, config.batch_size
+        own = round(config.own_contexts * batch)
+        energies, samplers = self._networks()
+        of_energies = [list(energy.parameters()) for energy in energies]
+        of_samplers = list(self.samplers.parameters())
+        optimisers = [Adam(parameters, config.learning_rate, betas=(0.5, 0.999)) for parameters in of_energies]
+        sampler_optimiser = Adam(of_samplers, config.sampler_learning_rate, betas=(0.5, 0.999))
+        self.measure_features(posterior, generator)
+        rounds = math.ceil(config.steps / k)
+        for index in range(rounds):
+            z = posterior.train.sample(k * batch, generator)
+            eps_q, contexts = self.apart(z), self.contexts(z)
+            below = [context[-batch:] for context in contexts]
+            if own:
+                of_own = self.contexts(self.descend(own, generator))
+                below = [torch.cat([mine, there[own:]]) for mine, there in zip(of_own, below)]
+            losses, facts = z.new_zeros(()), dict[str, float]()
+            logged = index % LOG_EVERY == 0 or index == rounds - 1
+            for number, (energy, sampler) in enumerate(zip(energies, samplers)):
+                noise = torch.randn(eps_q[number].shape, generator=generator, device=device)
+                a = torch.rand(k * batch, 1, generator=generator, device=device)
+                with torch.no_grad():  # the sampler stands still during the energy's steps
+                    eps_g, log_det = sampler.push(noise, contexts[number])
+                of_all = (each.split(batch) for each in (eps_q[number], eps_g, a, contexts[number]))
+                for of_q, of_g, between, context in zip(*of_all):
+                    loss, penalty = energy_loss(energy, of_q, of_g, between, context, config.gp_weight)
+                    optimisers[number].step(torch.autograd.grad(loss, of_energies[number]))
+                if logged:
+                    kl = divergence_from_base(noise, eps_g, log_det).item()
+                    gap = _energy_gap(energy, eps_q[number], eps_g, contexts[number])
+                    told = {"upper": gap + kl, "kl": kl, "penalty": penalty.item()}
+                    facts |= {f"{name}_{number}": value for name, value in told.items()}
+                noise = torch.randn(batch, *self.shapes[number], generator=generator, device=device)
+                losses = losses + sampler_loss(energy, sampler, noise, below[number], config.kl_weight)[0]
+            sampler_optimiser.step(torch.autograd.grad(losses, of_samplers))
+            if logged:
+                facts["upper"] = sum(facts[f"upper_{number}"] for number in range(len(energies)))
+                bad = [name for name, value in facts.items() if not math.isfinite(value)]
+                if bad:
+                    raise Diverged(f"{', '.join(bad)} not finite after {(index + 1) * k} energy steps")
+                progress((index + 1) * k, rounds * k, **facts)
+
+    def _networks(self) -> tuple[list[ConditionalEnergy], list[ConditionalFlow]]:
+        """The energy, and the sampler, of each group."""
+        return cast(tuple[list[ConditionalEnergy], list[ConditionalFlow]], (list(self.energies), list(self.samplers)))
+
+    def draw_below(self, number: int, context: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(len(context), *self.shapes[number], generator=generator, device=generator.device)
+        return self._networks()[1][number].push(noise, context)[0]
+
+    def log_prob_by_group(self, z: Tensor) -> Tensor:
+        samplers = self._networks()[1]
+        given = zip(samplers, self.apart(z), self.contexts(z))
+        return torch.stack([sampler.log_prob(eps, context) for sampler, eps, context in given], 1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Density of the samplers."""
+        return self.log_prob_by_group(z).sum(1)
+
+    def energy(self, z: Tensor) -> Tensor | None:
+        """Of one group alone."""
+        if len(self.shapes) > 1:
+            return None
+        ((f, *_), _), (eps,), (context,) = self._networks(), self.apart(z), self.contexts(z)
+        return f(eps, f.read(context)) - log_standard_normal(z)
+
+
+@hookimpl
+def register_priors() -> list[type[LatentPrior]]:
+    return [EVaLPGroups]

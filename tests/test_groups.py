@@ -1,0 +1,401 @@
+"""Latent groups of a hierarchy in whitened coordinates: draws, decoding, what is drawn where nobody chose."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from draws import CPU, seeded
+from torch.distributions import Normal
+from vaes import SMALL, binary, hierarchy, untrained
+
+from backbones.training import as_input
+from benchmark.bundles.bundle import open_bundle
+from benchmark.bundles.find import SHIPPED
+from benchmark.bundles.group_draws import find_draws
+from benchmark.bundles.groups import GroupDecoder, Groups
+from benchmark.datasets.path import PathDataset
+from benchmark.errors import UsageError
+from benchmark.jobs.parcels import Sent, parcel_of_plugins, parcel_of_run, unpack
+from benchmark.jobs.task import Task
+from benchmark.library import load_prior
+from benchmark.protocol import read_protocols
+from benchmark.registry import Registry
+from benchmark.request import Request, resolve
+from benchmark.store.records import RecordStore
+from priors.api import DrawnSplit
+
+pytestmark = pytest.mark.usefixtures("seeded_modules")
+
+
+def recorded(model, eps, groups=None):
+    """What `walk` says of each group while it is given eps."""
+    seen = []
+
+    def choose(number, above):
+        seen.append(above)
+        return above.at(eps[number])
+
+    with torch.no_grad():
+        model.walk(choose, len(eps[0]), None, groups)
+    return seen
+
+
+def test_a_hierarchy_names_the_shapes_of_its_groups_and_of_what_is_above_them():
+    model = hierarchy()
+    assert model.group_shapes == ((3, 2, 2), (3, 4, 4), (3, 4, 4))
+    eps = [torch.randn(2, *shape, generator=seeded(i)) for i, shape in enumerate(model.group_shapes)]
+    above = recorded(model, eps)
+    assert [tuple(each.features.shape[1:]) for each in above] == list(model.context_shapes)
+    assert [tuple(each.mean.shape[1:]) for each in above] == list(model.group_shapes)
+    assert sum(shape.numel() for shape in map(torch.Size, model.group_shapes)) == int(model._sizes.sum())
+
+
+def test_decoding_the_noise_of_decode_is_decode_bit_for_bit():
+    model, n = hierarchy(), 5
+    noise = seeded(7)
+    z = torch.randn(n, *model.latent_shape, generator=seeded(1))
+    eps = [z, *(torch.randn(n, *shape, generator=noise) for shape in model.group_shapes[1:])]
+    with torch.no_grad():
+        assert torch.equal(model.decode_all(eps), model.decode(z, seeded(7)))
+        assert torch.equal(model.decode_all([z, None, None], seeded(7)), model.decode(z, seeded(7)))
+
+
+def test_what_is_not_given_is_drawn_at_the_temperature_of_the_setting_and_what_is_given_is_taken_as_it_is():
+    cold = hierarchy(temperature=0.0)
+    eps = [torch.randn(4, *shape, generator=seeded(i)) for i, shape in enumerate(cold.group_shapes)]
+    with torch.no_grad():
+        assert torch.equal(cold.decode_all([eps[0], None, None], seeded(1)), cold.decode(eps[0], seeded(2)))
+        zeros = [eps[0], *(torch.zeros_like(each) for each in eps[1:])]
+        assert torch.equal(cold.decode_all(zeros), cold.decode(eps[0], seeded(1)))
+        assert not torch.equal(cold.decode_all(eps), cold.decode_all(zeros))
+        drawn = [cold.decode_all([None, eps[1], None], seeded(seed)) for seed in (1, 2)]
+    assert not torch.equal(*drawn)  # the top one, from N(0, I)
+
+
+def test_decoding_a_draw_of_all_groups_is_the_reconstruction():
+    model, x = hierarchy(), binary(6)
+    with torch.no_grad():
+        eps = model.draw_all(x, seeded(3))
+        assert [tuple(each.shape[1:]) for each in eps] == list(model.group_shapes)
+        assert torch.allclose(model.decode_all(eps), model.reconstruct(x, seeded(3)), atol=1e-5)
+
+
+def test_log_ratios_are_the_same_numbers_in_eps():
+    """log q - log p of z, the cost of each group, is log q(eps) - log N(eps; 0, I): the Jacobian cancels."""
+    model, x = hierarchy(), binary(6)
+    with torch.no_grad():
+        _, eps, costs = model._infer(x, seeded(3))
+        above = recorded(model, eps)
+        rising = model._bottom_up(x)
+        for number in (1, 2):
+            _, again, _ = model._group(number).infer(above[number], rising[-1 - number], seeded(0))
+            merged = model._group(number).merge(torch.cat([above[number].features, rising[-1 - number]], 1))
+            shift, log_ratio = (
+                part for part in (5 * torch.tanh(model._group(number).posterior(merged) / 5)).chunk(2, dim=1)
+            )
+            q = Normal(shift / above[number].std, log_ratio.exp())
+            expected = (q.log_prob(eps[number]) - Normal(0.0, 1.0).log_prob(eps[number])).flatten(1).sum(1)
+            assert torch.allclose(expected, costs[number][1], rtol=1e-3, atol=1e-3)
+            assert again.shape == eps[number].shape
+
+
+def test_a_walk_ends_after_so_many_groups():
+    model = hierarchy()
+    eps = [torch.randn(2, *shape, generator=seeded(i)) for i, shape in enumerate(model.group_shapes)]
+    for groups in (1, 2, 3):
+        assert len(recorded(model, eps, groups)) == groups
+
+
+@pytest.mark.parametrize("groups", [(1,), (2, 1), (1, 1, 2)])
+def test_any_number_of_groups_on_a_scale(groups):
+    model = hierarchy(**{**SMALL, "groups": groups, "top_side": 2})
+    eps = [torch.randn(2, *shape, generator=seeded(i)) for i, shape in enumerate(model.group_shapes)]
+    assert len(eps) == sum(groups)
+    with torch.no_grad():
+        assert model.decode_all(eps).shape == (2, 1, 16, 16)
+        assert len(model.draw_all(binary(2), seeded())) == len(eps)
+
+
+def test_a_vae_without_a_hierarchy_has_one_group():
+    model = untrained((1, 16, 16))
+    assert model.group_shapes == (model.latent_shape,)
+    z = torch.randn(4, *model.latent_shape, generator=seeded())
+    with torch.no_grad():
+        assert torch.equal(model.decode_all([z]), model.decode(z))
+        (eps,) = model.draw_all(binary(4), seeded(1))
+        mean, std = model.encode(binary(4))
+        assert torch.equal(eps, mean + std * torch.randn(mean.shape, generator=seeded(1)))
+    with pytest.raises(ValueError, match="eps of 1 groups"):
+        model.decode_all([None])
+
+
+# ---- as the latents of a bundle -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stairs(squares, tmp_path, cli):
+    """A bundle of a tiny hierarchy, and its draws in the cache, with those of its images that were asked for."""
+    squares("bundle", epochs=2)
+
+    def draw(*words):
+        return cli("groups", "--bundle", tmp_path / "bundle", "--dataset", tmp_path / "squares.npz", *words)
+
+    return SimpleNamespace(path=tmp_path / "bundle", data=tmp_path / "squares.npz", draw=draw)
+
+
+def ran(cli, stairs, tmp_path, groups, *words):
+    words = ("--priors", "fitted_gaussian", "--seeds", 1, "--metrics", "fd,c2st,cross_entropy,groups", *words)
+    bundle = ("--bundle", stairs.path, "--dataset", stairs.data, "--results", tmp_path / "results")
+    return cli("run", *bundle, "--groups", groups, "--device", "cpu", *words)
+
+
+def rows_of(results):
+    records, damaged = RecordStore(results / "records").all()
+    assert not damaged
+    return records
+
+
+def test_draws_are_those_of_the_images_and_their_decoding_the_reconstruction(stairs):
+    assert stairs.draw("--draws", 3).code == 0
+    bundle = open_bundle(stairs.path)
+    path, card = find_draws(bundle)
+    assert card["counts"] == {"train": 200, "val": 40, "test": 60}
+    split = Groups((0, 1, 2), path, card).split("val", CPU)
+    assert len(split) == 40
+    assert split._drawn.shape == (40, 3, 12 + 48 + 48)
+    assert split._drawn.dtype == torch.float16
+    model = bundle.open_backbone(Registry(), CPU)
+    images = as_input(PathDataset(stairs.data).load([]).val)
+    decoder = GroupDecoder(model, Groups((0, 1, 2), path, card))
+    with torch.no_grad():
+        mean, std = model.encode(images)
+        top = split._drawn[:, :, :12].float().unflatten(2, model.latent_shape)
+        assert ((top.mean(1) - mean) / std).abs().mean() < 1.5
+        error = (decoder.decode(split.first(), seeded()) - images).square().mean()
+        others = (decoder.decode(split.first().roll(1, 0), seeded()) - images).square().mean()
+        assert error < others
+
+
+def test_a_split_of_draws_draws_images_and_their_draws_alike():
+    drawn = torch.arange(5.0)[:, None, None] + torch.tensor([0.0, 0.25])[:, None]
+    split = DrawnSplit(drawn.half())
+    z = split.sample(10_000, seeded())
+    assert z.shape == (10_000, 1)
+    assert z.dtype == torch.float32
+    values, counts = z.unique(return_counts=True)
+    assert values.tolist() == drawn.flatten().sort().values.tolist()
+    assert (counts / 10_000 - 0.1).abs().max() < 0.02
+    assert sorted(split.one_each(5, seeded()).floor().flatten().tolist()) == [0, 1, 2, 3, 4]
+    assert torch.equal(split.one_each(5, seeded(1)), split.one_each(5, seeded(1)))
+    with pytest.raises(ValueError, match="6 distinct images asked for, the split has 5"):
+        split.one_each(6, seeded())
+
+
+def test_all_groups_and_single_ones_have_tables_of_their_own_beside_the_top(stairs, tmp_path, cli):
+    assert stairs.draw().code == 0
+    for groups in ("top", "0", "all", "1"):
+        done = ran(cli, stairs, tmp_path, groups)
+        assert done.code == 0, done.err
+    records = rows_of(tmp_path / "results")
+    of = {json.dumps(record["row"].get("groups", {}).get("chosen")) for record in records}
+    assert of == {"null", "[0, 1, 2]", "[1]"}, "0 is the top"
+    fits = {record["id"] for record in records if record["kind"] == "fit"}
+    assert len(fits) == 2 * 3
+    protocols = [protocol.groups for _, protocol in read_protocols(tmp_path / "results")[0]]
+    assert sorted(len(groups["chosen"]) if groups else 0 for groups in protocols) == [0, 1, 3]
+    pages = {page.name: page.read_text() for page in (tmp_path / "results" / "boards").glob("*.md")}
+    assert len(pages) == 3
+    (whole,) = (text for name, text in pages.items() if "allgroups" in name)
+    (single,) = (text for name, text in pages.items() if "group1" in name)
+    assert "all groups of 3" in whole
+    assert "its line is one of copies" in whole
+    assert "C2ST AUC to 0" in whole
+    assert "its line is one of copies" not in single
+    first = (tmp_path / "results" / "leaderboard.md").read_text()
+    assert "all groups of the hierarchy as latents" in first
+    again = ran(cli, stairs, tmp_path, "0,1,2", "--dry-run")
+    assert again.code == 0
+    assert all(line.split("|")[3].strip() == "0" for line in again.out.splitlines() if line.startswith("| all"))
+
+
+def test_without_draws_they_are_made_where_images_are_at_hand_and_else_the_command_is_said(stairs, tmp_path, cli):
+    missing = ran(cli, stairs, tmp_path, "all", "--dry-run")
+    assert missing.code == 2
+    assert "no draws of the latent groups of bundle; make them with: python -m benchmark groups --" in missing.err
+    done = ran(cli, stairs, tmp_path, "all")
+    assert done.code == 0, done.err
+    assert "drawing the latent groups of bundle, once" in done.err
+    assert find_draws(open_bundle(stairs.path))[1]["each"] == 1
+
+
+def test_other_draws_are_other_latents(stairs, tmp_path, cli):
+    stairs.draw("--keep", "100,30,50")
+    ran(cli, stairs, tmp_path, "all")
+    stairs.draw("--out", stairs.path / "groups")
+    ran(cli, stairs, tmp_path, "all")
+    records = rows_of(tmp_path / "results")
+    assert {record["row"]["groups"]["train"] for record in records} == {100, 200}
+    assert len({protocol.hash for _, protocol in read_protocols(tmp_path / "results")[0]}) == 2
+    assert open_bundle(stairs.path).id == records[0]["identity"].get("bundle", open_bundle(stairs.path).id)
+
+
+def test_draws_travel_with_a_task_to_a_machine_that_has_no_bundle(stairs, tmp_path, monkeypatch):
+    stairs.draw()
+    request = Request(
+        bundle=str(stairs.path), dataset=str(stairs.data), groups="all", priors="fitted_gaussian", seeds=1, metrics=()
+    )
+    resolved = resolve(request, reference_of=lambda *_: None)
+    parcel = parcel_of_run(resolved.work)
+    sent = Sent.of(Task(resolved.jobs[-1], resolved.work, (), 1))
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "elsewhere"))
+    unpack(parcel.key, parcel.read())
+    here = sent.task(parcel.key, parcel_of_plugins([]).key).job.bundle
+    assert here.groups.path.is_relative_to(tmp_path / "elsewhere")
+    assert len(here.split("val", CPU)) == 40
+
+
+def test_the_shipped_draws_are_of_the_shipped_hierarchy():
+    bundle = open_bundle(SHIPPED / "mnist-nvae")
+    path, card = find_draws(bundle)
+    assert path.stat().st_size < 12e6
+    groups = Groups(tuple(range(5)), path, card)
+    assert groups.latent_shape == (1_792,)
+    z = groups.split("test", CPU).first()
+    assert z.mean().abs() < 0.01
+    assert 0.9 < z.std() < 1.1, "at KL weight 1 the base of all groups is near"
+    decoder = GroupDecoder(bundle.open_backbone(Registry(), CPU), groups)
+    with torch.no_grad():
+        digits, noise = decoder.decode(z[:50]), decoder.decode(torch.randn(50, 1_792, generator=seeded()))
+    assert (digits.mean(0) - noise.mean(0)).abs().mean() < 0.1
+    assert digits[:, :, 14:18, 14:18].mean() > 3 * digits[:, :, :4].mean()
+
+
+WALKER = """
+import torch
+from priors.api import LatentPrior, hookimpl
+
+
+class Walker(LatentPrior):
+    name = "walker"
+    needs_hierarchy = True
+
+    def __init__(self, latent_shape, config, hierarchy=None):
+        super().__init__(latent_shape, config)
+        self.walked = (hierarchy,)
+        self.moved = torch.nn.Parameter(torch.zeros(len(hierarchy.group_shapes)))
+
+    def fit(self, posterior, generator, progress):
+        self.moved.data.fill_(0.1)
+
+    @torch.no_grad()
+    def sample(self, n, generator):
+        drawn = []
+
+        def choose(number, above):
+            noise = torch.randn(n, *self.walked[0].group_shapes[number], generator=generator)
+            drawn.append(noise + self.moved[number] * above.features.mean().tanh())
+            return above.at(drawn[-1])
+
+        self.walked[0].walk(choose, n)
+        return torch.cat([each.flatten(1) for each in drawn], 1)
+
+
+@hookimpl
+def register_priors():
+    return [Walker]
+"""
+
+
+def test_a_plugin_may_walk_down_the_hierarchy_in_a_process_of_its_own(stairs, tmp_path, cli):
+    stairs.draw()
+    (tmp_path / "walker.py").write_text(WALKER)
+    done = ran(
+        cli, stairs, tmp_path, "0,1", "--plugin", tmp_path / "walker.py", "--priors", "walker", "--metrics", "c2st"
+    )
+    assert done.code == 0, done.err
+    assert any(
+        record["row"]["label"] == "walker" and record["kind"] == "c2st" for record in rows_of(tmp_path / "results")
+    )
+
+
+def test_a_fitted_prior_of_all_groups_is_loaded_with_its_decoder(stairs):
+    stairs.draw()
+    where = {"bundle": str(stairs.path), "dataset": str(stairs.data), "groups": "all", "device": "cpu"}
+    loaded = load_prior("evalp_groups[steps=4]", **where)
+    z = loaded.sample(3)
+    assert z.shape == (3, 108)
+    assert torch.equal(z, load_prior("evalp_groups[steps=4]", **where).sample(3)), "found in the cache"
+    assert loaded.images(3).shape == (3, 1, 16, 16)
+    with pytest.raises(UsageError, match="a network that is not its own"):
+        loaded.export("evalp.pt2")
+
+
+def test_damaged_draws_are_named_and_left_out(stairs, tmp_path, cli):
+    stairs.draw()
+    path, _ = find_draws(open_bundle(stairs.path))
+    path.write_bytes(path.read_bytes()[:-4])
+    done = ran(cli, stairs, tmp_path, "all", "--dry-run")
+    assert done.code == 2
+    assert "does not match its hash" in done.err
+
+
+def test_a_recorded_score_of_all_groups_is_verified(stairs, tmp_path, cli, monkeypatch):
+    stairs.draw("--out", stairs.path / "groups")
+    monkeypatch.setattr("benchmark.bundles.find._elsewhere", lambda: iter([stairs.path]))
+    assert ran(cli, stairs, tmp_path, "all", "--metrics", "c2st").code == 0
+    done = cli("verify", "--results", tmp_path / "results", "--share", 1)
+    assert done.code == 0, done.out + done.err
+    assert "DISAGREES" not in done.out
+    assert "cannot be verified" not in done.out.replace("0 cannot be verified", "")
+
+
+@pytest.mark.parametrize(
+    "groups, said",
+    [
+        ("bottom", "expected top, all, or numbers of groups from 0 (the top) on, e.g. 0,1"),
+        ("0,x", "expected top, all, or numbers of groups from 0 (the top) on, e.g. 0,1"),
+        ("-1", "expected top, all, or numbers of groups from 0 (the top) on, e.g. 0,1"),
+        ("0,7", "--groups 0,7: bundle has groups 0 (the top) to 2, and no 7"),
+    ],
+)
+def test_groups_that_are_not_there_are_refused_in_a_line(stairs, tmp_path, cli, groups, said):
+    done = ran(cli, stairs, tmp_path, groups, "--dry-run")
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("error:") == 1
+
+
+def test_priors_that_cannot_have_these_groups_are_left_out_and_the_reason_said(stairs, tmp_path, cli):
+    stairs.draw()
+    done = ran(cli, stairs, tmp_path, "1,2", "--priors", "evalp_groups,vamp", "--metrics", "c2st")
+    assert done.code == 1
+    assert "evalp_groups asks what is above a group, and --groups 1,2 leaves out groups: take 0,1,2" in done.err
+    assert "vamp needs q(z|x) as one Gaussian, which --groups 1,2 has not: take --groups top" in done.err
+
+
+def test_a_plain_vae_has_the_one_group(small_bundle, tmp_path, cli):
+    words = ("run", "--bundle", small_bundle, "--priors", "gaussian", "--results", tmp_path / "results", "--dry-run")
+    plain, everything = cli(*words), cli(*words, "--groups", "all")
+    assert plain.code == everything.code == 0
+    assert plain.out == everything.out
+    refused = cli(*words, "--groups", "1")
+    assert refused.code == 2
+    assert "has one latent group, 0, and no 1" in refused.err
+    refused = cli("groups", "--bundle", small_bundle, "--dataset", small_bundle.parent / "small.npz")
+    assert refused.code == 2
+    assert "has one latent group, and holds its posteriors: nothing is to be drawn" in refused.err
+
+
+def test_tuned_settings_are_of_the_top_group_alone(tmp_path, cli):
+    done = cli("run", "--bundle", "mnist-nvae", "--groups", "all", "--settings", "tuned")
+    assert done.code == 2
+    assert "groups and settings=tuned exclude each other" in done.err
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [("top", None), (None, None), ("all", "all"), ("0,1", (0, 1)), ([2, 0], (2, 0)), (1, (1,)), ("3", (3,))],
+)
+def test_groups_are_typed_and_given(given, meant):
+    assert Request(groups=given).groups == meant
