@@ -101,7 +101,8 @@ def _credible(content: dict[str, Any], elapsed: float) -> dict[str, Any]:
 class ForeignSource:
     """A fitted prior in a process of its own, started when it is first asked, and again where it died.
 
-    `bundle`: whose hierarchy it walks down, where it does. Has of a `LatentPrior` what a metric may ask for. Raises `Reported` where its code raises, `Died` where it ends.
+    Has of a `LatentPrior` what a metric may ask for. Raises `Reported` where its code raises, `Died` where it ends.
+    `bundle`: whose hierarchy it walks down, where it does.
     """
 
     def __init__(self, foreign: Foreign, of: Specimen, state: Path, bundle: Bundle | None = None) -> None:
