@@ -48,7 +48,7 @@ ROOT = Path(benchmark.__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 DIGITS = SHIPPED / "digits-conv_vae"
 METRICS = Registry().at_hand("metric")
-OF_VECTORS = set(METRICS) - {"mmd_pca64"}  # which is of spatial latents
+OF_VECTORS = set(METRICS) - {"mmd_pca64", "groups"}  # which are of spatial latents, and of several groups
 OF_PRIORS = OF_VECTORS - {"redraws", "extraction_time"}  # of full protocols, of a reference row
 TIMED = r"fit_seconds|(prior|decode|images)_(seconds|repeats)_\d+|extraction_(seconds|repeats)"
 
@@ -376,7 +376,7 @@ def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle)
     metric = registry.get("metric", name)()
     extractor = DigitCNN()
     protocol = make_protocol(bundle, PRESETS["quick"], "test", extractor, features=64).model_copy(
-        update={"timing_batches": (4,), "timing_seconds": 0.0, "redraws": 2}
+        update={"timing_batches": (4,), "timing_seconds": 0.0, "redraws": 2, "groups": {"chosen": [0, 1]}}
     )
     prior = Gaussian(bundle.latent_shape, Gaussian.Config())
     evaluation = Evaluation(
@@ -393,7 +393,9 @@ def test_a_metric_reads_no_setting_but_those_of_its_identity(name, small_bundle)
         find_reference(bundle, extractor, "train"),
     )
     assert set(metric.reads) <= set(Protocol.model_fields)
-    if name not in OF_VECTORS:
+    if name == "groups":
+        evaluation.backbone = SimpleNamespace(latent_shape=(4,), group_shapes=((1,), (3,)))
+    elif name not in OF_VECTORS:
         evaluation.held_out = PosteriorSplit(*(part.unflatten(1, (4, 1, 1)) for part in bundle.posterior("test", CPU)))
         evaluation.source = Gaussian((4, 1, 1), Gaussian.Config())
         evaluation.backbone = SimpleNamespace(latent_shape=(4, 1, 1))

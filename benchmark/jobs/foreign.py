@@ -102,9 +102,10 @@ class ForeignSource:
     """A fitted prior in a process of its own, started when it is first asked, and again where it died.
 
     Has of a `LatentPrior` what a metric may ask for. Raises `Reported` where its code raises, `Died` where it ends.
+    `bundle`: whose hierarchy it walks down, where it does.
     """
 
-    def __init__(self, foreign: Foreign, of: Specimen, state: Path, bundle: Bundle) -> None:
+    def __init__(self, foreign: Foreign, of: Specimen, state: Path, bundle: Bundle | None = None) -> None:
         self._foreign, self._of, self._state, self._bundle = foreign, of, state, bundle
         self._child: Child | None = None
         self._facts: dict[str, Any] = {}
@@ -231,13 +232,13 @@ def _backbone(foreign: Foreign, bundle: Bundle, device: torch.device) -> Backbon
     return bundle.open_backbone(Registry(plugins=[foreign.plugin]), device)
 
 
-def _with_hierarchy(of: Specimen, cls: type[LatentPrior], foreign: Foreign, bundle: Bundle) -> Specimen:
-    if not cls.needs_hierarchy or bundle.groups is None:
+def _with_hierarchy(of: Specimen, cls: type[LatentPrior], foreign: Foreign, bundle: Bundle | None) -> Specimen:
+    if not cls.needs_hierarchy or bundle is None or bundle.groups is None:
         return of
     return replace(of, hierarchy=cast(Hierarchy, _backbone(foreign, bundle, of.device)))
 
 
-def _load_there(foreign: Foreign, of: Specimen, state: Path, bundle: Bundle) -> Answer:
+def _load_there(foreign: Foreign, of: Specimen, state: Path, bundle: Bundle | None) -> Answer:
     global _held
     _prepare(of.device)
     cls = foreign.find()

@@ -33,7 +33,7 @@ GROUP = "latent groups"
 
 class GroupByGroup(Metric):
     name = "groups"
-    reads = LATENT_SETTINGS
+    reads = (*LATENT_SETTINGS, "groups")
     reference_rows = ("aggregate_posterior",)
 
     @classmethod
