@@ -67,7 +67,7 @@ def overview(columns: list[Column], across: Across) -> list[Grid]:
     labels = _labels(columns, across)
     recipes, settings = ([label for label in labels if is_recipe(label) == kind] for kind in (True, False))
     grids = [Grid("Gap closed by data set, % ↑, the best mean rank first", _table(columns, across, recipes))]
-    other = "Other settings of these priors; each is ranked once, as its recipe has it"
+    other = "Other settings of these priors, in no test here: each is ranked once, as its recipe has it"
     few = [label for label in settings if not any(_is_among_the_ranked(label, column) for column in columns)]
     if few:
         settings = [label for label in settings if label not in few]
