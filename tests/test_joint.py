@@ -563,3 +563,34 @@ def test_a_damaged_record_is_left_out_and_named(tmp_path, capsys):
     path.write_text(path.read_text().replace("joint", "juint"))
     assert write_joint_page(tmp_path) is None
     assert "a.json" in capsys.readouterr().err
+
+
+OF_AN_ARM = {
+    "arm": "joint",
+    "seed": 0,
+    "values": {"bound": -1.0},
+    "experiment": {
+        "dataset": "digits",
+        "backbone": {"name": "conv_vae", "config": {}},
+        "images": 9,
+        "epochs": 6,
+        "prior": {"label": "evalp"},
+        "score": "digit-cnn",
+        "device": "cpu",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("arm", "fifth"), ("seed", "zero"), ("values", []), ("values", {"bound": "low"}), ("experiment", {})],
+)
+def test_a_sealed_record_of_something_else_is_left_out_and_named(field, value, tmp_path, capsys):
+    write_sealed(records_in(tmp_path) / "a.json", OF_AN_ARM)
+    write_sealed(records_in(tmp_path) / "b.json", {**OF_AN_ARM, field: value})
+    page = write_joint_page(tmp_path).read_text()
+    said = capsys.readouterr().err
+    assert "b.json" in said
+    assert field in said
+    assert "a.json" not in said
+    assert page.count("## evalp on digits") == 1
