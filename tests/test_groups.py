@@ -23,6 +23,7 @@ from benchmark.protocol import read_protocols
 from benchmark.registry import Registry
 from benchmark.request import Request, resolve
 from benchmark.store.records import RecordStore
+from benchmark.store.sealed import write_sealed
 from priors.api import DrawnSplit
 
 pytestmark = pytest.mark.usefixtures("seeded_modules")
@@ -338,6 +339,16 @@ def test_damaged_draws_are_named_and_left_out(stairs, tmp_path, cli):
     done = ran(cli, stairs, tmp_path, "all", "--dry-run")
     assert done.code == 2
     assert "does not match its hash" in done.err
+
+
+def test_draws_of_groups_that_the_backbone_has_not_are_named_and_left_out(stairs, tmp_path, cli):
+    stairs.draw()
+    path, card = find_draws(open_bundle(stairs.path))
+    numbers = sum(torch.Size(shape).numel() for shape in card["shapes"])
+    write_sealed(path.with_suffix(".json"), {**card, "shapes": [[numbers - 1], [1]]})
+    done = ran(cli, stairs, tmp_path, "all", "--dry-run")
+    assert done.code == 2
+    assert "shapes of groups that the backbone" in done.err
 
 
 def test_a_recorded_score_of_all_groups_is_verified(stairs, tmp_path, cli, monkeypatch):

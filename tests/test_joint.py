@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from backbones.training import DamagedCheckpoint, TrainingDiverged, train
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.joint import JointPrior, PriorChoice, TrainingFailed, active_units, ramp, tilt, whole
 from benchmark.bundles.prior_file import load_prior_file, read_facts
-from benchmark.joint.arms import ARMS, records_in
+from benchmark.joint.arms import ARMS, _Seed, records_in
 from benchmark.joint.bound import bound_with_prior, log_normaliser
 from benchmark.joint.page import write_joint_page
 from benchmark.registry import Registry
@@ -563,3 +564,41 @@ def test_a_damaged_record_is_left_out_and_named(tmp_path, capsys):
     path.write_text(path.read_text().replace("joint", "juint"))
     assert write_joint_page(tmp_path) is None
     assert "a.json" in capsys.readouterr().err
+
+
+OF_AN_ARM = {
+    "arm": "joint",
+    "seed": 0,
+    "values": {"bound": -1.0},
+    "experiment": {
+        "dataset": "digits",
+        "backbone": {"name": "conv_vae", "config": {}},
+        "images": 9,
+        "epochs": 6,
+        "prior": {"label": "evalp"},
+        "score": "digit-cnn",
+        "device": "cpu",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("arm", "fifth"), ("seed", "zero"), ("values", []), ("values", {"bound": "low"}), ("experiment", {})],
+)
+def test_a_sealed_record_of_something_else_is_left_out_and_named(field, value, tmp_path, capsys):
+    write_sealed(records_in(tmp_path) / "a.json", OF_AN_ARM)
+    write_sealed(records_in(tmp_path) / "b.json", {**OF_AN_ARM, field: value})
+    page = write_joint_page(tmp_path).read_text()
+    said = capsys.readouterr().err
+    assert "b.json" in said
+    assert field in said
+    assert "a.json" not in said
+    assert page.count("## evalp on digits") == 1
+
+
+@pytest.mark.parametrize("config, settings", [(EVaLP.Config, {"steps": 7, "scale": 2}), (PriorConfig, {"scale": 2})])
+def test_an_arm_says_steps_only_to_a_prior_that_has_them(config, settings):
+    choice = SimpleNamespace(cls=SimpleNamespace(Config=config), settings={"scale": 2})
+    one = _Seed(SimpleNamespace(choice=choice), 0, 6, None, None)
+    assert one._with_steps(7) == settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def on_groups(
     """
     if chosen is None:
         return bundle
-    found = find_draws(bundle)
+    found = find_draws(bundle, backbone.group_shapes)
     if found is None:
         command = suggest("groups", bundle=bundle.path)
         missing = f"no draws of the latent groups of {bundle.path.name}"
@@ -64,10 +65,11 @@ def on_groups(
     return replace(bundle, groups=Groups(chosen, *found))
 
 
-def find_draws(bundle: Bundle) -> tuple[Path, dict[str, Any]] | None:
+def find_draws(bundle: Bundle, shapes: Sequence[Sequence[int]] | None = None) -> tuple[Path, dict[str, Any]] | None:
     """The file of draws of a bundle's groups and its card; of several that of the most training images.
 
-    A damaged one is named and left out.
+    `shapes`: those of the groups that its backbone has, where that is at hand. A damaged file, or one of other groups,
+    is named and left out.
     """
     found: list[tuple[Path, dict[str, Any]]] = []
     for folder in (bundle.path / FOLDER, _cached(bundle)):
@@ -78,6 +80,8 @@ def find_draws(bundle: Bundle) -> tuple[Path, dict[str, Any]] | None:
             card = read_card(path, GroupsCard)
             if card["bundle"] != bundle.id:
                 raise Damaged(f"{path}: its draws are of another bundle, {card['bundle'][:16]}")
+            if shapes is not None and card["shapes"] != [list(shape) for shape in shapes]:
+                raise Damaged(f"{path}: shapes of groups that the backbone of {bundle.path.name} has not")
             drawn = path.with_suffix(".safetensors")
             if not drawn.is_file() or file_hash(drawn) != card["sha256"]:
                 raise Damaged(f"{drawn}: missing, or does not match its hash in {path.name}")

@@ -160,7 +160,9 @@ class _Seed:
         return find_or_pretrain(asked, self.of.backbone, {**self.of.settings, "epochs": epochs}, choice, start)
 
     def _with_steps(self, steps: int) -> dict[str, Any]:
-        return {"steps": steps, **self.of.choice.settings}
+        """The settings that were typed, with so many `steps` where the prior has them and none were."""
+        own = {"steps": steps} if "steps" in self.of.choice.cls.Config.model_fields else {}
+        return {**own, **self.of.choice.settings}
 
     def _prior_steps(self, bundle: Bundle, epochs: int) -> int:
         """How many of its `steps` a prior takes while the VAE takes so many epochs."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from benchmark.joint.arms import ARMS, TWO_STAGE, records_in
 from benchmark.progress import say
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.statistics import mean_interval, paired_difference
+from benchmark.store.schema import describe_problem
 from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_atomic
 
 
@@ -61,7 +64,7 @@ def write_joint_page(results: Path) -> Path | None:
     tables: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(records_in(results).glob("*.json")):
         try:
-            record = read_sealed(path)
+            record = _read(path)
         except Damaged as error:
             say(f"left out: {error}")
             continue
@@ -72,6 +75,49 @@ def write_joint_page(results: Path) -> Path | None:
     parts = [_table(records) for _, records in sorted(tables.items(), key=lambda item: _title(item[1][0]))]
     write_atomic(page, "\n".join([HEAD, *parts]).encode())
     return page
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Named(_Part):
+    name: str
+    config: dict[str, Any]
+
+
+class _Labelled(_Part):
+    label: str
+
+
+class _Experiment(_Part):
+    dataset: str
+    backbone: _Named
+    images: int
+    epochs: int
+    prior: _Labelled
+    score: str
+    device: str
+
+
+class _Record(_Part):
+    """What the page takes from a record: a seal tells that one is as it was written, not that it is of an arm."""
+
+    arm: Literal["two-stage", "joint", "two-stage, then joint", "joint, prior refitted"]
+    seed: Annotated[int, Field(ge=0)]
+    values: dict[str, FiniteFloat]
+    experiment: _Experiment
+    reason: str = ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An arm's record as it stands in its file. Raises `Damaged`, naming the file and the first field that is wrong."""
+    record = read_sealed(path)
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        raise Damaged(f"{path}: {describe_problem(error)}") from error
+    return record
 
 
 def _title(record: dict[str, Any]) -> str:
