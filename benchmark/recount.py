@@ -115,7 +115,7 @@ def _covers(protocol: dict[str, Any], record: Record) -> bool:
 def _in_force(group: list[Record], noted: dict[str, Any]) -> list[Record]:
     """Of each label the settings that its latest run used, of each metric its version, of timings one machine's."""
     group.sort(key=lambda record: (record["provenance"]["time"], record["id"]))
-    configs, metrics, machine = dict[str, set[str]](), dict[str, set[str]](), None
+    configs, metrics = dict[str, set[str]](), dict[str, set[str]]()
     newest_config, newest_metric = dict[str, str](), dict[str, str]()
     for record in group:
         label, kind = record["row"]["label"], record["kind"]
@@ -124,19 +124,29 @@ def _in_force(group: list[Record], noted: dict[str, Any]) -> list[Record]:
         if kind != FIT:
             newest_metric[kind] = content_hash(record["identity"]["metric"])
             metrics.setdefault(kind, set()).add(newest_metric[kind])
-            machine = record["identity"].get("machine", machine)
     for newest, present, notes in (
         (newest_config, configs, noted.get("labels", {})),
         (newest_metric, metrics, noted.get("metrics", {})),
     ):
         newest.update({name: hash for name, hash in notes.items() if hash in present.get(name, ())})
+    group = [record for record in group if record["row"]["config_hash"] == newest_config[record["row"]["label"]]]
+    timed: dict[tuple[str, str, int], int] = {}
+    for number, record in enumerate(group):
+        if "machine" in record["identity"]:
+            timed[content_hash(record["identity"]["machine"]), record["row"]["label"], record["row"]["seed"]] = number
+    machine = _most([key[0] for key in sorted(timed, key=lambda key: timed[key])])
     return [
         record
         for record in group
-        if record["row"]["config_hash"] == newest_config[record["row"]["label"]]
-        and (record["kind"] == FIT or content_hash(record["identity"]["metric"]) == newest_metric[record["kind"]])
-        and record["identity"].get("machine") in (None, machine)
+        if (record["kind"] == FIT or content_hash(record["identity"]["metric"]) == newest_metric[record["kind"]])
+        and ("machine" not in record["identity"] or content_hash(record["identity"]["machine"]) == machine)
     ]
+
+
+def _most(members: list[Any]) -> Any:
+    """What comes most often, of several such the last of all to come; None of nothing."""
+    last = {member: number for number, member in enumerate(members)}
+    return max(last, key=lambda member: (members.count(member), last[member]), default=None)
 
 
 def _summarised(kept: list[Record], group: list[Record], score: str) -> Iterator[tuple[tuple[str, str, str], Summary]]:
@@ -145,14 +155,14 @@ def _summarised(kept: list[Record], group: list[Record], score: str) -> Iterator
     fits = {record["id"]: record for record in group if (record["kind"], record["status"]) == (FIT, "ok")}
     shown = [r for r in kept if (r["kind"] != FIT and r["row"]["label"] in scored) or r["status"] != "ok"]
     used = {record["identity"]["fit"] for record in shown if record["kind"] != FIT}
-    machines = [_machine(fit) for id, fit in fits.items() if id in used]
+    fitted_on = _most([_machine(fit) for id, fit in fits.items() if id in used])
     values: dict[tuple[str, str, str], dict[int, Any]] = defaultdict(dict)
     for record in shown:
         if record["kind"] == FIT or record["status"] != "ok":
             continue
         label, seed, fit = record["row"]["label"], record["row"]["seed"], fits.get(record["identity"]["fit"])
         for name, value in (fit["values"] if fit else {}).items():
-            if name != "fit_seconds" or _machine(fit) == machines[-1]:
+            if name != "fit_seconds" or _machine(fit) == fitted_on:
                 values[label, name, FIT][seed] = value
         for name, value in record["values"].items():
             values[label, name, record["kind"]][seed] = value

@@ -112,6 +112,7 @@ def test_what_no_metric_measures_is_a_draw_s_own(run, tmp_path, brief_timings):
 def test_no_two_built_ins_claim_one_value(preset, small_bundle):
     registry = Registry()
     protocol = make_protocol(open_bundle(small_bundle), PRESETS[preset], "test", DigitCNN(), features=64)
+    protocol = protocol.model_copy(update={"groups": {"chosen": [0, 1]}})  # with which every metric has columns
     own = {name: set(_own(registry.get("metric", name), protocol)) for name in registry.at_hand("metric")}
     assert all(own.values())
     assert [(one, other) for one, other in itertools.combinations(own, 2) if own[one] & own[other]] == []

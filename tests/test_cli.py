@@ -32,7 +32,19 @@ COMMANDS = {command.name or command.callback.__name__: command.callback for comm
 def test_help_names_every_command(cli):
     done = cli("--help")
     expected = {"pretrain", "run", "reference", "bound", "list", "show", "leaderboard", "verify", "check"}
-    expected |= {"groups", "new-prior", "report", "pack", "export", "wrap", "tune", "suite", "submit", "status"}
+    expected |= {
+        "groups",
+        "joint",
+        "new-prior",
+        "report",
+        "pack",
+        "export",
+        "wrap",
+        "tune",
+        "suite",
+        "submit",
+        "status",
+    }
     assert done.code == 0
     assert expected == set(COMMANDS)
     for name in COMMANDS:

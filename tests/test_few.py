@@ -18,7 +18,7 @@ def test_a_protocol_asks_for_no_more_than_there_is(count, preset):
     counts = {"train": 40, "val": count, "test": count}
     card = {"posterior_counts": counts, "dataset": {"counts": counts, "preparation": "none"}}
     extractor = SimpleNamespace(identity=lambda: {"name": "digit-cnn"}, score="FD")
-    made = make_protocol(SimpleNamespace(card=card), PRESETS[preset], "test", extractor, 64)
+    made = make_protocol(SimpleNamespace(card=card, counts=counts, groups=None), PRESETS[preset], "test", extractor, 64)
     assert made.grid_columns == min(12, count)
     assert max(made.generated, made.mmd_latents) <= 40
     assert made.grid_columns <= made.mmd_latents <= count

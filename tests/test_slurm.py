@@ -55,7 +55,7 @@ def executable(path, text):
         (TOML.replace("4:00:00", "four hours"), ["time='four hours'", "4:00:00 or 2-12"]),
         (TOML.replace("4:00:00", "0:03:00"), ["time='0:03:00'", "4 minutes at least"]),
         (TOML.replace("workers = 4", "workers = 0"), ["workers=0"]),
-        (TOML.replace("workers = 4", ""), ["workers", "required"]),
+        (TOML.replace("workers = 4", ""), ["workers is missing"]),
         (TOML + "gpus = 'two'", ["gpus='two'"]),
         (TOML + "options = ['account=vision']", ["--account=vision", "'account=vision'"]),
         (TOML + 'options = ["--account=a\\n#SBATCH --uid=0"]', ["expected options of sbatch"]),
