@@ -262,3 +262,9 @@ def test_the_figures_of_the_readme_are_those_of_the_leaderboard():
     assert list(shown) == [label for label in measured if not label.startswith("*")]
     for label, row in shown.items():
         assert row == {heading: measured[label][HEADINGS.get(heading, heading)] for heading in row}
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "results").rglob("*.md")), ids=lambda page: page.name)
+def test_pictures_and_pages_that_a_page_of_the_results_links_are_there(page):
+    linked = re.findall(r"\]\(([^)#:]+\.(?:png|md))", page.read_text())
+    assert [link for link in linked if not (page.parent / link).exists()] == []

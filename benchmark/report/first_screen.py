@@ -10,7 +10,7 @@ from benchmark.report.across import Across
 from benchmark.report.columns import format_interval, format_share, format_short, quartiles
 from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import find_front, make_points, pareto_file
-from benchmark.report.sample_grids import SAMPLES, grid_file
+from benchmark.report.sample_grids import grid_file, has_samples
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, GOOD_IMAGES, WRONG_LATENTS, flags_of, is_deterministic
 from benchmark.report.standing import Column, Standing, is_recipe
@@ -279,7 +279,7 @@ def _pictures(columns: list[Column]) -> list[str]:
             "",
         ]
         lines += [f"![quality against sampling time, {in_markdown(table.page)}]({pareto_file(table)})", ""]
-    if any(row.values.get(SAMPLES) for row in table.rows.values()):
+    if has_samples(table):
         lines += [f"![samples of every row from the same noise, {in_markdown(table.page)}]({grid_file(table)})", ""]
     return lines
 

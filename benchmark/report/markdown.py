@@ -15,7 +15,7 @@ from benchmark.report.improvement import improvement_of
 from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.names import name_groups
 from benchmark.report.pareto import make_points, pareto_file
-from benchmark.report.sample_grids import grid_file
+from benchmark.report.sample_grids import grid_file, has_samples
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, IMQ, REPLAY, find_signatures
 from benchmark.report.statistics import MARGIN, RANKED_FROM, share_seeds
@@ -38,7 +38,8 @@ def table_markdown(table: Table, all_tables: list[Table], heading: str, root: st
     lines = [f"{heading} {in_markdown(title_of(table))}", "", *grids[:first]]
     lines += [f"- {remark}" for remark in remarks_of(table, all_tables)] + [""]
     lines += grids[first:]
-    lines += [_picture(f"samples of {table.page}", f"{root}/{grid_file(table)}"), ""]
+    if has_samples(table):
+        lines += [_picture(f"samples of {table.page}", f"{root}/{grid_file(table)}"), ""]
     if make_points(table):
         lines += [_picture(f"quality against sampling time of {table.page}", f"{root}/{pareto_file(table)}"), ""]
     lines += ["<details><summary>Protocol, machines, commands</summary>", ""]

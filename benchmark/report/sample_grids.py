@@ -24,6 +24,11 @@ def grid_file(table: Table) -> str:
     return f"samples/{table.page}.png"
 
 
+def has_samples(table: Table) -> bool:
+    """Whether a row has samples, without which there is no grid."""
+    return any(row.values.get(SAMPLES) for row in table.rows.values())
+
+
 def draw_grid(table: Table, results: Path) -> list[str]:
     """Reference rows first, then priors, one shared noise per column. Returns for each strip left out why, a sentence.
 
