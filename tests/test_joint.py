@@ -439,6 +439,15 @@ def test_networks_that_do_not_fit_are_one_line(pretrained, small_bundle, tmp_pat
     assert not (tmp_path / "x").exists()
 
 
+def test_a_prior_goes_on_with_all_settings_that_it_has_but_those_typed(pretrained):
+    """They need not be typed again, and where they change no shape nothing would say that they were forgotten."""
+    start = pretrained("start", "--prior", QUICK)
+    on = pretrained("on", "--start", start.path, "--prior", "evalp[gp_weight=3]")
+    kept, now = (read_facts(each.prior_path)["settings"] for each in (start, on))
+    assert now == {**kept, "gp_weight": 3.0}
+    assert now["energy_width"] == 8
+
+
 def test_a_file_that_is_none_of_a_prior_is_damaged(tmp_path):
     (tmp_path / "prior.safetensors").write_bytes(b"none")
     with pytest.raises(Damaged, match="not the file of a fitted prior"):

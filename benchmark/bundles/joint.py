@@ -67,10 +67,20 @@ class PriorChoice:
                 "does)"
             )
 
-    def build(self, dataset: str, latent_shape: tuple[int, ...], seed: int, device: torch.device) -> LatentPrior:
-        """A prior that is not fitted, with the recipe of the data set under the settings that were typed."""
-        recipe, _ = self.cls.recipe(dataset, latent_shape)
-        config = validate(self.cls.Config, {**recipe, **self.settings}, f"prior {self.cls.name}")
+    def build(
+        self,
+        dataset: str,
+        latent_shape: tuple[int, ...],
+        seed: int,
+        device: torch.device,
+        goes_on: dict[str, Any] | None = None,
+    ) -> LatentPrior:
+        """A prior that is not fitted, with the recipe of the data set under the settings that were typed.
+
+        `goes_on`: in the place of the recipe all settings of the one that it is to go on from.
+        """
+        below = self.cls.recipe(dataset, latent_shape)[0] if goes_on is None else goes_on
+        config = validate(self.cls.Config, {**below, **self.settings}, f"prior {self.cls.name}")
         with seeded_globals(device, "initialisation", seed):
             return self.cls(latent_shape, config).to(device).train()
 

@@ -198,8 +198,11 @@ def _trained(task: Training) -> tuple[Backbone, LatentPrior | None, TrainingLog]
     train_images, val_images = images.train.to(device), images.val.to(device)
     joint = None
     if task.choice is not None:
-        prior = task.choice.build(dataset.name, backbone.latent_shape, seed, device)
-        goes_on = task.start is not None and _begin_prior_with(task.start, prior)
+        there = _settings_of_prior(task.start, task.choice)
+        prior = task.choice.build(dataset.name, backbone.latent_shape, seed, device, there)
+        goes_on = task.start is not None and there is not None
+        if task.start is not None and goes_on:
+            _begin_prior_with(task.start, prior)
         if task.start is not None and not goes_on and not checkpoint.exists():
             fit_to(prior, backbone, train_images, val_images, seed)
         joint = JointPrior(prior, whole if goes_on else ramp)
@@ -231,15 +234,21 @@ def _begin_with(start: Bundle, backbone: Backbone) -> None:
         ) from error
 
 
-def _begin_prior_with(start: Bundle, prior: LatentPrior) -> bool:
-    """Put the prior of a bundle into one; False where it has no such one. Raises `UsageError` where it does not fit."""
-    if start.prior_path is None or read_facts(start.prior_path)["prior"] != prior.name:
-        return False
+def _settings_of_prior(start: Bundle | None, choice: PriorChoice) -> dict[str, Any] | None:
+    """The settings of the prior that a bundle holds; None where it holds no such one."""
+    if start is None or start.prior_path is None:
+        return None
+    facts = read_facts(start.prior_path)
+    return dict(facts["settings"]) if facts["prior"] == choice.cls.name else None
+
+
+def _begin_prior_with(start: Bundle, prior: LatentPrior) -> None:
+    """Put the prior of a bundle into one. Raises `UsageError` where it does not fit."""
+    assert start.prior_path is not None
     try:
         prior.load_state_dict(load_file(start.prior_path))
     except RuntimeError as error:
         raise UsageError(f"--start {start.path.name} has a {prior.name} with networks of other settings") from error
-    return True
 
 
 def _require_memory(
