@@ -34,7 +34,7 @@ from benchmark.progress import say
 from benchmark.registry import Registry
 from benchmark.settings import construct
 from benchmark.store.sealed import Damaged, file_hash, read_sealed, write_sealed
-from priors.api import DrawnSplit, LatentPrior, PosteriorSplit
+from priors.api import LatentPrior, PosteriorSplit, Split
 
 SCHEMA = 1
 PARTS = ("weights.safetensors", "posterior.safetensors")
@@ -144,7 +144,7 @@ class Bundle:
         cls = registry.get("prior", read_facts(self.prior_path)["prior"])
         return load_prior_file(self.prior_path, cls).to(device)
 
-    def split(self, name: str, device: torch.device) -> PosteriorSplit | DrawnSplit:
+    def split(self, name: str, device: torch.device) -> Split:
         """The aggregate posterior of `train`, `val` or `test`, on the device."""
         if self.groups is not None:
             return self.groups.split(name, device)

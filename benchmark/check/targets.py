@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from priors.api import Above, AggregatePosterior, Hierarchy
+from priors.parts.hierarchies import Given
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,18 +94,6 @@ class SquashingVAE:
 
 
 @dataclass(frozen=True)
-class Conditional:
-    """What the groups above say of a group: its `priors.api.Above`."""
-
-    features: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def at(self, eps: Tensor) -> Tensor:
-        return self.mean + self.std * eps
-
-
-@dataclass(frozen=True)
 class Stairs:
     """A top-down network of two groups of two latents: p(z_1 | z_0) = N(tanh(z_0), 1/4 I), and z_0 is what says it."""
 
@@ -118,11 +107,11 @@ class Stairs:
         generator: torch.Generator | None = None,
         groups: int | None = None,
     ) -> Tensor:
-        z = choose(0, Conditional(torch.empty(n, 0), torch.zeros(()), torch.ones(())))
+        z = choose(0, Given(torch.empty(n, 0), torch.zeros(()), torch.ones(())))
         assert z is not None, "a prior chooses its groups itself"
         if groups == 1:
             return z
-        below = choose(1, Conditional(z, z.tanh(), torch.full_like(z, 0.5)))
+        below = choose(1, Given(z, z.tanh(), torch.full_like(z, 0.5)))
         assert below is not None, "a prior chooses its groups itself"
         return torch.cat([z, below], 1)
 

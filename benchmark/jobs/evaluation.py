@@ -28,7 +28,7 @@ from benchmark.metrics.api import PAIR, PRINCIPAL_AXES
 from benchmark.protocol import Protocol
 from benchmark.store.cache import load, load_or_make
 from benchmark.streams import seeded_globals, stream
-from priors.api import DrawnSplit, PosteriorSplit
+from priors.api import Split
 
 MMD_DRAWS = "mmd sample"  # the purpose of the latents of all two-sample metrics
 DRAWS_VERSION = 1  # of streams, decoding and extraction: what is kept under another is not found
@@ -65,7 +65,7 @@ class Evaluation(api.Evaluation):
     source: Source | None
     identity: dict[str, Any]
     backbone: Backbone
-    held_out: PosteriorSplit | DrawnSplit
+    held_out: Split
     features_of: Callable[[Tensor], Tensor]
     reference: Reference
     protocol: Protocol

@@ -27,7 +27,7 @@ from benchmark.protocol import Protocol
 from benchmark.registry import Registry
 from benchmark.store.provenance import device_name
 from benchmark.store.sealed import Damaged, content_hash
-from priors.api import AggregatePosterior, DrawnSplit, Hierarchy, LatentPrior, PosteriorSplit
+from priors.api import AggregatePosterior, Hierarchy, LatentPrior, Split
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class Workspace:
     device: torch.device
     machine: dict[str, Any] = field(init=False)
     decoding: dict[tuple[int, int], Runs] = field(default_factory=dict, init=False, repr=False)
-    _splits: dict[str, PosteriorSplit | DrawnSplit] = field(default_factory=dict, init=False, repr=False)
+    _splits: dict[str, Split] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """`machine` is what timings belong to: with as many threads as there are now."""
@@ -67,7 +67,7 @@ class Workspace:
         """The top-down network whose groups are the latents; None where they are its top group alone, z."""
         return cast(Hierarchy, self.backbone) if self.bundle.groups is not None else None
 
-    def split(self, name: str) -> PosteriorSplit | DrawnSplit:
+    def split(self, name: str) -> Split:
         """The posteriors of `train`, `val` or `test`, read once."""
         if name not in self._splits:
             self._splits[name] = self.bundle.split(name, self.device)

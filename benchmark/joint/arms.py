@@ -18,7 +18,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -57,12 +57,9 @@ VERSION = 1
 #: one of so many parts of the epochs is the last one, in which arms differ
 PARTS = 6
 METRICS = ("fd", "mmd", "cross_entropy")
-TWO_STAGE, JOINT, THEN_JOINT, REFITTED = ARMS = (
-    "two-stage",
-    "joint",
-    "two-stage, then joint",
-    "joint, prior refitted",
-)
+Arm = Literal["two-stage", "joint", "two-stage, then joint", "joint, prior refitted"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+TWO_STAGE, JOINT, THEN_JOINT, REFITTED = ARMS
 #: test images that are bounded, and draws for each, by budget
 BOUND = {"quick": (200, 16), "full": (1_000, 32)}
 #: training images under the quick budget, where no number is typed

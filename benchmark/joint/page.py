@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from benchmark.joint.arms import ARMS, TWO_STAGE, records_in
+from benchmark.joint.arms import ARMS, TWO_STAGE, Arm, records_in
 from benchmark.progress import say
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.statistics import mean_interval, paired_difference
-from benchmark.store.schema import describe_problem
-from benchmark.store.sealed import Damaged, content_hash, read_sealed, write_atomic
+from benchmark.store.schema import read_model
+from benchmark.store.sealed import Damaged, content_hash, write_atomic
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ prior is easy show as fewer active units, a lower rate and a higher distortion. 
 
 def write_joint_page(results: Path) -> Path | None:
     """Write `joint.md` from the records of a results folder; None where there are none."""
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, list[_Record]] = {}
     for path in sorted(records_in(results).glob("*.json")):
         try:
-            record = _read(path)
+            record = read_model(path, _Record)
         except Damaged as error:
             say(f"left out: {error}")
             continue
-        tables.setdefault(content_hash(record["experiment"]), []).append(record)
+        tables.setdefault(content_hash(record.experiment.model_dump()), []).append(record)
     if not tables:
         return None
     page = results / "joint.md"
@@ -103,42 +103,32 @@ class _Experiment(_Part):
 class _Record(_Part):
     """What the page takes from a record: a seal tells that one is as it was written, not that it is of an arm."""
 
-    arm: Literal["two-stage", "joint", "two-stage, then joint", "joint, prior refitted"]
+    arm: Arm
     seed: Annotated[int, Field(ge=0)]
     values: dict[str, FiniteFloat]
     experiment: _Experiment
-    reason: str = ""
+    reason: str | None = None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """An arm's record as it stands in its file. Raises `Damaged`, naming the file and the first field that is wrong."""
-    record = read_sealed(path)
-    try:
-        _Record.model_validate(record)
-    except ValidationError as error:
-        raise Damaged(f"{path}: {describe_problem(error)}") from error
-    return record
-
-
-def _title(record: dict[str, Any]) -> str:
-    of = record["experiment"]
-    config = of["backbone"]["config"]
+def _title(record: _Record) -> str:
+    of = record.experiment
+    config = of.backbone.config
     size = ", ".join(f"{name} {config[name]}" for name in ("width", "nz", "kl_weight") if name in config)
     return (
-        f"{of['prior']['label']} on {of['dataset']}, {of['backbone']['name']} ({size}), {of['images']:,} images, "
-        f"{of['epochs']} epochs, {of['score']}, {of['device']}"
+        f"{of.prior.label} on {of.dataset}, {of.backbone.name} ({size}), {of.images:,} images, "
+        f"{of.epochs} epochs, {of.score}, {of.device}"
     )
 
 
-def _table(records: list[dict[str, Any]]) -> str:
-    by_arm: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
-    failures = [
-        f"- {record['arm']}, seed {record['seed']}: {record['reason']}\n" for record in records if "reason" in record
-    ]
+def _table(records: list[_Record]) -> str:
+    by_arm: dict[Arm, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
+    failures = []
     for record in records:
-        if "reason" not in record:
-            by_arm[record["arm"]][record["seed"]] = record["values"]
-    shown = [column for column in COLUMNS if any(column.name in record["values"] for record in records)]
+        if record.reason is None:
+            by_arm[record.arm][record.seed] = record.values
+        else:
+            failures.append(f"- {record.arm}, seed {record.seed}: {record.reason}\n")
+    shown = [column for column in COLUMNS if any(column.name in record.values for record in records)]
     body = [
         [
             arm,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from backbones.api import Backbone
-from priors.api import DrawnSplit, PosteriorSplit
+from priors.api import Split
 
 hookimpl = pluggy.HookimplMarker("latent_prior_benchmark")
 
@@ -150,7 +150,7 @@ class Evaluation(ABC):
 
     source: Any
     backbone: Backbone
-    held_out: PosteriorSplit | DrawnSplit
+    held_out: Split
     train_posterior: Callable[[], tuple[Tensor, Tensor]]
     features_of: Callable[[Tensor], Tensor]
     reference: ImageReference

@@ -26,15 +26,15 @@ DrawBelow = Callable[[int, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """What is above the one group: no features, and N(0, I)."""
+class Given:
+    """What is above a group, as it is given: an `Above`."""
 
     features: Tensor
     mean: Tensor
     std: Tensor
 
     def at(self, eps: Tensor) -> Tensor:
-        return eps
+        return self.mean + self.std * eps
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class OneGroup:
         generator: torch.Generator | None = None,
         groups: int | None = None,
     ) -> Tensor:
-        z = choose(0, Nothing(torch.empty(n, *self.context_shapes[0]), torch.zeros(()), torch.ones(())))
+        z = choose(0, Given(torch.empty(n, *self.context_shapes[0]), torch.zeros(()), torch.ones(())))
         assert z is not None
         return z
 
