@@ -316,13 +316,16 @@ def dry_run(resolved: Resolved) -> str:
         ]
     )
     grid = tabulate(body, header, "pipe", disable_numparse=True, colalign=("left", *["right"] * 5))
-    return f"{_announced(resolved)}\n\n{grid}\n"
+    again = sum(row.again for row in rows)
+    gone = f"\n{again} fits are recorded and no longer in the cache: scores of them need them made again\n"
+    return f"{_announced(resolved)}\n\n{grid}\n{gone if again else ''}"
 
 
 def forecast_of(resolved: Resolved) -> list[Forecast]:
     """What `run` would do, a forecast a row, by the seconds that are recorded in the results folder."""
     records, _ = resolved.ledger.store.all()
-    return forecast(resolved.jobs, resolved.work, resolved.ledger, records)
+    with sharing(resolved.results if resolved.shared else None):  # fits of shared results lie beside them
+        return forecast(resolved.jobs, resolved.work, resolved.ledger, records)
 
 
 def _about(rows: list[Forecast]) -> str:

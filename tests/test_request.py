@@ -12,6 +12,7 @@ import torch
 from commands import record_files
 from joblib import cpu_count
 
+import benchmark.jobs.fit
 from benchmark.bundles.bundle import open_bundle
 from benchmark.errors import UsageError
 from benchmark.jobs.identity import Row
@@ -186,6 +187,41 @@ def test_a_dry_run_says_what_is_to_do_and_does_nothing(small_bundle, tmp_path, c
     assert {path: path.read_bytes() for path in Path(tmp_path / "r").rglob("*") if path.is_file()} == before
 
 
+def test_a_forecast_counts_the_fits_that_the_run_makes(small_bundle, tmp_path, cli, monkeypatch):
+    """A score needs its fit: one that is recorded but no longer kept is made again. Rows may share one."""
+    words = ["run", "--bundle", small_bundle, "--seeds", 1, "--priors", "gaussian,ncp[steps=5,proposals=2,4]"]
+    made, fit = [], benchmark.jobs.fit.fit_prior
+    monkeypatch.setattr("benchmark.jobs.fit.fit_prior", lambda *of: made.append(of) or fit(*of))
+
+    def forecast_and_run(results, *more):
+        asked = [*words, "--results", tmp_path / results, *more]
+        rows = rows_of(cli(*asked, "--dry-run").out)
+        made.clear()
+        assert cli(*asked).code == 0
+        assert int(rows["all"][1]) == len(made)
+        return len(made), rows
+
+    assert forecast_and_run("r", "--metrics", "fd")[0] == 2
+    assert forecast_and_run("r", "--metrics", "fd")[0] == 0
+    assert forecast_and_run("other", "--metrics", "fd")[0] == 0, "they are kept, if not recorded there"
+    assert forecast_and_run("r", "--metrics", "fd,mmd")[0] == 0
+    shutil.rmtree(tmp_path / "cache" / "fits")
+    assert forecast_and_run("r", "--metrics", "fd,mmd")[0] == 0, "nothing needs them"
+    fits, rows = forecast_and_run("r", "--metrics", "samples")
+    assert fits == 2
+    assert "unknown" in rows["all"][4]
+    shutil.rmtree(tmp_path / "cache" / "fits")
+    said = cli(*words, "--results", tmp_path / "r", "--metrics", "kid", "--dry-run").out
+    assert "2 fits are recorded and no longer in the cache" in said
+
+
+def test_the_fits_of_shared_results_are_those_beside_them(small_bundle, tmp_path, cli):
+    words = ["run", "--bundle", small_bundle, "--seeds", 1, "--priors", "gaussian", "--results", tmp_path / "r"]
+    assert cli(*words, "--metrics", "fd").code == 0
+    words += ["--metrics", "mmd", "--dry-run"]
+    assert [rows_of(cli(*words, *more).out)["all"][1] for more in ([], ["--shared"])] == ["0", "1"]
+
+
 def test_a_dry_run_computes_no_reference(small_bundle, tmp_path, cli):
     shutil.copytree(small_bundle, tmp_path / "small")
     shutil.rmtree(tmp_path / "small" / "reference")
@@ -200,7 +236,7 @@ def test_a_forecast_reads_every_record_that_there_is(tmp_path, cli):
         "run", "--dataset", "mnist", "--priors", "evalp,ncp", "--dry-run", "--results", RESULTS, "--budget", "full"
     )
     assert done.code == 0
-    assert rows_of(done.out)["ncp"][:2] == ["3", "0"], "its fits are there"
+    assert rows_of(done.out)["ncp"][:2] == ["3", "3"], "its fits are recorded, and not kept here"
     assert int(rows_of(done.out)["ncp"][3]) > 30
 
 

@@ -43,6 +43,11 @@ def load_fit(job: Job, work: Workspace) -> LatentPrior:
     return _with_hierarchy(_specimen(job, work), cls, work).load(cls, load_file(_fit_path(job)))
 
 
+def is_kept(job: Job) -> bool:
+    """Whether the fit of a job is in the cache, as far as its files' names say: a damaged one shows when it is read."""
+    return all(_fit_path(job).with_suffix(suffix).exists() for suffix in SUFFIXES)
+
+
 def fit_files(job: Job) -> dict[str, bytes] | None:
     """A fit that is in the cache, as its files, for another machine's; None where it is not there."""
     path = _fit_path(job)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.jobs.fit import is_kept
 from benchmark.jobs.identity import Job
 from benchmark.jobs.pending import Ledger
 from benchmark.jobs.workspace import Workspace
@@ -16,11 +17,15 @@ from benchmark.store.sealed import content_hash
 
 @dataclass
 class Forecast:
-    """One row's share of a run. `seconds` is of what has a recorded time, `unknown` counts what has none."""
+    """One row's share of a run. `seconds` is of what has a recorded time, `unknown` counts what has none.
+
+    `fits`: those that are to be made; `again` of them are recorded, but no longer kept, and scores need them.
+    """
 
     label: str
     seeds: int = 0
     fits: int = 0
+    again: int = 0
     measurements: int = 0
     recorded: int = 0
     seconds: float = 0.0
@@ -28,17 +33,22 @@ class Forecast:
 
 
 def forecast(jobs: Iterable[Job], work: Workspace, ledger: Ledger, records: list[dict[str, Any]]) -> list[Forecast]:
-    """One forecast a row, in the order of the jobs."""
+    """One forecast a row, in the order of the jobs. A fit that rows share, by settings of sampling, is the first's."""
     times = _recorded_seconds(records)
     rows: dict[str, Forecast] = {}
+    fitted: set[str] = set()
     for job in jobs:
         row = rows.setdefault(job.row.label, Forecast(job.row.label))
         todo = ledger.find_pending(job, work, work.metrics)
+        fit = bool(job.row.prior and todo) and job.fit_id not in fitted and not is_kept(job)
+        if fit:
+            fitted.add(job.fit_id)
         row.seeds += 1
-        row.fits += todo.fit
+        row.fits += fit
+        row.again += fit and not todo.fit
         row.measurements += len(todo.metrics)
         row.recorded += todo.recorded
-        for kind in [*(["fit"] if todo.fit else []), *(metric.name for metric in todo.metrics)]:
+        for kind in [*(["fit"] if fit else []), *(metric.name for metric in todo.metrics)]:
             seconds = next((times[key] for key in _keys(job.facts(), kind) if key in times), None)
             row.seconds += seconds or 0.0
             row.unknown += seconds is None

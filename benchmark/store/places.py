@@ -76,11 +76,14 @@ def sharing(results: Path | None) -> Iterator[None]:
     if results is None:
         yield
         return
+    usual = os.environ.get(SHARED_VARIABLE)
     os.environ[SHARED_VARIABLE] = str(results.resolve())
     try:
         yield
     finally:
         del os.environ[SHARED_VARIABLE]
+        if usual is not None:
+            os.environ[SHARED_VARIABLE] = usual
 
 
 def made_root() -> Path:
