@@ -1,7 +1,8 @@
 """Stage 2: a request -> jobs -> tasks -> records -> leaderboard. It owns the records and the tables made from them.
 
-Scores come first, as many tasks at once as the executor takes, each with one thread: how a sum is split among threads
-decides its last digit, and so a number would hang on the machine. Timings come last, one task alone with all threads.
+Scores come first, with every fit, as many tasks at once as the executor takes, each with one thread: how a sum is split
+among threads decides its last digit, and so a number would hang on the machine. Timings come last, one task alone with
+all threads; a fit that is recorded and no longer in the cache is made again before them, as it was made at first.
 Whoever is at a job claims it, so that commands in several shells, or on several machines, share the work.
 """
 
@@ -18,6 +19,7 @@ import torch
 from tabulate import tabulate
 
 from benchmark.executors.api import Executor, Loss
+from benchmark.jobs.fit import is_kept
 from benchmark.jobs.forecast import Forecast, forecast, total
 from benchmark.jobs.identity import Job, class_identity
 from benchmark.jobs.marks import Marks
@@ -112,6 +114,7 @@ class _Piece:
     job: Job
     metrics: list[Metric]
     threads: int
+    later: list[Metric] = field(default_factory=list)  # those of the stage after, which are to find its fit
     started: float = 0.0
     doing: str = FIT
     losses: Counter[str] = field(default_factory=Counter)  # by what it was doing
@@ -183,7 +186,7 @@ class _Running:
         first = [(index, job) for index, job in enumerate(jobs) if job.row.prior or _have(scores, job)]
         second = [(index, job) for index, job in enumerate(jobs) if _have(timings, job)]
         return (
-            [_Piece(number, *of, scores, 1) for number, of in enumerate(first, 1)],
+            [_Piece(number, *of, scores, 1, timings) for number, of in enumerate(first, 1)],
             [_Piece(number, *of, timings, threads) for number, of in enumerate(second, 1 + len(first))],
         )
 
@@ -201,6 +204,8 @@ class _Running:
             return Pending()
         pending = self._ledger.find_pending(piece.job, self._work, piece.metrics)
         pending.metrics = [metric for metric in pending.metrics if metric.name not in piece.given_up]
+        if not pending and piece.later and piece.job.row.prior and not is_kept(piece.job):
+            pending.again = bool(self._ledger.find_pending(piece.job, self._work, piece.later).metrics)
         return pending
 
     def _submit_next(self, executor: Executor) -> bool:

@@ -36,7 +36,9 @@ from benchmark.errors import UsageError
 from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.evaluation import Evaluation
+from benchmark.jobs.fit import is_kept
 from benchmark.jobs.forecast import Forecast, _keys
+from benchmark.jobs.task import execute
 from benchmark.protocol import PRESETS, Protocol, make_protocol
 from benchmark.registry import Registry
 from benchmark.store.records import RecordStore
@@ -223,6 +225,36 @@ def test_the_counter_counts_the_steps_that_are_announced(small_bundle, tmp_path,
     assert "by the seconds that are recorded" not in said, "none is"
     said = cli(*words, "--priors", "gaussian,fitted_gaussian", "--metrics", "fd").err
     assert "steps" not in said, "a step is a job"
+
+
+def test_fits_that_are_gone_are_made_again_before_any_timing_and_as_they_were_made(
+    small_bundle, tmp_path, cli, brief_timings, monkeypatch
+):
+    """Else a timing would fit with all threads, alone, while other processors wait, and be taken by a warm machine."""
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
+    words = ["run", "--bundle", small_bundle, "--priors", "fitted_gaussian", "--seeds", 2, "--results", tmp_path / "r"]
+    assert cli(*words, "--metrics", "fd").code == 0
+    recorded = {path: path.read_bytes() for path in record_files(tmp_path / "r") if path.name.startswith("fit-")}
+    fits = {path.name: path.read_bytes() for path in (tmp_path / "cache" / "fits").glob("*.safetensors")}
+    assert len(fits) == 4, "two priors, two seeds"
+    shutil.rmtree(tmp_path / "cache" / "fits")
+    asked = []
+
+    def watch(task, listener):
+        asked.append((task.metrics, task.threads, is_kept(task.job)))
+        return execute(task, listener)
+
+    monkeypatch.setattr("benchmark.executors.here.execute", watch)
+    assert cli(*words, "--metrics", "fd,sampling_time").code == 0
+    assert [metrics for metrics, *_ in asked] == [()] * 4 + [("sampling_time",)] * 4
+    assert [(threads, kept) for metrics, threads, kept in asked if not metrics] == [(1, False)] * 4
+    assert all(kept for metrics, _, kept in asked if metrics)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cache" / "fits").glob("*.safetensors")} == fits
+    assert {path: path.read_bytes() for path in recorded} == recorded, "a fit has one record"
+    asked.clear()
+    shutil.rmtree(tmp_path / "cache" / "fits")
+    assert cli(*words, "--metrics", "fd,sampling_time").code == 0
+    assert asked == [], "nothing asks for them"
 
 
 def test_a_reference_row_has_no_time_of_another_bundle():

@@ -24,16 +24,18 @@ class Pending:
     """What is not recorded of a job: its fit, and metrics.
 
     `recorded` counts the measurements that are; `failures`: reasons of recorded failures that are not tried again.
+    `again`: its fit is recorded, and is to be made once more for what comes later.
     """
 
     fit: bool = False
+    again: bool = False
     metrics: list[Metric] = field(default_factory=list)
     recorded: int = 0
     failures: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
-        return self.fit or bool(self.metrics)
+        return self.fit or self.again or bool(self.metrics)
 
 
 @dataclass(frozen=True)
