@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.suites.verdicts import Line, Point, Sample, alike, correlation, lower, not_behind, spearman, trend
+from benchmark.report.verdicts import Line, Point, Sample, alike, correlation, lower, not_behind, spearman, trend
 
 
 def seeds(*values):

@@ -7,11 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from benchmark.settings import format_value, parse_named
-from benchmark.suites.places import Recorded
-from benchmark.suites.quantities import Quantity, parse_quantity
-from benchmark.suites.suite import Alike, Claim, Correlation, Lower, NotBehind, Trend
-from benchmark.suites.verdicts import (
+from benchmark.report.verdicts import (
     BySeed,
     Line,
     Point,
@@ -23,6 +19,10 @@ from benchmark.suites.verdicts import (
     not_behind,
     trend,
 )
+from benchmark.settings import format_value, parse_named
+from benchmark.suites.places import Recorded
+from benchmark.suites.quantities import Quantity, parse_quantity
+from benchmark.suites.suite import Alike, Claim, Correlation, Lower, NotBehind, Trend
 
 
 def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:

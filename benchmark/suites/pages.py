@@ -13,13 +13,13 @@ from benchmark.errors import UsageError
 from benchmark.report.board import write_page
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.tables import Table, make_tables
+from benchmark.report.verdicts import Comparison, Verdict
 from benchmark.store.sealed import Damaged
 from benchmark.suites.claims import judge
 from benchmark.suites.figures import draw_suite
 from benchmark.suites.places import Note, Recorded, find_tables, folder_apart, read_note
 from benchmark.suites.quantities import Quantity, parse_quantity
 from benchmark.suites.suite import Claim, Correlation, Suite
-from benchmark.suites.verdicts import Comparison, Verdict
 from benchmark.text import in_code, in_markdown
 
 Judged = list[tuple[Claim, Verdict]]

@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.errors import UsageError, unknown_name
 from benchmark.report.statistics import MARGIN
+from benchmark.report.verdicts import Direction
 from benchmark.request import Request
 from benchmark.settings import construct, format_value, read_toml
 from benchmark.store.sealed import content_hash
-from benchmark.suites.verdicts import Direction
 
 PRESETS = ("quick", "default", "full")
 SHIPPED = Path(__file__).parent
