@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     steps = _trained(steps)
     resolved = [resolve(step.request, step.registry) for step in steps]
     places = [
-        make_place(suite, step, each.work.protocol.hash, each.work.device.type)
+        make_place(suite, replace(step, bundle=each.work.bundle), each.work.protocol.hash, each.work.device.type)
         for step, each in zip(steps, resolved, strict=True)
     ]
     typed = suite.name if suite.name in shipped() else f"{suite.name}.toml"
