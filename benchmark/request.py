@@ -152,12 +152,6 @@ class Request(BaseModel):
             raise ValueError("expected top, all, or numbers of groups from 0 (the top) on, e.g. 0,1")
         return tuple(numbers)
 
-    @model_validator(mode="after")
-    def _refuse_tuned_groups(self) -> Request:
-        if self.groups is not None and self.settings == "tuned":
-            raise ValueError("settings are tuned on the top group alone: groups and settings=tuned exclude each other")
-        return self
-
     @field_validator("metrics", mode="before")
     @classmethod
     def _split_metrics(cls, given: Any) -> Any:
@@ -290,8 +284,9 @@ def _tuned_rows(
     chosen: dict[str, Row] = {}
     for each in judged:
         plan, best = each.tuning, each.chosen
-        here = plan.identity["bundle"], plan.identity["budget"], plan.device, plan.extractor
-        if best is None or here != (bundle.id, protocol.budget, device_type, protocol.extractor):
+        there = plan.identity["bundle"], plan.groups, plan.identity["budget"], plan.device, plan.extractor
+        here = bundle.id, protocol.groups, protocol.budget, device_type, protocol.extractor
+        if best is None or there != here:
             continue
         row = make_prior_row(registry, plan.prior, {**plan.base, **best.settings}, bundle, protocol.budget)
         if row.identity == plan.identity["prior"]:  # else it is of another version of the prior

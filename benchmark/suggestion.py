@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: what decides which things a name means and where they are: the next command needs it as this one does
-CARRIED = ("--dataset", "--data-root", "--plugin", "--inception-weights", "--device")
+CARRIED = ("--dataset", "--data-root", "--plugin", "--inception-weights", "--device", "--groups")
 
 _takes: dict[str, set[str]] = {}
 _typed: dict[str, Any] = {}

@@ -15,58 +15,32 @@ of a sampler a group. A share `own_contexts` of a sampler's batch is below group
 be when drawing; an energy cannot be, since nobody has posteriors there. The log has of each group `upper`, for any
 sampler an upper bound of E_q[log p_l(eps_l | c_l) - log N(eps_l; 0, I)].
 
-This is another model than `evalp` on all groups at once (`run --groups all --priors evalp`), whose one energy is
-normalised as a whole: an energy on group 1 alone moves group 0 there, to where it leaves group 1 low energies, and does
-not move it here. As Z_l hangs on c_l, log p is not known up to a constant, and there is no `energy` of several groups.
+This is another model than `evalp_joint`, whose one energy is normalised as a whole, as is that of `evalp` on all groups
+at once: an energy on group 1 alone moves group 0 there, to where it leaves group 1 low energies, and does not move it
+here. As Z_l hangs on c_l, log p is not known up to a constant, and there is no `energy` of several groups.
 NCP-VAE has the same form with classifiers (`ncp_groups`); EVaLP's paper has the top group alone, and leaves all open.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from priors.api import (
-    AggregatePosterior,
-    Between,
-    Diverged,
-    Hierarchy,
-    LatentPrior,
-    OneOf,
-    PriorConfig,
-    Progress,
-    hookimpl,
-)
-from priors.parts.conditional import ConditionalEnergy, ConditionalFlow, widths_of
-from priors.parts.hierarchies import GroupByGroup
+from priors.api import AggregatePosterior, Between, Diverged, LatentPrior, OneOf, Progress, hookimpl
+from priors.parts.conditional import ConditionalEnergy, ConditionalFlow
+from priors.parts.group_players import GroupPlayers, GroupPlayersConfig, divergence_from_base
 from priors.parts.optimisers import Adam
 from priors.parts.standard_normal import log_standard_normal
 
 LOG_EVERY = 20  # rounds
 
 
-class EVaLPGroupsConfig(PriorConfig):
-    """`steps` counts energy steps; samplers take one step after every `energy_steps` of them.
+class EVaLPGroupsConfig(GroupPlayersConfig):
+    """`own_contexts`: share of a sampler's batch that is below draws of the samplers above."""
 
-    Blocks have convolutions of `conv_widths`, vectors a perceptron of two layers of `energy_width`. `own_contexts`:
-    share of a sampler's batch that is below draws of the samplers above.
-    """
-
-    steps: int = Field(3_000, ge=1)
-    batch_size: int = Field(64, ge=1)
-    energy_steps: int = Field(2, ge=1)
-    energy_width: int = Field(128, ge=1)
-    conv_widths: tuple[int, ...] = Field((32, 32), min_length=1)
-    couplings: int = Field(4, ge=1)
-    sampler_width: int = Field(32, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    sampler_learning_rate: float = Field(5e-4, gt=0)
-    gp_weight: float = Field(10.0, ge=0)
-    kl_weight: float = Field(1.0, ge=0)
     own_contexts: float = Field(0.0, ge=0, le=1)
 
 
@@ -94,11 +68,6 @@ def sampler_loss(
     return energy(eps, energy.read(context)).mean() + kl_weight * kl, kl
 
 
-def divergence_from_base(noise: Tensor, eps: Tensor, log_det: Tensor) -> Tensor:
-    """KL(g || N(0, I)) in nats, estimated at eps = G(noise), with log|det dG/dnoise| (n,)."""
-    return (log_standard_normal(noise) - log_det - log_standard_normal(eps)).mean()
-
-
 @torch.no_grad()
 def _energy_gap(energy: ConditionalEnergy, eps_q: Tensor, eps_g: Tensor, context: Tensor) -> float:
     """E[f(eps_g, c)] - E[f(eps_q, c)] in nats."""
@@ -106,7 +75,7 @@ def _energy_gap(energy: ConditionalEnergy, eps_q: Tensor, eps_g: Tensor, context
     return (energy(eps_g, read) - energy(eps_q, read)).mean().item()
 
 
-class EVaLPGroups(GroupByGroup):
+class EVaLPGroups(GroupPlayers):
     name = "evalp_groups"
     group = "energy"
     by_default = False
@@ -122,25 +91,12 @@ class EVaLPGroups(GroupByGroup):
     block_quick = {"steps": 300}
     long_quick = {"steps": 160}
 
-    def __init__(
-        self, latent_shape: tuple[int, ...], config: EVaLPGroupsConfig, hierarchy: Hierarchy | None = None
-    ) -> None:
-        super().__init__(latent_shape, config, hierarchy)
-        self.energies, self.samplers = nn.ModuleList(), nn.ModuleList()
-        for shape, context in zip(self.shapes, self.context_shapes):
-            widths = widths_of(shape, config.conv_widths, config.energy_width, depth=2)
-            width = config.sampler_width if len(shape) == 3 else config.energy_width
-            self.energies.append(ConditionalEnergy(shape, context, widths))
-            self.samplers.append(ConditionalFlow(shape, context, config.couplings, width))
-        self.network_evaluations = len(self.shapes)
-        self.learns = {"ring": 0.6} if config.kl_weight >= 1 else {}
-
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         """Per round, draws in this order: z_q of all energy steps; of each group its noise, a and sampler's noise."""
         config, device = self.config, posterior.device
         k, batch = config.energy_steps, config.batch_size
         own = round(config.own_contexts * batch)
-        energies, samplers = self._networks()
+        energies, samplers = self.players()
         of_energies = [list(energy.parameters()) for energy in energies]
         of_samplers = list(self.samplers.parameters())
         optimisers = [Adam(parameters, config.learning_rate, betas=(0.5, 0.999)) for parameters in of_energies]
@@ -180,28 +136,11 @@ class EVaLPGroups(GroupByGroup):
                     raise Diverged(f"{', '.join(bad)} not finite after {(index + 1) * k} energy steps")
                 progress((index + 1) * k, rounds * k, **facts)
 
-    def _networks(self) -> tuple[list[ConditionalEnergy], list[ConditionalFlow]]:
-        """The energy, and the sampler, of each group."""
-        return cast(tuple[list[ConditionalEnergy], list[ConditionalFlow]], (list(self.energies), list(self.samplers)))
-
-    def draw_below(self, number: int, context: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(len(context), *self.shapes[number], generator=generator, device=generator.device)
-        return self._networks()[1][number].push(noise, context)[0]
-
-    def log_prob_by_group(self, z: Tensor) -> Tensor:
-        samplers = self._networks()[1]
-        given = zip(samplers, self.apart(z), self.contexts(z))
-        return torch.stack([sampler.log_prob(eps, context) for sampler, eps, context in given], 1)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Density of the samplers."""
-        return self.log_prob_by_group(z).sum(1)
-
     def energy(self, z: Tensor) -> Tensor | None:
         """Of one group alone."""
         if len(self.shapes) > 1:
             return None
-        ((f, *_), _), (eps,), (context,) = self._networks(), self.apart(z), self.contexts(z)
+        ((f, *_), _), (eps,), (context,) = self.players(), self.apart(z), self.contexts(z)
         return f(eps, f.read(context)) - log_standard_normal(z)
 
 

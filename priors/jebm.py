@@ -10,8 +10,8 @@ too; with `evalp_groups`, which is normalised group by group, it could not.
 
 with gradients through the network, K times forward and backward, and the same chain as the sampler. The authors' ten
 steps of 10^-5 (jcui1224/hierarchical-joint-ebm) move eps by next to nothing; here the step is larger, and energies are
-the small networks of `evalp_groups`, where theirs are strided. The peer of `evalp` on all groups at once, which has one
-energy of eps, and a flow in the place of the chains.
+the small networks of `evalp_groups`, where theirs are strided. The peer of `evalp_joint`, and of `evalp` on all groups
+at once, which have one energy of eps, and a flow in the place of the chains.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ FEW |= {"langevin_steps": 3, "leapfrogs": 2, "normaliser_draws": 2_000, "pool": 
 #: settings of one prior alone
 OF = {"riemannian": {"steps": 2}, "multi_nce": {"stages": 2}}
 #: which priors ask their draws, or their state, which way to go
-REFUSED = ["evalp[sampler=spline]", "evalp_groups", "jebm", "lars", "multi_nce", "ncp_groups"]
+REFUSED = ["evalp[sampler=spline]", "evalp_groups", "evalp_joint", "jebm", "lars", "multi_nce", "ncp_groups"]
 MEMBERS = [
     *Registry().at_hand("prior"),
     "evalp[sampler=mlp,kl_weight=0]",

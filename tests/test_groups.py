@@ -21,9 +21,11 @@ from benchmark.jobs.task import Task
 from benchmark.library import load_prior
 from benchmark.protocol import read_protocols
 from benchmark.registry import Registry
+from benchmark.report.choice import judge_all
 from benchmark.request import Request, resolve
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import write_sealed
+from benchmark.store.tunings import read_tunings
 from priors.api import DrawnSplit
 
 pytestmark = pytest.mark.usefixtures("seeded_modules")
@@ -398,10 +400,63 @@ def test_a_plain_vae_has_the_one_group(small_bundle, tmp_path, cli):
     assert "has one latent group, and holds its posteriors: nothing is to be drawn" in refused.err
 
 
-def test_tuned_settings_are_of_the_top_group_alone(tmp_path, cli):
-    done = cli("run", "--bundle", "mnist-nvae", "--groups", "all", "--settings", "tuned")
-    assert done.code == 2
-    assert "groups and settings=tuned exclude each other" in done.err
+def test_settings_are_tuned_on_the_groups_that_are_asked_for(stairs, tmp_path, cli):
+    """A tuning of all groups is another one than that of the top, in every table and page, and serves it alone."""
+    stairs.draw()
+    results = tmp_path / "results"
+    where = ("--bundle", stairs.path, "--dataset", stairs.data, "--device", "cpu", "--results", results)
+    tune = ("tune", *where, "--priors", "fitted_gaussian", "--trials", 1)
+    run = ("run", *where, "--priors", "fitted_gaussian", "--groups", "all", "--seeds", 1, "--metrics", "fd")
+    assert cli(*tune).code == 0
+    (top,) = read_tunings(results)[0]
+    assert "groups" not in top.identity, "as before there were any"
+    refused = cli(*run, "--settings", "tuned")
+    assert refused.code == 2
+    assert "fitted_gaussian: no tuning of it on bundle is through" in refused.err
+    assert "--groups all" in refused.err
+    done = cli(*tune, "--groups", "all")
+    assert done.code == 0, done.err
+    assert "all groups, val split" in done.out
+    assert "--groups all" in done.err, "the command that scores them"
+    judged, _ = judge_all(results, lambda: rows_of(results))
+    of = {each.tuning.groups and tuple(each.tuning.groups["chosen"]): each for each in judged}
+    assert of.keys() == {None, (0, 1, 2)}
+    assert of[None].tuning == top
+    for each in judged:
+        lines = [
+            record["values"]["fd"]
+            for record in rows_of(results)
+            if record["row"]["prior"] == "aggregate_posterior" and record["row"].get("groups") == each.tuning.groups
+        ]
+        assert each.ends[1] == pytest.approx(sum(lines) / len(lines)), "of its own groups"
+    assert cli(*run).code == 0
+    done = cli(*run, "--settings", "tuned")
+    assert done.code == 0, done.err
+    (page,) = (results / "boards").glob("*tuned-allgroups*")
+    assert "| fitted_gaussian\\*" in page.read_text()
+    text = (results / "tuning.md").read_text()
+    of_all, of_top = sorted(text.split("\n## ")[1:], key=lambda part: "all groups" not in part.partition("\n")[0])
+    assert "all groups" not in of_top
+    assert "On test, with seeds that chose nothing" in of_all
+    assert "On test, with seeds that chose nothing" not in of_top
+    pictures = {path.name for path in (results / "tuning").iterdir()}
+    assert len(pictures) == 4
+    assert sum("-allgroups-" in name for name in pictures) == 2
+    assert not any(top.bundle[:8] in name for name in pictures)
+
+
+def test_what_cannot_be_tuned_on_these_groups_is_left_out_or_where_it_is_named_refused(stairs, tmp_path, cli):
+    stairs.draw()
+    words = ("tune", "--bundle", stairs.path, "--dataset", stairs.data, "--device", "cpu", "--trials", 1, "--dry-run")
+    words = (*words, "--groups", "all", "--results", tmp_path / "results")
+    said = "prior vamp needs q(z|x) as one Gaussian, which --groups 0,1,2 has not"
+    named = cli(*words, "--priors", "vamp")
+    assert named.code == 2
+    assert said in named.err
+    done = cli(*words, "--priors", "closed_form")
+    assert done.code == 0, done.err
+    assert f"left out: {said}" in done.err
+    assert "| gmm" in done.out
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,18 @@ from benchmark.jobs.plan import resolve_config
 from benchmark.registry import Registry
 from priors.api import AggregatePosterior, DrawnSplit
 from priors.evalp_groups import EVaLPGroups, EVaLPGroupsConfig, energy_loss, sampler_loss
+from priors.evalp_joint import EVaLPJoint
 from priors.jebm import JEBM, JEBMConfig
 from priors.latent_flow import LatentFlow, LatentFlowConfig
 from priors.ncp import NCP, NCPConfig
 from priors.ncp_groups import NCPGroups, NCPGroupsConfig, classifier_loss
 from priors.parts.conditional import ConditionalEnergy, ConditionalFlow
+from priors.parts.group_players import GroupPlayersConfig
 from priors.parts.standard_normal import log_standard_normal
 
 pytestmark = pytest.mark.usefixtures("seeded_modules")
-OF_HIERARCHIES = [EVaLPGroups, JEBM, NCPGroups]
+OF_HIERARCHIES = [EVaLPGroups, EVaLPJoint, JEBM, NCPGroups]
+JOINTLY = [EVaLPJoint, JEBM]
 FORMS = {
     "vector": ((4,), (3,)),
     "nothing above": ((4,), (0,)),
@@ -107,6 +110,50 @@ def test_energies_and_samplers_one_by_one_learn_each_group():
     drawn = prior.sample(4_000, seeded(6))
     assert prior.log_prob(drawn).mean() > prior.log_prob(torch.randn(4_000, 4, generator=seeded(7))).mean()
     assert torch.allclose(prior.log_prob_by_group(z).sum(1), prior.log_prob(z))
+
+
+def test_one_energy_of_all_groups_comes_to_the_density_of_each():
+    """(A) With little of the penalty, the energy and its sampler leave a tenth and a seventh of what N(0, I) leaves.
+
+    p(eps_0) and p(eps_1 | eps_0) are of one normaliser, by draws of N(0, I).
+    """
+    config = GroupPlayersConfig(
+        steps=600,
+        batch_size=512,
+        energy_steps=1,
+        energy_width=32,
+        learning_rate=2e-3,
+        sampler_learning_rate=3e-3,
+        gp_weight=0.02,
+    )
+    prior, target = on_target(EVaLPJoint, config)
+    z = target.draw(400, seeded(5))
+    known, gaussian = target.by_group(z), gaussian_kl_by_group(target, z)
+    noise, below = torch.randn(50_000, 4, generator=seeded(6)), torch.randn(1_000, 2, generator=seeded(7))
+    log_z = (-prior.tilt(noise)).logsumexp(0) - math.log(len(noise))
+    over_below = [
+        (-prior.tilt(torch.cat([top.expand(1_000, 2), below], 1))).logsumexp(0) - math.log(1_000) for top in z[:, :2]
+    ]
+    log_top = torch.stack(over_below) - log_z + log_standard_normal(z[:, :2])
+    log_p = torch.stack([log_top, -prior.energy(z) - log_z - log_top], 1)
+    of_energy, of_sampler = ((known - each).mean(0) for each in (log_p, prior.log_prob_by_group(z)))
+    assert (of_energy > -0.03).all()
+    assert (of_energy < 0.1 * gaussian).all()
+    assert (of_sampler > -0.03).all()
+    assert (of_sampler < 0.15 * gaussian).all()
+
+
+def test_jointly_and_one_by_one_are_one_where_there_is_one_group():
+    """The same draws and networks: what is of one group has nothing to be joint with."""
+    target, states = TARGETS["ring"](), []
+    for cls in (EVaLPGroups, EVaLPJoint):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            prior = cls(target.shape, cls.Config(steps=40, energy_width=16))
+        prior.fit(target.posterior(CPU), seeded(), silent)
+        states.append(prior.state_dict())
+    for name, value in states[0].items():
+        assert torch.allclose(value, states[1][name], atol=1e-4), name
 
 
 # ---- the conditional bound ----------------------------------------------------------------------------------------
@@ -209,6 +256,65 @@ def test_an_energy_on_the_lower_group_moves_the_upper_one_jointly_and_not_one_by
     assert still[2].item() == pytest.approx(2.0, abs=0.25)  # its energy is of eps_1 itself
 
 
+def joint_with_energy_below_alone():
+    """As above, of EVaLP: f_1 = -2 leaky(eps_1 + c_1) of the first numbers, c_1 = eps_0. Its samplers are untrained."""
+    torch.manual_seed(0)
+    prior = EVaLPJoint((4,), GroupPlayersConfig(energy_width=16), Stairs())
+    with torch.no_grad():
+        for parameter in prior.energies.parameters():
+            parameter.zero_()
+        below = prior.energies[1]
+        below.on_eps.weight[0, 0] = below.on_context.weight[0, 0] = 1.0
+        below.hidden[0].weight[0, 0] = 1.0
+        below.last.weight[0, 0] = -2.0
+    return prior
+
+
+def test_the_sampler_of_all_groups_follows_an_energy_on_the_lower_one_up_to_the_upper_as_on_a_grid():
+    prior = joint_with_energy_below_alone()
+    axis = torch.linspace(-8, 8, 801)
+    top, below = torch.meshgrid(axis, axis, indexing="ij")
+    of_sum = 2 * torch.nn.functional.leaky_relu(torch.nn.functional.leaky_relu(top + below, 0.01), 0.01)
+    weight = of_sum + Normal(0.0, 1.0).log_prob(top) + Normal(0.0, 1.0).log_prob(below)
+    share, log_z = weight.flatten().softmax(0).view_as(weight), weight.logsumexp((0, 1)) + 2 * math.log(16 / 800)
+    expected = torch.stack([(share * top).sum(), (share * below).sum()])
+    assert expected[0] > 1.0, "the grid's upper group moves"
+    optimiser = torch.optim.Adam(prior.samplers.parameters(), 5e-3)
+    for step in range(300):
+        loss, _ = prior.sampler_loss(torch.randn(256, 4, generator=seeded(step)))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        loss, _ = prior.sampler_loss(torch.randn(20_000, 4, generator=seeded(1)))
+    assert log_z - 0.1 < -loss < log_z + 0.03, "a lower bound of log Z, and near it"
+    moved = prior.sample(4_000, seeded(2)).mean(0)
+    assert moved[[0, 2]].tolist() == pytest.approx(expected.tolist(), abs=0.1)
+    assert moved[[1, 3]].abs().max() < 0.1
+
+
+def test_the_penalty_of_all_groups_is_on_one_slope_that_counts_what_is_below():
+    torch.manual_seed(3)
+    prior = EVaLPJoint((4,), GroupPlayersConfig(energy_width=8), Stairs()).double()
+    eps_q, eps_g = (torch.randn(5, 4, generator=seeded(i), dtype=torch.float64) for i in (1, 2))
+    a = torch.rand(5, 1, generator=seeded(3), dtype=torch.float64)
+    loss, penalty = prior.energy_loss(eps_q, eps_g, a)
+    between, h = a * eps_q + (1 - a) * eps_g, 1e-6
+    with torch.no_grad():
+        steps = h * torch.eye(4, dtype=torch.float64)
+        slope = torch.stack([(prior.tilt(between + e) - prior.tilt(between - e)) / (2 * h) for e in steps], 1)
+        gap = (prior.tilt(eps_q) - prior.tilt(eps_g)).mean()
+    expected = (slope.norm(dim=1) - 1).square().mean()
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() == pytest.approx((gap + 10 * expected).item(), rel=1e-5)
+    one_by_one = [
+        energy.slope(eps, energy.read(context))
+        for energy, eps, context in zip(prior.energies, prior.apart(between), prior.contexts(between))
+    ]
+    assert not torch.allclose(torch.cat(one_by_one, 1)[:, :2], slope[:, :2]), "c_1 moves with eps_0"
+    assert torch.allclose(torch.cat(one_by_one, 1)[:, 2:], slope[:, 2:], atol=1e-5)
+
+
 # ---- parts --------------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +395,7 @@ def test_of_several_groups_there_is_no_energy_where_each_is_normalised_by_itself
     for cls in OF_HIERARCHIES:
         config, _, _ = resolve_config(cls, {}, "synthetic", (4,), "quick")
         of_two, of_one = cls((4,), config, Stairs()), cls((4,), config)
-        assert (of_two.energy(z) is None) == (cls is not JEBM)
+        assert (of_two.energy(z) is None) == (cls not in JOINTLY)
         assert of_one.energy(z).shape == (2,)
 
 

@@ -539,7 +539,7 @@ def test_an_edit_of_a_shared_part_names_every_prior_that_imports_it(tree):
     tree.edit("priors/parts/image_flows.py", "return", "return 2 *")
     sentences = undecided(decide({}, []), tree.root)
     # latent_wgan by what it takes of evalp
-    names = ("evalp", "evalp_groups", "jebm", "latent_flow", "latent_wgan", "ncp_groups")
+    names = ("evalp", "evalp_groups", "evalp_joint", "jebm", "latent_flow", "latent_wgan", "ncp_groups")
     assert sentences[:-2] == [f"prior {name}: priors/parts/image_flows.py changed" for name in names]
     assert sentences[-1].endswith("python tests/closures.py --same-numbers " + " ".join(names))
     assert "raise its `version`" in sentences[-2]
@@ -570,6 +570,7 @@ def test_same_numbers_decides_for_those_that_are_named(tree):
     decided = decide(kept, ["evalp"], tree.root)
     assert [sentence.partition(":")[0] for sentence in undecided(decided, tree.root)[:-2]] == [
         "prior evalp_groups",
+        "prior evalp_joint",
         "prior jebm",
         "prior latent_flow",
         "prior latent_wgan",

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,9 +23,10 @@ from backbones.training import DamagedCheckpoint, TrainingDiverged, train
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.joint import JointPrior, PriorChoice, TrainingFailed, active_units, ramp, tilt, whole
 from benchmark.bundles.prior_file import load_prior_file, read_facts
-from benchmark.joint.arms import ARMS, _Seed, records_in
+from benchmark.joint.arms import _framing_scores, _Seed
 from benchmark.joint.bound import bound_with_prior, log_normaliser
 from benchmark.joint.page import write_joint_page
+from benchmark.joint.records import ARMS, records_in
 from benchmark.registry import Registry
 from benchmark.store.sealed import Damaged, read_sealed, write_sealed
 from priors.api import LatentPrior, PosteriorSplit, PriorConfig
@@ -36,6 +38,7 @@ from priors.parts.standard_normal import log_standard_normal
 
 pytestmark = pytest.mark.usefixtures("seeded_modules")
 
+RESULTS = Path(__file__).parent.parent / "results"
 #: priors with updates, with settings that make them quick
 JOINT = {
     "evalp": (EVaLP, {"batch_size": 8, "energy_steps": 2, "energy_width": 8, "sampler_width": 8}),
@@ -467,10 +470,18 @@ def joint(small_bundle, tmp_path, cli, monkeypatch):
     return lambda *more: cli("joint", *words, *more)
 
 
+FRAME = ("fd_normal", "fd_aggregate")
 PRIOR = ("--prior", "evalp[energy_width=8,sampler_width=8,energy_steps=2]")
 
 
-def test_four_arms_are_trained_scored_and_compared_and_the_page_follows_from_records(joint, tmp_path):
+def test_four_arms_are_trained_scored_and_compared_and_the_page_follows_from_records(joint, tmp_path, monkeypatch):
+    framed = []
+
+    def count(jobs, work):
+        framed.append((work.bundle.id, jobs["gaussian"].seed))
+        return _framing_scores(jobs, work)
+
+    monkeypatch.setattr("benchmark.joint.arms._framing_scores", count)
     done = joint(*PRIOR, "--seeds", 2)
     assert done.code == 0, done.err
     records = [read_sealed(path) for path in sorted(records_in(tmp_path / "r").glob("*.json"))]
@@ -483,6 +494,8 @@ def test_four_arms_are_trained_scored_and_compared_and_the_page_follows_from_rec
     assert refitted["bundle"] == together["bundle"]
     assert refitted["values"]["distortion"] == together["values"]["distortion"]
     assert refitted["values"]["bound"] != together["values"]["bound"]
+    assert {name: refitted["values"][name] for name in FRAME} == {name: together["values"][name] for name in FRAME}
+    assert len(framed) == len(set(framed)) == 2 * 3, "four arms have three VAEs, each framed once"
     starts = {arm: by_arm[arm, 0] for arm in ("two-stage", "two-stage, then joint")}
     cards = [read_sealed(path) for path in (tmp_path / "cache" / "bundles").glob("*/bundle.json")]
     start_of = {card["seal"]: card["training"].get("start") for card in cards}
@@ -567,12 +580,13 @@ def test_a_comparison_that_cannot_be_is_one_line(words, said, joint):
     assert said in only_line(joint(*words))
 
 
-def test_a_damaged_record_is_left_out_and_named(tmp_path, capsys):
+def test_a_damaged_record_is_left_out_and_named(tmp_path):
     write_sealed(records_in(tmp_path) / "a.json", {"arm": "joint"})
     path = records_in(tmp_path) / "a.json"
     path.write_text(path.read_text().replace("joint", "juint"))
-    assert write_joint_page(tmp_path) is None
-    assert "a.json" in capsys.readouterr().err
+    page, (damaged,) = write_joint_page(tmp_path)
+    assert page is None
+    assert "a.json" in damaged
 
 
 OF_AN_ARM = {
@@ -595,15 +609,30 @@ OF_AN_ARM = {
     "field, value",
     [("arm", "fifth"), ("seed", "zero"), ("values", []), ("values", {"bound": "low"}), ("experiment", {})],
 )
-def test_a_sealed_record_of_something_else_is_left_out_and_named(field, value, tmp_path, capsys):
+def test_a_sealed_record_of_something_else_is_left_out_and_named(field, value, tmp_path):
     write_sealed(records_in(tmp_path) / "a.json", OF_AN_ARM)
     write_sealed(records_in(tmp_path) / "b.json", {**OF_AN_ARM, field: value})
-    page = write_joint_page(tmp_path).read_text()
-    said = capsys.readouterr().err
+    page, (said,) = write_joint_page(tmp_path)
     assert "b.json" in said
     assert field in said
-    assert "a.json" not in said
-    assert page.count("## evalp on digits") == 1
+    assert page.read_text().count("## evalp on digits") == 1
+
+
+def test_the_leaderboard_rewrites_the_page_from_records_alone(tmp_path, cli):
+    """The page is the one that `joint` writes; a damaged record is named, and is an error as one of a run is."""
+    (tmp_path / "records").mkdir()
+    shutil.copytree(records_in(RESULTS), records_in(tmp_path))
+    assert cli("leaderboard", "--results", tmp_path).code == 0
+    assert (tmp_path / "joint.md").read_bytes() == (RESULTS / "joint.md").read_bytes()
+    (tmp_path / "joint.md").unlink()
+    assert cli("joint", "--results", tmp_path).code == 0
+    assert (tmp_path / "joint.md").read_bytes() == (RESULTS / "joint.md").read_bytes()
+    write_sealed(records_in(tmp_path) / "a.json", {"arm": "joint"})
+    done = cli("leaderboard", "--results", tmp_path)
+    assert done.code == 1
+    assert "left out" in done.err
+    assert "a.json" in done.err
+    assert (tmp_path / "joint.md").read_bytes() == (RESULTS / "joint.md").read_bytes()
 
 
 @pytest.mark.parametrize("config, settings", [(EVaLP.Config, {"steps": 7, "scale": 2}), (PriorConfig, {"scale": 2})])

@@ -81,9 +81,11 @@ def joint(
         try:
             failed = compare(comparison, results)
         finally:  # of an interrupted comparison, too, what is known so far
-            page = write_joint_page(results)
+            page, damaged = write_joint_page(results)
     else:
-        page = write_joint_page(results)
+        page, damaged = write_joint_page(results)
+    for sentence in damaged:
+        say(f"left out: {sentence}")
     if page is None:
         raise UsageError(f"{results}: no records of a comparison here; --prior evalp makes them")
     show(page.read_text())

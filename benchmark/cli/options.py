@@ -38,6 +38,10 @@ BundleBackboneOption = Annotated[
 BundleOption = Annotated[
     str | None, typer.Option("--bundle", help="Bundle, by name, id or folder, where several match.")
 ]
+GroupsOption = Annotated[
+    str,
+    typer.Option("--groups", help="Latent groups of a hierarchy: top, all, or numbers from 0, the top one, on: 0,1."),
+]
 DeviceOption = Annotated[DeviceName, typer.Option("--device", help="auto takes CUDA where there is one.")]
 ExtractorOption = Annotated[
     str | None, typer.Option("--extractor", help="Feature extractor (default: the data set's).")

@@ -18,8 +18,9 @@ SHOWN = 10
 
 
 def leaderboard(results: ResultsOption = Path("results")) -> None:
-    """Rebuild tables, pages of suites and pictures from the records; exit 1 if any is damaged."""
+    """Rebuild tables, pages of suites and of `joint`, and pictures from the records; exit 1 if any is damaged."""
     with importing():
+        from benchmark.joint.page import write_joint_page
         from benchmark.report.board import Board
         from benchmark.store.sealed import remove_leftovers
         from benchmark.suites.pages import write_pages
@@ -30,6 +31,7 @@ def leaderboard(results: ResultsOption = Path("results")) -> None:
     damaged = board.write()
     damaged += board.draw()
     damaged += write_pages(results, tables=board.tables)
+    damaged += write_joint_page(results)[1]
     for sentence in damaged:
         say(f"left out: {sentence}")
     say(f"written: {results / 'leaderboard.md'}")

@@ -15,6 +15,7 @@ from benchmark.cli.options import (
     DataRootOption,
     DeviceOption,
     ExtractorOption,
+    GroupsOption,
     PerGpuOption,
     PluginOption,
     ResultsOption,
@@ -60,9 +61,7 @@ def run(
         ),
     ] = None,
     split: Annotated[Split, typer.Option(help="Choose settings on val, report on test.")] = "test",
-    groups: Annotated[
-        str, typer.Option(help="Latent groups of a hierarchy: top, all, or numbers from 0, the top one, on: 0,1.")
-    ] = "top",
+    groups: GroupsOption = "top",
     settings: Annotated[
         Settings, typer.Option(help="tuned: rows `prior*`, with the settings that `tune` chose, in a table apart.")
     ] = "recipe",

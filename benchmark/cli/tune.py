@@ -14,6 +14,7 @@ from benchmark.cli.options import (
     DataRootOption,
     DeviceOption,
     ExtractorOption,
+    GroupsOption,
     PerGpuOption,
     PluginOption,
     ResultsOption,
@@ -37,6 +38,7 @@ def tune(
     dataset: BundleDatasetOption = None,
     backbone: BundleBackboneOption = None,
     bundle: BundleOption = None,
+    groups: GroupsOption = "top",
     trials: Annotated[
         int, typer.Option(min=1, max=1_000, help="Trials of each prior beside its recipe; fewer are the first of more.")
     ] = 16,

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
@@ -40,6 +40,7 @@ from benchmark.jobs.reference_rows import REFERENCES, PosteriorDraws
 from benchmark.jobs.task import make_evaluation
 from benchmark.jobs.workspace import Workspace
 from benchmark.joint.bound import NORMALISER_DRAWS, bound_with_prior
+from benchmark.joint.records import JOINT, REFITTED, THEN_JOINT, TWO_STAGE, records_in
 from benchmark.machine.devices import DeviceName
 from benchmark.machine.threads import limit_threads
 from benchmark.metrics.api import AGGREGATE_POSTERIOR
@@ -57,9 +58,6 @@ VERSION = 1
 #: one of so many parts of the epochs is the last one, in which arms differ
 PARTS = 6
 METRICS = ("fd", "mmd", "cross_entropy")
-Arm = Literal["two-stage", "joint", "two-stage, then joint", "joint, prior refitted"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
-TWO_STAGE, JOINT, THEN_JOINT, REFITTED = ARMS
 #: test images that are bounded, and draws for each, by budget
 BOUND = {"quick": (200, 16), "full": (1_000, 32)}
 #: training images under the quick budget, where no number is typed
@@ -84,11 +82,6 @@ class Comparison:
     def label(self) -> str:
         given = ",".join(f"{name}={format_value(value)}" for name, value in self.choice.settings.items())
         return self.choice.cls.name + (f"[{given}]" if given else "")
-
-
-def records_in(results: Path) -> Path:
-    """The folder of a results folder in which records of arms lie."""
-    return results / "joint" / "records"
 
 
 def compare(comparison: Comparison, results: Path) -> int:
@@ -117,6 +110,7 @@ class _Seed:
     epochs: int
     images: Images
     results: Path
+    _of_vaes: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def run(self) -> list[bool]:
         """Each arm's success, in an order in which what costs least comes first."""
@@ -212,8 +206,9 @@ class _Seed:
                 noise = stream(work.device, "joint bound", self.seed)
                 bounds = bound_with_prior(work.backbone, prior, test[:images], draws, noise, progress)
             training = work.bundle.card["training"]
+            values = {**bounds, **_usual_scores(jobs, work, prior, source), **self._scores_of_vae(jobs, work, test)}
             return {
-                "values": {**bounds, **self._usual_scores(jobs, work, prior, source), **_state_of_q(work, test)},
+                "values": values,
                 "bundle": work.bundle.id,
                 **{name: training[name] for name in ("watched", "val_terms") if name in training},
             }
@@ -246,26 +241,37 @@ class _Seed:
             "device": work.device.type,
         }
 
-    def _usual_scores(
-        self, jobs: dict[str, Job], work: Workspace, prior: LatentPrior, source: dict[str, Any]
-    ) -> dict[str, float]:
-        """What a run measures of a prior, and the FD of the two rows that frame its table."""
-        evaluation = replace(make_evaluation(jobs["gaussian"], work, prior), identity=source)
-        values: dict[str, float] = {}
-        for metric in work.metrics:
-            values |= metric.measure(evaluation)
-        fd = next(metric for metric in work.metrics if metric.name == "fd")
-        find_or_fit(jobs["gaussian"], work)
-        framing: dict[str, tuple[Job, Source]] = {
-            "fd_normal": (jobs["gaussian"], load_fit(jobs["gaussian"], work)),
-            "fd_aggregate": (
-                jobs[AGGREGATE_POSTERIOR],
-                PosteriorDraws(work.split(REFERENCES[AGGREGATE_POSTERIOR].decodes(work.protocol.split))),
-            ),
-        }
-        for name, (job, draws) in framing.items():
-            values[name] = fd.measure(make_evaluation(job, work, draws))["fd"]
-        return values
+    def _scores_of_vae(self, jobs: dict[str, Job], work: Workspace, test: torch.Tensor) -> dict[str, float]:
+        """What no prior decides: measured once of a VAE, whichever arms share it."""
+        known = self._of_vaes.get(work.bundle.id)
+        if known is None:
+            known = self._of_vaes[work.bundle.id] = {**_framing_scores(jobs, work), **_state_of_q(work, test)}
+        return known
+
+
+def _usual_scores(
+    jobs: dict[str, Job], work: Workspace, prior: LatentPrior, source: dict[str, Any]
+) -> dict[str, float]:
+    """What a run measures of a prior."""
+    evaluation = replace(make_evaluation(jobs["gaussian"], work, prior), identity=source)
+    values: dict[str, float] = {}
+    for metric in work.metrics:
+        values |= metric.measure(evaluation)
+    return values
+
+
+def _framing_scores(jobs: dict[str, Job], work: Workspace) -> dict[str, float]:
+    """FD of the two rows that frame a run's table."""
+    fd = next(metric for metric in work.metrics if metric.name == "fd")
+    find_or_fit(jobs["gaussian"], work)
+    framing: dict[str, tuple[Job, Source]] = {
+        "fd_normal": (jobs["gaussian"], load_fit(jobs["gaussian"], work)),
+        "fd_aggregate": (
+            jobs[AGGREGATE_POSTERIOR],
+            PosteriorDraws(work.split(REFERENCES[AGGREGATE_POSTERIOR].decodes(work.protocol.split))),
+        ),
+    }
+    return {name: fd.measure(make_evaluation(job, work, draws))["fd"] for name, (job, draws) in framing.items()}
 
 
 def _state_of_q(work: Workspace, test: torch.Tensor) -> dict[str, float]:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from benchmark.joint.arms import ARMS, TWO_STAGE, Arm, records_in
-from benchmark.progress import say
+from benchmark.joint.records import ARMS, TWO_STAGE, Arm, records_in
+from benchmark.report.board import write_page
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.statistics import mean_interval, paired_difference
 from benchmark.store.schema import read_model
-from benchmark.store.sealed import Damaged, content_hash, write_atomic
+from benchmark.store.sealed import Damaged, content_hash
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,23 @@ prior is easy show as fewer active units, a lower rate and a higher distortion. 
 """
 
 
-def write_joint_page(results: Path) -> Path | None:
-    """Write `joint.md` from the records of a results folder; None where there are none."""
+def write_joint_page(results: Path) -> tuple[Path | None, list[str]]:
+    """Write `joint.md` from the records of a results folder; None where there are none. And what is damaged."""
     tables: dict[str, list[_Record]] = {}
+    damaged = []
     for path in sorted(records_in(results).glob("*.json")):
         try:
             record = read_model(path, _Record)
         except Damaged as error:
-            say(f"left out: {error}")
+            damaged.append(str(error))
             continue
         tables.setdefault(content_hash(record.experiment.model_dump()), []).append(record)
     if not tables:
-        return None
+        return None, damaged
     page = results / "joint.md"
     parts = [_table(records) for _, records in sorted(tables.items(), key=lambda item: _title(item[1][0]))]
-    write_atomic(page, "\n".join([HEAD, *parts]).encode())
-    return page
+    write_page(page, "\n".join([HEAD, *parts]))
+    return page, damaged
 
 
 class _Part(BaseModel):

@@ -203,7 +203,10 @@ class _Found:
             values = [
                 record["values"]["fd"]
                 for record in self._ends.get((tuning.bundle, name), [])
-                if record["status"] == "ok" and record["row"]["device"] == tuning.device and _is_of(record, tuning)
+                if record["status"] == "ok"
+                and record["row"]["device"] == tuning.device
+                and record["row"].get("groups") == tuning.groups
+                and _is_of(record, tuning)
             ]
             found.append(statistics.fmean(values) if values else math.nan)
         worst, best = found

@@ -13,6 +13,7 @@ from benchmark.report.best_of import expected_best
 from benchmark.report.choice import FINALISTS, GRACE, LONGEST, SEEDS, Judged, Trial
 from benchmark.report.columns import format_short
 from benchmark.report.markdown_table import as_grid
+from benchmark.report.names import name_groups
 from benchmark.report.statistics import mean_interval, paired_difference, spearman
 from benchmark.report.tables import Table
 from benchmark.settings import format_value
@@ -33,7 +34,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Tuned:
-    """The tunings of one bundle by one score on one type of device, the best on val first."""
+    """The tunings of one bundle's latent groups by one score on one type of device, the best on val first."""
 
     name: str
     judged: list[Judged]
@@ -43,7 +44,10 @@ class Tuned:
         plan = self.judged[0].tuning
         device = "" if plan.device == "cpu" else f", {plan.device}"
         budget = "" if plan.identity["budget"] == "full" else f", {plan.identity['budget']} budget"
-        return f"{plan.dataset}, {plan.backbone} seed {plan.backbone_seed}, val split, {plan.score}{budget}{device}"
+        backbone = f"{plan.backbone} seed {plan.backbone_seed}" + (
+            f", {name_groups(plan.groups)}" if plan.groups else ""
+        )
+        return f"{plan.dataset}, {backbone}, val split, {plan.score}{budget}{device}"
 
 
 def group_tunings(judged: list[Judged]) -> list[Tuned]:
@@ -51,13 +55,15 @@ def group_tunings(judged: list[Judged]) -> list[Tuned]:
     groups: dict[tuple[str, ...], list[Judged]] = defaultdict(list)
     for each in judged:
         plan = each.tuning
-        groups[plan.dataset, plan.backbone, plan.bundle, plan.device, plan.protocol].append(each)
+        latents = name_groups(plan.groups).replace(" ", "") if plan.groups else ""
+        groups[plan.dataset, plan.backbone, latents, plan.device, plan.bundle, plan.protocol].append(each)
     found = []
-    for (dataset, backbone, bundle, device, protocol), members in sorted(groups.items()):
-        plan = members[0].tuning
-        alike = [other for other in groups if (other[0], other[1], other[3]) == (dataset, backbone, device)]
-        words = [dataset, backbone, *([bundle[:8], protocol[:8]] if len(alike) > 1 else [])]
-        words += [] if plan.device == "cpu" else [plan.device]
+    for key, members in sorted(groups.items()):
+        dataset, backbone, latents, device, bundle, protocol = key
+        alike = [other for other in groups if other[:4] == key[:4]]
+        words = [dataset, backbone, *([latents] if latents else [])]
+        words += [bundle[:8], protocol[:8]] if len(alike) > 1 else []
+        words += [] if device == "cpu" else [device]
         members.sort(key=lambda each: (_best(each), each.tuning.label))
         found.append(Tuned(re.sub(r"[^\w.-]+", "_", "-".join(words), flags=re.ASCII), members))
     return found
@@ -219,6 +225,7 @@ def _changes(tuned: Tuned, tables: list[Table]) -> list[str]:
         table
         for table in tables
         if (table.bundle, table.device, table.protocol.split) == (plan.bundle, plan.device, "test")
+        and table.protocol.groups == plan.groups
         and table.protocol.extractor == plan.extractor
         and table.protocol.budget == plan.identity["budget"]
     ]

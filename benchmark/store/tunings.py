@@ -30,9 +30,10 @@ class Try(BaseModel):
 class Tuning(BaseModel):
     """One prior's trials on one bundle.
 
-    `identity`: what decides them: bundle, prior, base settings, space, seed, budget, device, the score. `label`: of the
-    row that is tuned. `allowed`: trials, of which every four choices of `alternatives`, settings of sampling
-    alone, cost one. `trials`: 0 is the recipe. `sampled`: the best trial with each alternative, once it is known.
+    `identity`: what decides them: bundle, latent groups where they are not the top one, prior, base settings, space,
+    seed, budget, device, the score. `label`: of the row that is tuned. `allowed`: trials, of which every four choices
+    of `alternatives`, settings of sampling alone, cost one. `trials`: 0 is the recipe. `sampled`: the best trial with
+    each alternative, once it is known.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
@@ -68,6 +69,11 @@ class Tuning(BaseModel):
     @property
     def device(self) -> str:
         return str(self.identity["device"])
+
+    @property
+    def groups(self) -> dict[str, Any] | None:
+        """The latent groups of a hierarchy that are latents, as the protocol has them; None of the top one."""
+        return self.identity.get("groups")
 
     @property
     def base(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from benchmark.coordinator import do_jobs, dry_run
 from benchmark.errors import UsageError
 from benchmark.jobs.identity import Job, Row
 from benchmark.jobs.pending import identity_of
-from benchmark.jobs.plan import describe_space, find_asked, make_jobs, make_prior_row
+from benchmark.jobs.plan import Unplannable, describe_space, find_asked, make_jobs, make_prior_row
 from benchmark.metrics.api import AGGREGATE_POSTERIOR
 from benchmark.names import open_registry
 from benchmark.progress import say
@@ -88,7 +88,15 @@ def _plan(
     resolved = resolve(request.model_copy(update={**fixed, "executor": executor}), registry, reference_of)
     always = [job for job in resolved.jobs if job.row.prior or job.row.name == AGGREGATE_POSTERIOR]
     resolved = replace(resolved, jobs=always, notes=[])
-    return resolved, [_enter(resolved, *each, trials, seed) for each in _choose(registry, request)]
+    entrants = []
+    for name, base, space in _choose(registry, request):
+        try:
+            entrants.append(_enter(resolved, name, base, space, trials, seed))
+        except Unplannable as error:
+            if _is_named(name, request):
+                raise
+            say(f"left out: {error}")
+    return resolved, entrants
 
 
 def _choose(registry: Registry, request: Request) -> list[tuple[str, dict[str, Any], Space]]:
@@ -98,12 +106,17 @@ def _choose(registry: Registry, request: Request) -> list[tuple[str, dict[str, A
         space = {setting: of for setting, of in describe_space(registry, name).items() if setting not in base}
         if space:
             chosen.append((name, base, space))
-        elif request.priors is not None and any(name == asked for asked, _ in request.priors):
+        elif _is_named(name, request):
             left = " but for what is set already" if base else ""
             raise UsageError(f"prior {name} has no search space{left}: nothing to tune (`space` of its class)")
     if not chosen:
         raise UsageError("none of these priors has a search space: there is nothing to tune")
     return chosen
+
+
+def _is_named(name: str, request: Request) -> bool:
+    """Whether a prior was asked for by its own name, and not as one of several."""
+    return request.priors is not None and any(name == asked for asked, _ in request.priors)
 
 
 def _enter(resolved: Resolved, name: str, base: dict[str, Any], space: Space, trials: int, seed: int) -> _Entrant:
@@ -129,6 +142,8 @@ def _enter(resolved: Resolved, name: str, base: dict[str, Any], space: Space, tr
         "device": work.device.type,
         "fd": {"metric": measured["metric"], "settings": measured["settings"]},
     }
+    if work.protocol.groups is not None:
+        identity["groups"] = work.protocol.groups
     tuning = Tuning(
         identity=identity,
         dataset=facts["dataset"],

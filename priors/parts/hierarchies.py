@@ -124,10 +124,21 @@ class HierarchyPrior(LatentPrior):
             cast(Scaling, scaling).measure(features)
 
     def contexts(self, z: Tensor) -> list[Tensor]:
-        """Scaled features (n, *context_shape) above each group of given latents: what is above is taken as it is."""
+        """Scaled features (n, *context_shape) above each group of given latents, through which gradients reach z."""
         return [scaling(features) for scaling, features in zip(self.scalings, self._features(z))]
 
-    @torch.no_grad()
+    def walk_down(self, choose: Callable[[int, Tensor], Tensor], n: int, device: torch.device) -> list[Tensor]:
+        """eps (n, *group_shape) of each group, chosen by its number and the scaled features above; gradients pass."""
+        chosen: list[Tensor] = []
+
+        def place(number: int, above: Above) -> Tensor:
+            scaling = cast(Scaling, self.scalings[number])
+            chosen.append(choose(number, scaling(above.features.to(device))))
+            return above.at(chosen[-1])
+
+        self.hierarchy.walk(place, n)
+        return chosen
+
     def _features(self, z: Tensor) -> list[Tensor]:
         eps, seen = self.apart(z), list[Tensor]()
 
@@ -149,16 +160,9 @@ class GroupByGroup(HierarchyPrior):
     @torch.no_grad()
     def descend(self, n: int, generator: torch.Generator, draw: DrawBelow | None = None) -> Tensor:
         """n latents (n, *latent_shape), each group drawn below those that were drawn before; `draw`: by what."""
-        drawn: list[Tensor] = []
-
-        def choose(number: int, above: Above) -> Tensor:
-            scaling = cast(Scaling, self.scalings[number])
-            context = scaling(above.features.to(generator.device))
-            drawn.append((draw or self.draw_below)(number, context, generator))
-            return above.at(drawn[-1])
-
-        self.hierarchy.walk(choose, n)
-        return self.together(drawn)
+        chosen = draw or self.draw_below
+        eps = self.walk_down(lambda number, context: chosen(number, context, generator), n, generator.device)
+        return self.together(eps)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return self.descend(n, generator)
