@@ -25,9 +25,9 @@ from benchmark.bundles.joint import JointPrior, PriorChoice, TrainingFailed, act
 from benchmark.bundles.prior_file import load_prior_file, read_facts
 from benchmark.joint.arms import _framing_scores, _Seed
 from benchmark.joint.bound import bound_with_prior, log_normaliser
-from benchmark.joint.page import write_joint_page
-from benchmark.joint.records import ARMS, records_in
 from benchmark.registry import Registry
+from benchmark.report.joint import write_joint_page
+from benchmark.store.arms import ARMS, records_in
 from benchmark.store.sealed import Damaged, read_sealed, write_sealed
 from priors.api import LatentPrior, PosteriorSplit, PriorConfig
 from priors.evalp import EVaLP
@@ -616,6 +616,29 @@ def test_a_sealed_record_of_something_else_is_left_out_and_named(field, value, t
     assert "b.json" in said
     assert field in said
     assert page.read_text().count("## evalp on digits") == 1
+
+
+def test_claims_of_joint_training_are_judged_in_findings_from_the_records(tmp_path, cli):
+    """Arms of known differences: a bound higher by a nat with every seed, an FD that is not, one that failed."""
+    for seed, noise in enumerate((0.0, 0.1, -0.1)):
+        arms = {"two-stage": (-40, 3), "joint": (-39 + noise, 3 + noise), "two-stage, then joint": (-41, 4)}
+        for arm, (bound, fd) in arms.items():
+            values = {"bound": float(bound), "fd": float(fd)}
+            reason = {"reason": "it diverged", "values": {}} if (arm, seed) == ("two-stage, then joint", 2) else {}
+            record = OF_AN_ARM | {"arm": arm, "seed": seed, "values": values} | reason
+            write_sealed(records_in(tmp_path) / f"{arm}-{seed}.json", record)
+    assert cli("joint", "--results", tmp_path).code == 0
+    lines = (tmp_path / "findings.md").read_text().splitlines()
+    rows = [line.split("|")[1:] for line in lines if line.startswith("| evalp")]
+    found = [[cell.strip() for cell in row[:5]] for row in rows]
+    assert [(verdict.strip("*"), number, seeds) for _, verdict, number, _, seeds in found] == [
+        ("held", "-1", "3"),
+        ("undecided", "0", "3"),
+        ("undecided", "1", "2"),
+        ("undecided", "1", "2"),
+    ]
+    assert found[0][0] == "evalp trained with its VAE from the start has a higher bound than in two stages"
+    assert "[joint](joint.md)" in rows[0][6]
 
 
 def test_the_leaderboard_rewrites_the_page_from_records_alone(tmp_path, cli):

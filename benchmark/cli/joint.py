@@ -48,7 +48,8 @@ def joint(
     plugin: PluginOption = None,
 ) -> None:
     """Train a prior with its VAE and after it, with equally many steps, and compare (resumes after a kill)."""
-    from benchmark.joint.page import write_joint_page
+    from benchmark.report.joint import write_joint_page
+    from benchmark.suites.pages import write_pages
 
     failed = 0
     if prior is not None:
@@ -82,8 +83,10 @@ def joint(
             failed = compare(comparison, results)
         finally:  # of an interrupted comparison, too, what is known so far
             page, damaged = write_joint_page(results)
+            write_pages(results)
     else:
         page, damaged = write_joint_page(results)
+        write_pages(results)
     for sentence in damaged:
         say(f"left out: {sentence}")
     if page is None:

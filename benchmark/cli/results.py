@@ -20,8 +20,8 @@ SHOWN = 10
 def leaderboard(results: ResultsOption = Path("results")) -> None:
     """Rebuild tables, pages of suites and of `joint`, and pictures from the records; exit 1 if any is damaged."""
     with importing():
-        from benchmark.joint.page import write_joint_page
         from benchmark.report.board import Board
+        from benchmark.report.joint import write_joint_page
         from benchmark.store.sealed import remove_leftovers
         from benchmark.suites.pages import write_pages
 

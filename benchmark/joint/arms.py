@@ -40,7 +40,6 @@ from benchmark.jobs.reference_rows import REFERENCES, PosteriorDraws
 from benchmark.jobs.task import make_evaluation
 from benchmark.jobs.workspace import Workspace
 from benchmark.joint.bound import NORMALISER_DRAWS, bound_with_prior
-from benchmark.joint.records import JOINT, REFITTED, THEN_JOINT, TWO_STAGE, records_in
 from benchmark.machine.devices import DeviceName
 from benchmark.machine.threads import limit_threads
 from benchmark.metrics.api import AGGREGATE_POSTERIOR
@@ -48,6 +47,7 @@ from benchmark.progress import say, track
 from benchmark.protocol import Budget
 from benchmark.request import Request, resolve
 from benchmark.settings import format_value
+from benchmark.store.arms import JOINT, REFITTED, THEN_JOINT, TWO_STAGE, records_in
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import content_hash, write_sealed
 from benchmark.streams import stream

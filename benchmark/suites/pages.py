@@ -1,4 +1,4 @@
-"""What a results folder shows of its suites: a page and a figure each, and findings.md over all of them.
+"""What a results folder shows of its experiments: a page and a figure for each suite, and findings.md over all.
 
 All of it is made from the notes in `suites/` and the records alone, as the tables are.
 """
@@ -11,9 +11,11 @@ from pathlib import Path
 
 from benchmark.errors import UsageError
 from benchmark.report.board import write_page
+from benchmark.report.findings import Finding, Question, cells, decided, findings_markdown
+from benchmark.report.joint import QUESTION, judge_joint
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.tables import Table, make_tables
-from benchmark.report.verdicts import Comparison, Verdict
+from benchmark.report.verdicts import Verdict
 from benchmark.store.sealed import Damaged
 from benchmark.suites.claims import judge
 from benchmark.suites.figures import draw_suite
@@ -26,15 +28,14 @@ Judged = list[tuple[Claim, Verdict]]
 
 
 def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[str]:
-    """Write the page and the figure of each suite that was run here, and findings.md. Returns what is damaged.
+    """Write the page and the figure of each suite that was run here, and findings.md.
 
-    `tables` are those of the folder, where they are at hand.
+    findings.md has the claims of joint training, too, where there are records of it. `tables` are those of the folder,
+    where they are at hand. Returns what is damaged of suites.
     """
     paths = sorted((results / "suites").glob("*.json"))
-    if not paths:
-        return []
-    made = make_tables(results)[0] if tables is None else tables
-    damaged, findings = [], []
+    made = make_tables(results)[0] if tables is None and paths else tables or []
+    damaged, findings, questions, all_recorded = [], list[Finding](), list[Question](), list[Recorded]()
     for path in paths:
         try:
             note = read_note(path)
@@ -48,10 +49,22 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
             continue
         picture = path.with_suffix(".png")
         drawn = draw_suite(suite, recorded, picture, _facts(note, recorded))
-        page = suite_markdown(note, suite, recorded, judged, picture.name if drawn else "")
-        write_page(path.with_suffix(".md"), page)
-        findings.append((note, suite, judged, recorded))
-    write_page(results / "findings.md", findings_markdown(findings))
+        write_page(
+            path.with_suffix(".md"), suite_markdown(note, suite, recorded, judged, picture.name if drawn else "")
+        )
+        page = f"suites/{note.name}.md"
+        findings += [
+            Finding(claim.says, verdict, note.preset, note.name, page, isinstance(claim, Correlation))
+            for claim, verdict in judged
+        ]
+        questions.append(Question(suite.title, page, suite.question))
+        all_recorded += recorded
+    joint = judge_joint(results)
+    if joint:
+        findings += joint
+        questions.append(QUESTION)
+    if paths or joint:
+        write_page(results / "findings.md", findings_markdown(findings, questions, _cut_short(all_recorded)))
     return damaged
 
 
@@ -64,7 +77,8 @@ def suite_markdown(note: Note, suite: Suite, recorded: Sequence[Recorded], judge
         parts.append(f"{cut}\n")
     parts.append("## Claims\n")
     header = ["claim", "verdict", "number", "95 % interval", "seeds"]
-    parts.append(f"{as_grid(header, [[in_markdown(c.says), f'**{v.word}**', *_decided(c, v)] for c, v in judged])}\n")
+    body = [[in_markdown(c.says), f"**{v.word}**", *decided(v, isinstance(c, Correlation))] for c, v in judged]
+    parts.append(f"{as_grid(header, body)}\n")
     for claim, verdict in judged:
         parts.append(_claim_markdown(claim, verdict))
     parts.append("## Numbers\n")
@@ -82,7 +96,7 @@ def _claim_markdown(claim: Claim, verdict: Verdict) -> str:
     lines = [f"### {in_markdown(claim.says)}: {verdict.word}\n", f"{_test_in_words(claim)}\n"]
     if verdict.comparisons:
         body = [
-            [in_markdown(c.name), c.word, *_cells(c), in_markdown("; ".join(filter(None, (c.why, c.note))))]
+            [in_markdown(c.name), c.word, *cells(c), in_markdown("; ".join(filter(None, (c.why, c.note))))]
             for c in verdict.comparisons
         ]
         counted = "points" if isinstance(claim, Correlation) else "seeds"
@@ -131,53 +145,11 @@ def _quantities(suite: Suite) -> list[Quantity]:
     return [quantity for quantity in found if quantity.kind not in ("prior", "bundle", "step", "log")]
 
 
-def findings_markdown(findings: Sequence[tuple[Note, Suite, Judged, Sequence[Recorded]]]) -> str:
-    """What all suites of a folder found: each claim with its verdict."""
-    header = ["claim", "verdict", "number", "95 % interval", "seeds", "preset", "suite"]
-    body = [
-        [
-            in_markdown(claim.says),
-            f"**{verdict.word}**",
-            *_decided(claim, verdict),
-            note.preset,
-            f"[{in_markdown(note.name)}](suites/{note.name}.md)",
-        ]
-        for note, _, judged, _ in findings
-        for claim, verdict in judged
-    ]
-    questions = "\n".join(
-        f"- [{in_markdown(suite.title)}](suites/{note.name}.md): {in_markdown(suite.question, 5_000)}"
-        for note, suite, _, _ in findings
-    )
-    cut = _cut_short([each for *_, recorded in findings for each in recorded])
-    return (
-        "# Findings of the suites\n\n[Leaderboard](leaderboard.md)\n\n"
-        "Each claim with the verdict of the test that its suite states, from what is recorded: *held*, *did not hold*, "
-        "or *undecided*, with the comparison that decides, or, of several, the one that is least sure.\n\n"
-        + (f"{cut}\n\n" if cut else "")
-        + f"{as_grid(header, body)}\n\n{questions}\n"
-    )
-
-
 def _cut_short(recorded: Sequence[Recorded]) -> str:
     """What is to be known of verdicts whose fits were cut short; empty where none was."""
     if all(each.table is None or each.table.protocol.budget != "quick" for each in recorded):
         return ""
     return "**Fits of the quick budget are cut short: their verdicts say nothing of the priors' own recipes.**"
-
-
-def _decided(claim: Claim, verdict: Verdict) -> list[str]:
-    """Number, interval and count of the comparison that decides."""
-    if verdict.deciding is None:
-        return ["", "", ""]
-    number, interval, count = _cells(verdict.deciding)
-    return [number, interval, f"{count} points" if isinstance(claim, Correlation) else count]
-
-
-def _cells(comparison: Comparison) -> list[str]:
-    low, high = comparison.low, comparison.high
-    interval = f"[{low:.3g}, {high:.3g}]" if math.isfinite(low) else ""
-    return [f"{comparison.number:.3g}" if math.isfinite(comparison.number) else "", interval, str(comparison.seeds)]
 
 
 def _mean(interval: tuple[float, float, float]) -> str:

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from benchmark.joint.records import ARMS, TWO_STAGE, Arm, records_in
 from benchmark.report.board import write_page
+from benchmark.report.findings import Finding, Question
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.statistics import mean_interval, paired_difference
+from benchmark.report.verdicts import Sample, lower
+from benchmark.store.arms import ARMS, JOINT, THEN_JOINT, TWO_STAGE, Arm, records_in
 from benchmark.store.schema import read_model
 from benchmark.store.sealed import Damaged, content_hash
 
@@ -59,8 +61,61 @@ prior is easy show as fewer active units, a lower rate and a higher distortion. 
 """
 
 
+#: what is claimed of an arm beside the two stages: in words, the arm, the value, and whether less of it is better
+CLAIMS: tuple[tuple[str, Arm, str, bool], ...] = (
+    ("trained with its VAE from the start has a higher bound than in two stages", JOINT, "bound", False),
+    ("trained with its VAE from the start has a lower FD than in two stages", JOINT, "fd", True),
+    ("trained with its VAE after two stages has a higher bound than without", THEN_JOINT, "bound", False),
+    ("trained with its VAE after two stages has a lower FD than without", THEN_JOINT, "fd", True),
+)
+
+QUESTION = Question(
+    "A prior trained with its VAE",
+    "joint.md",
+    "EVaLP's authors fit their prior to a frozen VAE, and ask whether both can be trained in one stage. With equally "
+    "many steps of the VAE and of the prior, does that gain likelihood, or better samples? Full data, the KL weight of "
+    "1 and more seeds are what might change the answer.",
+)
+
+
 def write_joint_page(results: Path) -> tuple[Path | None, list[str]]:
     """Write `joint.md` from the records of a results folder; None where there are none. And what is damaged."""
+    tables, damaged = _read_tables(results)
+    if not tables:
+        return None, damaged
+    page = results / "joint.md"
+    write_page(page, "\n".join([HEAD, *map(_table, tables)]))
+    return page, damaged
+
+
+def judge_joint(results: Path) -> list[Finding]:
+    """The claims of each table of `joint.md` with their verdicts; what is damaged is in none."""
+    return [
+        Finding(
+            f"{records[0].experiment.prior.label} {says}",
+            lower([_sample(records, arm, value, less)]),
+            _short_title(records[0]),
+            "joint",
+            "joint.md",
+        )
+        for records in _read_tables(results)[0]
+        for says, arm, value, less in CLAIMS
+    ]
+
+
+def _sample(records: list[_Record], arm: Arm, value: str, less: bool) -> Sample:
+    """An arm beside the two stages, by seed; nan where it failed. The first is claimed to be the lower one."""
+    first, second = (arm, TWO_STAGE) if less else (TWO_STAGE, arm)
+    name = f"{value}, {first} - {second}"
+    return Sample(name, _by_seed(records, first, value), _by_seed(records, second, value))
+
+
+def _by_seed(records: list[_Record], arm: Arm, value: str) -> dict[int, float]:
+    return {r.seed: math.nan if r.reason else r.values.get(value, math.nan) for r in records if r.arm == arm}
+
+
+def _read_tables(results: Path) -> tuple[list[list[_Record]], list[str]]:
+    """The records of each comparison, in the order of their titles; and what is damaged."""
     tables: dict[str, list[_Record]] = {}
     damaged = []
     for path in sorted(records_in(results).glob("*.json")):
@@ -70,12 +125,7 @@ def write_joint_page(results: Path) -> tuple[Path | None, list[str]]:
             damaged.append(str(error))
             continue
         tables.setdefault(content_hash(record.experiment.model_dump()), []).append(record)
-    if not tables:
-        return None, damaged
-    page = results / "joint.md"
-    parts = [_table(records) for _, records in sorted(tables.items(), key=lambda item: _title(item[1][0]))]
-    write_page(page, "\n".join([HEAD, *parts]))
-    return page, damaged
+    return [records for _, records in sorted(tables.items(), key=lambda item: _title(item[1][0]))], damaged
 
 
 class _Part(BaseModel):
@@ -116,9 +166,14 @@ def _title(record: _Record) -> str:
     config = of.backbone.config
     size = ", ".join(f"{name} {config[name]}" for name in ("width", "nz", "kl_weight") if name in config)
     return (
-        f"{of.prior.label} on {of.dataset}, {of.backbone.name} ({size}), {of.images:,} images, "
-        f"{of.epochs} epochs, {of.score}, {of.device}"
+        f"{of.prior.label} on {of.dataset}, {of.backbone.name} ({size}), {_short_title(record)}, "
+        f"{of.score}, {of.device}"
     )
+
+
+def _short_title(record: _Record) -> str:
+    of = record.experiment
+    return f"{of.images:,} images, {of.epochs} epochs"
 
 
 def _table(records: list[_Record]) -> str:
