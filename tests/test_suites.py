@@ -214,6 +214,12 @@ def test_a_training_that_cannot_be_is_refused_before_anything_is_done(right, wro
     assert not (tmp_path / "r").exists()
 
 
+def test_posteriors_that_are_too_few_are_refused_with_the_file():
+    content = tomllib.loads(GRID.replace("keep = [160, 40, 60]", "keep = [1, 1, 1]"))
+    with pytest.raises(UsageError, match=r"bundles.hole: keep=1: Input should be greater than or equal to 2$"):
+        parse_suite("grid", content, "grid.toml")
+
+
 def test_images_of_one_s_own_are_counted_before_a_training(tmp_path, cli):
     parts = {split: np.full((n, 16, 16), n, np.uint8) for split, n in {"train": 70, "val": 9, "test": 8}.items()}
     np.savez(tmp_path / "own.npz", **parts)
@@ -285,6 +291,7 @@ WRONG = {
         ('questions = "Which', ["did you mean 'question'"]),
         ('day = 2026-01-01\nquestion = "Which', ["dates"]),
     ],
+    'rows = "gmm[*]"': [("rows = 5", ["claim 3", "rows=5: expected a list: [5]"])],
     "presets.quick": [("presets.quik", ["unknown preset", "did you mean 'quick'"])],
     "seeds = 4": [
         ("seed = 2", ["request 1", "did you mean 'seeds'"]),
