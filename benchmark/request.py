@@ -214,14 +214,14 @@ def resolve(
     device = choose_device(request.device)
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
-    bundle = choose_groups(request, registry, bundle, make=reference_of is None)
+    dataset = find_dataset_of(registry, request.dataset, bundle)
+    bundle = choose_groups(request, registry, bundle, dataset, make=reference_of is None)
     roots = data_roots(request.data_root)
     fixed = settings or {}
     left_out: list[str] = []
     reference_split = fixed.get("reference_split", preset.reference_split)
     priors = () if request.settings == "tuned" else request.priors
     made = make_rows(registry, priors, bundle, preset.budget, reference_split, left_out)
-    dataset = find_dataset_of(registry, request.dataset, bundle)
     reference_of = reference_of or partial(obtain_reference, device=device, roots=roots)
 
     def protocol_of(extractor: Extractor) -> Protocol:
@@ -259,14 +259,14 @@ def resolve(
     )
 
 
-def choose_groups(request: Request, registry: Registry, bundle: Bundle, make: bool = True) -> Bundle:
-    """The bundle with those of its latent groups as latents that are asked for; `make`: what is missing is drawn.
+def choose_groups(request: Request, registry: Registry, bundle: Bundle, dataset: Dataset | None, make: bool) -> Bundle:
+    """The bundle with those of its latent groups as latents that are asked for.
 
+    `make`: what is missing is drawn, of images of `dataset`.
     Raises `UsageError` where its backbone is not here, has no such groups, or where there are no draws of them.
     """
     backbone = _require_backbone(registry, bundle)
     chosen = number_groups(request.groups, backbone, bundle.path.name)
-    dataset = find_dataset_of(registry, request.dataset, bundle)
     return on_groups(bundle, chosen, backbone, dataset, data_roots(request.data_root) if make else None)
 
 

@@ -6,11 +6,13 @@ import itertools
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from benchmark.errors import UsageError, unknown_name
 
@@ -99,11 +101,26 @@ def construct(model: type[Model], fields: dict[str, Any], of: str) -> Model:
         return model(**fields)
     except ValidationError as error:
         problem, *others = error.errors()
-        where, wanted = ".".join(map(str, problem["loc"])) or "settings", [problem["msg"]]
+        where, wanted = ".".join(map(str, problem["loc"])) or "settings", [_expected(model, problem)]
         field = str(problem["loc"][0]) if problem["loc"] else ""
         if others and field and get_origin(model.model_fields[field].annotation) in (Union, UnionType):
             where = field  # of a union each member has an error of its own, under a name of its own
-            wanted += [other["msg"] for other in others if other["loc"][:1] == (field,)]
+            wanted += [_expected(model, other) for other in others if other["loc"][:1] == (field,)]
         if problem["type"] == "missing":
             raise UsageError(f"{of}: {where} is missing") from error
-        raise UsageError(f"{of}: {where}={problem['input']!r}: {', or: '.join(wanted)}") from error
+        raise UsageError(f"{of}: {where}={problem['input']!r}: {', or: '.join(dict.fromkeys(wanted))}") from error
+
+
+def _expected(model: type[Model], problem: ErrorDetails) -> str:
+    """What was expected, as pydantic says it; its word for what has several values is Python's and no user's."""
+    if problem["type"] != "tuple_type":
+        return problem["msg"]
+    if {int, float} & set(_types_in(model.model_fields[str(problem["loc"][0])].annotation)):
+        return "expected several numbers: typed, 32x64; in a file, [32, 64]"
+    return f"expected a list: [{problem['input']!r}]"
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for each in get_args(annotation):
+        yield from _types_in(each)

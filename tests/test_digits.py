@@ -15,7 +15,7 @@ from benchmark.datasets.digits import Digits
 def test_digits_are_all_of_scikit_learn_s_in_three_disjoint_splits():
     images = Digits().load([])
     check_images(images)
-    assert [len(getattr(images, split)) for split in SPLITS] == [1097, 200, 500]
+    assert [len(getattr(images, split)) for split in SPLITS] == [1097, 200, 500] == list(Digits.counts)
     assert images.shape == (1, 32, 32)
     everything = torch.cat([images.train, images.val, images.test])
     assert everything[:, :, 6:26, 6:26].amax() == 255

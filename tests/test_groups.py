@@ -334,6 +334,39 @@ def test_a_fitted_prior_of_all_groups_is_loaded_with_its_decoder(stairs):
         loaded.export("evalp.pt2")
 
 
+SUITE = """
+title = "Groups"
+question = "?"
+
+[[presets.quick.requests]]
+dataset = "DATA"
+bundle = "BUNDLE"
+groups = "all"
+priors = "fitted_gaussian"
+seeds = 1
+metrics = "mmd"
+
+[[claims]]
+says = "Lower"
+test = "lower"
+metric = "mmd_imq"
+row = "fitted_gaussian"
+than = "gaussian"
+"""
+
+
+def test_a_suite_draws_groups_and_its_dry_run_does_not(stairs, tmp_path, cli):
+    (tmp_path / "own.toml").write_text(SUITE.replace("DATA", str(stairs.data)).replace("BUNDLE", str(stairs.path)))
+    words = ["suite", tmp_path / "own.toml", "--preset", "quick", "--results", tmp_path / "results", "--device", "cpu"]
+    done = cli(*words, "--dry-run")
+    assert done.code == 2
+    assert "no draws of the latent groups of bundle; make them with: python -m benchmark groups --" in done.err
+    assert find_draws(open_bundle(stairs.path)) is None
+    assert cli(*words, "--workers", 1).code == 0
+    assert find_draws(open_bundle(stairs.path)) is not None
+    assert "fits to do" in cli(*words, "--dry-run").out
+
+
 def test_damaged_draws_are_named_and_left_out(stairs, tmp_path, cli):
     stairs.draw()
     path, _ = find_draws(open_bundle(stairs.path))

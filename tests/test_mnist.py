@@ -62,7 +62,7 @@ def test_mnist_from_files_is_padded_and_split_at_random_the_same_way_each_time(d
     images = dataset().load([tmp_path / "nothing here", idx_root])
     assert not offline
     check_images(images)
-    assert [len(getattr(images, split)) for split in SPLITS] == [50_000, 10_000, 10_000]
+    assert [len(getattr(images, split)) for split in SPLITS] == [50_000, 10_000, 10_000] == list(dataset.counts)
     assert images.shape == (1, 32, 32)
     train, val, test = (numbers_of(getattr(images, split)) for split in SPLITS)
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))

@@ -97,6 +97,7 @@ def test_what_the_grammar_does_not_know_is_refused_in_one_line(text):
         ("evalp[gp_weight=Infinity]", ["prior evalp", "gp_weight"]),
         ("aggregate_posterior", ["'aggregate_posterior' is a reference row", "always shown"]),
         ("evalp,reconstruction", ["'reconstruction' is a reference row"]),
+        ("lars[conv_widths=wide]", ["conv_widths='wide': expected several numbers: typed, 32x64;"]),
         ("gmm[components=autp]", ["components='autp'", "integer", "or: Input should be 'auto'"]),
     ],
 )

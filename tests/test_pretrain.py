@@ -111,12 +111,14 @@ def test_a_run_on_a_bundle_with_a_part_of_its_posteriors_draws_no_more_than_ther
     assert json.loads(path.read_text())["generated"] == 10
 
 
-@pytest.mark.parametrize("keep", ["30,10", "a,b,c", "30,10,12,5", "30,10,", "30,10,1", "30,10,-2", "30,1.5,4", "0,0,0"])
+@pytest.mark.parametrize(
+    "keep", ["30,10", "a,b,c", "30,10,12,5", "30,10,", "30,10,1", "1,1,1", "30,10,-2", "30,1.5,4", "0,0,0"]
+)
 def test_a_bad_keep_is_one_line_and_exit_code_2(keep, small_bundle, tmp_path, cli):
     words = ["--dataset", small_bundle.parent / "small.npz", "--device", "cpu", "--out", tmp_path / "bundle"]
     line = only_line(cli("pretrain", *words, "--keep", keep))
     assert f"--keep {keep}:" in line
-    assert "three numbers" in line
+    assert "expected three numbers from 2 on, for train, val and test" in line
     assert not (tmp_path / "bundle").exists()
 
 

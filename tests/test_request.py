@@ -13,6 +13,7 @@ from commands import record_files
 from joblib import cpu_count
 
 import benchmark.jobs.fit
+import benchmark.request
 from benchmark.bundles.bundle import open_bundle
 from benchmark.errors import UsageError
 from benchmark.jobs.identity import Row
@@ -220,6 +221,13 @@ def test_the_fits_of_shared_results_are_those_beside_them(small_bundle, tmp_path
     assert cli(*words, "--metrics", "fd").code == 0
     words += ["--metrics", "mmd", "--dry-run"]
     assert [rows_of(cli(*words, *more).out)["all"][1] for more in ([], ["--shared"])] == ["0", "1"]
+
+
+def test_a_data_set_is_looked_for_once(small_bundle, monkeypatch):
+    looked, find = [], benchmark.request.find_dataset_of
+    monkeypatch.setattr("benchmark.request.find_dataset_of", lambda *of: looked.append(of) or find(*of))
+    resolve(request_from({"bundle": str(small_bundle), "priors": "gaussian"}))
+    assert len(looked) == 1
 
 
 def test_a_dry_run_computes_no_reference(small_bundle, tmp_path, cli):

@@ -58,6 +58,8 @@ def executable(path, text):
         (TOML.replace("workers = 4", ""), ["workers is missing"]),
         (TOML + "gpus = 'two'", ["gpus='two'"]),
         (TOML + "options = ['account=vision']", ["--account=vision", "'account=vision'"]),
+        (TOML + "options = '--account=a'", ["options='--account=a': expected a list: ['--account=a']"]),
+        (TOML + "setup = 'module load a'", ["setup='module load a': expected a list: ['module load a']"]),
         (TOML + 'options = ["--account=a\\n#SBATCH --uid=0"]', ["expected options of sbatch"]),
         (TOML.replace('"main"', '"a b"'), ["partition='a b'"]),
         ("workers = ", ["not readable as TOML"]),

@@ -6,6 +6,7 @@ import math
 import tomllib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torchvision
 from commands import contents, only_line, record_files
@@ -197,6 +198,39 @@ def test_more_images_than_there_are_is_one_line(cli, tmp_path):
     assert "digits has 1,097 training images, fewer than the 5,000 asked" in only_line(cli("pretrain", *words))
 
 
+@pytest.mark.parametrize(
+    "right, wrong, said",
+    [
+        ("images = 200", "images = 5000", "digits has 1,097 training images, fewer than the 5,000 asked"),
+        ("images = 200", "images = 20", "batch_size 32 is larger than the 20 training images"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_before_anything_is_done(right, wrong, said, tmp_path, cli):
+    assert right in GRID
+    (tmp_path / "grid.toml").write_text(GRID.replace(right, wrong))
+    words = ["suite", tmp_path / "grid.toml", "--preset", "quick", "--results", tmp_path / "r", "--device", "cpu"]
+    for more in ([], ["--dry-run"]):
+        assert f"suite grid, presets.quick, bundles.hole: {said}" in only_line(cli(*words, "--workers", 1, *more))
+    assert not (tmp_path / "r").exists()
+
+
+def test_posteriors_that_are_too_few_are_refused_with_the_file():
+    content = tomllib.loads(GRID.replace("keep = [160, 40, 60]", "keep = [1, 1, 1]"))
+    with pytest.raises(UsageError, match=r"bundles.hole: keep=1: Input should be greater than or equal to 2$"):
+        parse_suite("grid", content, "grid.toml")
+
+
+def test_images_of_one_s_own_are_counted_before_a_training(tmp_path, cli):
+    parts = {split: np.full((n, 16, 16), n, np.uint8) for split, n in {"train": 70, "val": 9, "test": 8}.items()}
+    np.savez(tmp_path / "own.npz", **parts)
+    own = GRID.replace('dataset = "digits"', f'dataset = "{tmp_path / "own.npz"}"')
+    assert own != GRID
+    (tmp_path / "grid.toml").write_text(own)
+    words = ["suite", tmp_path / "grid.toml", "--preset", "quick", "--results", tmp_path / "r", "--dry-run"]
+    for _ in range(2):  # their hash is known the second time
+        assert "own has 70 training images, fewer than the 200 asked" in only_line(cli(*words))
+
+
 def test_missing_images_are_one_line(cli, tmp_path, monkeypatch):
     class Nowhere(torchvision.datasets.MNIST):
         def __init__(self, *_, **__):
@@ -257,6 +291,7 @@ WRONG = {
         ('questions = "Which', ["did you mean 'question'"]),
         ('day = 2026-01-01\nquestion = "Which', ["dates"]),
     ],
+    'rows = "gmm[*]"': [("rows = 5", ["claim 3", "rows=5: expected a list: [5]"])],
     "presets.quick": [("presets.quik", ["unknown preset", "did you mean 'quick'"])],
     "seeds = 4": [
         ("seed = 2", ["request 1", "did you mean 'seeds'"]),

@@ -79,13 +79,18 @@ class Asked:
 def choose_training(images: Images, count: int, of: str) -> Images:
     """Images with so many of the training ones, the same in every call. Raises `UsageError` where there are fewer."""
     there = len(images.train)
-    if count > there:
-        raise UsageError(f"{of} has {there:,} training images, fewer than the {count:,} asked")
+    require_images(there, count, of)
     if count == there:
         return images
     chosen = torch.randperm(there, generator=stream(torch.device("cpu"), "training images"))[:count]
     preparation = f"{images.preparation}; {count:,} of its {there:,} training images, drawn at random"
     return replace(images, train=images.train[chosen], preparation=preparation)
+
+
+def require_images(there: int, count: int, of: str) -> None:
+    """Raise `UsageError` where a data set has fewer training images than are asked for."""
+    if count > there:
+        raise UsageError(f"{of} has {there:,} training images, fewer than the {count:,} asked")
 
 
 def name_parts(settings: dict[str, Any]) -> list[str]:

@@ -79,11 +79,7 @@ def pretrain(
     of = [backbone_class.name, backbone_class.version, config.model_dump(), image_hash, seed, device.type, *part]
     run = content_hash([*of, way] if way else of)
     checkpoint = cache_root() / "pretrain" / f"{run}.pt"
-    if config.batch_size > len(images.train):
-        raise UsageError(
-            f"batch_size {config.batch_size} is larger than the {len(images.train)} training images: take, for "
-            f"example, --set batch_size={_power_of_two(len(images.train))}"
-        )
+    require_batch(config.batch_size, len(images.train))
     _require_memory(backbone_class, images.shape, config, device)
     of_images = "the same backbone is being trained on these images by another pretrain: wait for it"
     with new_folder(path), held(checkpoint.stem, of_images):
@@ -265,6 +261,15 @@ def _require_memory(
         raise UsageError(
             f"{cls.name} with these settings has {parameters:,} parameters, whose training takes {needed / 2**30:,.0f} "
             f"GiB; this machine has {there / 2**30:,.0f}: make it smaller with --set"
+        )
+
+
+def require_batch(batch_size: int, images: int) -> None:
+    """Raise `UsageError` where a batch is larger than all training images together."""
+    if batch_size > images:
+        raise UsageError(
+            f"batch_size {batch_size} is larger than the {images} training images: take, for example, "
+            f"--set batch_size={_power_of_two(images)}"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from benchmark.datasets.splits import FEWEST
 from benchmark.errors import UsageError
 from benchmark.machine.devices import DeviceName
 from benchmark.settings import parse_value
@@ -111,7 +112,9 @@ def parse_counts(text: str | None) -> list[int] | None:
     """`"7500,1000,5000"` -> [7500, 1000, 5000]."""
     if text is None:
         return None
-    words = text.split(",")
-    if len(words) != 3 or not all(word.strip().isdecimal() and int(word) > 1 for word in words):
-        raise UsageError(f"--keep {text}: expected three numbers, for train, val and test, for example 7500,1000,5000")
+    words = [word.strip() for word in text.split(",")]
+    if len(words) != 3 or not all(word.isdecimal() and int(word) >= FEWEST for word in words):
+        raise UsageError(
+            f"--keep {text}: expected three numbers from {FEWEST} on, for train, val and test, e.g. 7500,1000,5000"
+        )
     return [int(word) for word in words]

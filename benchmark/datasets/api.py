@@ -58,13 +58,15 @@ class Dataset(ABC):
     """A named image source, built from a validated config.
 
     `extractor` is the default for its FD, `terms` its licence in one line, `preview` the smaller data set whose
-    bundle stands in where there is none of this one.
+    bundle stands in where there is none of this one. `counts`: how many images train, val and test have at most, where
+    that is known before they are read.
     """
 
     name: str
     extractor: str
     terms: ClassVar[str]
     preview: ClassVar[str | None] = None
+    counts: tuple[int, int, int] | None = None
     Config: ClassVar[type[DatasetConfig]] = DatasetConfig
     config: DatasetConfig
 

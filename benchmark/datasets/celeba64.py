@@ -57,6 +57,7 @@ class CelebA64(Dataset):
     extractor = "efficientnet-lite0"
     terms = "CelebA (Liu et al. 2015), non-commercial research only"
     preview = "celeba64-preview"
+    counts = COUNTS
     Config = CelebA64Config
     config: CelebA64Config
 

@@ -32,6 +32,7 @@ class CIFAR10(Dataset):
 
     name = "cifar10"
     extractor = "efficientnet-lite0"
+    counts = (48_000, 2_000, 10_000)
     terms = "CIFAR-10 (Krizhevsky), from the 80 million tiny images; research use"
     Config = CIFAR10Config
     config: CIFAR10Config

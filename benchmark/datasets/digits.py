@@ -15,6 +15,7 @@ class Digits(Dataset):
 
     name = "digits"
     extractor = "digit-cnn"
+    counts = (1_097, 200, 500)
     terms = "UCI Optical Recognition of Handwritten Digits (CC BY 4.0), as shipped in scikit-learn"
 
     def load(self, roots: list[Path]) -> Images:

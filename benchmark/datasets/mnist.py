@@ -26,6 +26,7 @@ class MNIST(Dataset):
     extractor = "digit-cnn"
     Config = MNISTConfig
     config: MNISTConfig
+    counts = (50_000, 10_000, 10_000)
     terms = "MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0"
     source_name: ClassVar[str] = "MNIST"  # of torchvision's class
 

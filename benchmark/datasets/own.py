@@ -55,6 +55,7 @@ class OwnDataset(Dataset):
             if len(splits[split]) < FEWEST:
                 raise UsageError(f"{self.where}: '{split}' has fewer than {FEWEST} images")
         images = Images(**splits, preparation=f"{read.made}; {how}")
+        self.counts = images.counts
         grey = images.shape[0] == 1
         self.extractor = "digit-cnn" if grey else "efficientnet-lite0"
         if twins := _count_twins(images):

@@ -13,7 +13,7 @@ from benchmark.jobs.plan import make_prior_row, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.machine.devices import choose_device
 from benchmark.metrics.api import Metric
-from benchmark.names import choose_bundle, choose_metrics, find_dataset, open_registry
+from benchmark.names import choose_bundle, choose_metrics, find_dataset, find_dataset_of, open_registry
 from benchmark.protocol import choose_preset
 from benchmark.registry import Registry
 from benchmark.request import Request, choose_groups, request_from
@@ -58,11 +58,11 @@ class _Untrained:
     groups: None = None
 
 
-def make_steps(suite: Suite, preset: str, given: dict[str, Any]) -> list[Step]:
+def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = True) -> list[Step]:
     """The steps of a preset in the order of its file; `given`: fields of all requests that the command decides.
 
-    What runs on VAEs that the suite trains is recorded in a folder apart (`folder_apart`). Raises `UsageError` for
-    whatever the suite names and nobody knows: nothing is computed before.
+    What runs on VAEs that the suite trains is recorded in a folder apart (`folder_apart`). `make`: missing draws of
+    latent groups are made. Raises `UsageError` for whatever the suite names and nobody knows: nothing else is computed.
     """
     asked = suite.preset(preset)
     steps: list[Step] = []
@@ -85,7 +85,10 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any]) -> list[Step]:
             registry = registry_of(request)
             where = choose_device(request.device), data_roots(request.data_root)
             for training in trainings:
-                found = find_trained(training, registry, *where)
+                try:
+                    found = find_trained(training, registry, *where)
+                except UsageError as error:
+                    raise UsageError(f"{of}, bundles.{name}: {error}") from error
                 step = Step(name_of_training(name, training, grid), request, registry, training, None)
                 steps.append(step if found is None else step.on(found))
         else:
@@ -93,7 +96,9 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any]) -> list[Step]:
             registry = registry_of(request)
             try:
                 bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
-                bundle = choose_groups(request, registry, bundle)
+                bundle = choose_groups(
+                    request, registry, bundle, find_dataset_of(registry, request.dataset, bundle), make
+                )
             except UsageError as error:
                 more = f"; trained by this preset: {', '.join(asked.bundles)}" if asked.bundles else ""
                 raise UsageError(f"{of}: {error}{more}") from error

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from benchmark.datasets.splits import FEWEST
 from benchmark.errors import UsageError, unknown_name
 from benchmark.report.statistics import MARGIN
 from benchmark.report.verdicts import Direction
@@ -35,6 +36,7 @@ OF_COMMAND = ("results", "workers", "per_gpu", "device", "executor", "job_timeou
 Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Line = Annotated[str, Field(min_length=1)]
 Words = Annotated[tuple[str, ...], Field(min_length=1)]
+Kept = Annotated[int, Field(ge=FEWEST)]
 
 
 class _Part(BaseModel):
@@ -53,7 +55,7 @@ class Training(_Part):
     settings: dict[str, Any] = Field(default_factory=dict)
     images: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
-    keep: tuple[int, int, int] | None = None
+    keep: tuple[Kept, Kept, Kept] | None = None
 
     def each(self) -> list[Training]:
         """One training for each choice of settings."""

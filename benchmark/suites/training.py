@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle, open_bundle
-from benchmark.bundles.making import Asked, name_parts
-from benchmark.bundles.pretrain import pretrain
-from benchmark.datasets.content import hash_images
+from benchmark.bundles.making import Asked, name_parts, require_images
+from benchmark.bundles.pretrain import pretrain, require_batch
+from benchmark.datasets.content import hash_images, load_images
 from benchmark.datasets.path import PathDataset
 from benchmark.names import find_dataset
 from benchmark.registry import Registry
@@ -18,13 +19,34 @@ from benchmark.suites.suite import Training
 
 
 def find_trained(training: Training, registry: Registry, device: torch.device, roots: list[Path]) -> Bundle | None:
-    """The bundle of one training in the cache, None where it is not there. Raises `UsageError` for unknown names."""
+    """The bundle of one training in the cache, None where it is not there.
+
+    Raises `UsageError` for unknown names, and where it is known to have too few images to be trained.
+    """
     cls = registry.get("backbone", training.backbone)
     validate(cls.Config, training.settings, f"backbone {cls.name}")
     asked = _asked(training, registry, device, roots)
     image_hash = hash_images(asked.dataset) if isinstance(asked.dataset, PathDataset) else ""
     folder = asked.folder(image_hash, cls.name, *name_parts(training.settings))
-    return open_bundle(folder) if (folder / "bundle.json").exists() else None
+    if (folder / "bundle.json").exists():
+        return open_bundle(folder)
+    _require_enough(training, cls, asked)
+    return None
+
+
+def _require_enough(training: Training, cls: type[Backbone], asked: Asked) -> None:
+    """Raise `UsageError` where a training asks for more images than there are, or for larger batches."""
+    dataset, count = asked.dataset, training.images
+    if count and isinstance(dataset, PathDataset) and dataset.counts is None:
+        load_images(dataset, asked.roots)
+    there = dataset.counts and dataset.counts[0]
+    if count and there:
+        require_images(there, count, dataset.name)
+    _, recipe = cls.recipes.get(dataset.name, (None, {}))
+    settings = {**recipe, **training.settings}
+    images = count or there
+    if images and "batch_size" in settings:  # else it is that of a data set whose images are nearest in size
+        require_batch(validate(cls.Config, settings, f"backbone {cls.name}").batch_size, images)
 
 
 def train(training: Training, registry: Registry, device: torch.device, roots: list[Path]) -> Bundle:
