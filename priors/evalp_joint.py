@@ -16,8 +16,8 @@ the difference to `evalp_groups`, each of whose groups is normalised by itself a
 above. Z is one number here, so that `energy` is known up to it; drawing is one pass of a sampler a group.
 
 The log has `upper` = E_g[F] - E_q[F] + KL(g || N(0, I)), for any g an upper bound of E_q[log p(z) - log N(eps; 0, I)].
-The answer to a question that EVaLP's paper leaves open (arXiv 2510.00260); by `jebm` the same model, with Langevin in
-place of g and energies of z.
+EVaLP's paper has the top group alone, and leaves all at once open (arXiv 2510.00260). `jebm` is such a model, too, with
+energies of z, and Langevin in the place of g.
 """
 
 from __future__ import annotations
