@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import tomllib
 from types import SimpleNamespace
 
@@ -14,6 +16,8 @@ from commands import contents, only_line, record_files
 from benchmark.bundles.find import all_bundles
 from benchmark.errors import UsageError
 from benchmark.protocol import PRESETS as PROTOCOLS
+from benchmark.report.findings import cells
+from benchmark.report.statistics import mean_interval
 from benchmark.report.tables import TableRow
 from benchmark.request import resolve, stored_reference
 from benchmark.store.sealed import Damaged, read_sealed, write_sealed
@@ -469,6 +473,55 @@ def test_times_are_of_the_machine_that_timed_most_of_the_suite_s_rows():
     assert place.values(few, seconds)[0] == 1.0
     assert math.isnan(place.values(few, seconds)[1])
     assert place.values(many, seconds)[0] == 2.0
+
+
+def test_times_are_compared_as_ratios():
+    """Twenty times as slow and as scattered: the interval of the difference holds 0, that of the ratio no 1."""
+    place = recorded("a", {**gmm(1, 1), **gmm(2, 1)}, seeds=(0, 1, 2))
+    place.table.protocol = SimpleNamespace(timing_batches=[1, 1000])
+    for label, taken in (("gmm[components=1]", (1.0, 1.0, 1.0)), ("gmm[components=2]", (10.0, 20.0, 50.0))):
+        place.table.measured.extend(
+            {
+                "kind": "sampling_time",
+                "row": {"label": label, "seed": seed},
+                "identity": {"machine": "one"},
+                "values": {"prior_seconds_1000": seconds},
+            }
+            for seed, seconds in enumerate(taken)
+        )
+    lower = {"test": "lower", "metric": "seconds", "row": "gmm[components=1]", "than": "gmm[components=2]"}
+    verdict = judge(claim(**lower), [place])
+    assert verdict.word == "held"
+    number, *_ = cells(verdict.deciding)
+    assert number == "0.0464 x", "the geometric mean of 1/10, 1/20, 1/50"
+    differences = mean_interval([-9.0, -19.0, -49.0])
+    assert differences[2] > 0, "so that nothing would be told"
+    rises = {"test": "trend", "metric": "seconds", "rows": "gmm[*]", "along": "prior.components", "direction": "rises"}
+    assert judge(claim(**rises), [place]).word == "undecided", "two values make no trend"
+    assert judge(claim(**{**lower, "row": lower["than"], "than": lower["row"]}), [place]).word == "did not hold"
+
+
+def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, monkeypatch):
+    """Of a device that is not here, too; and nothing is done."""
+    shutil.copytree(tiny.results / "records", tmp_path / "records")
+    shutil.copytree(tiny.results / "protocols", tmp_path / "protocols")
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
+    before = contents(tmp_path / "records")
+    words = ["suite", tiny.file, "--preset", "quick", "--results", tmp_path, "--recorded"]
+    assert cli(*words, "--device", "cpu").code == 0
+    assert (tmp_path / "findings.md").read_bytes() == (tiny.results / "findings.md").read_bytes()
+    for path in (tmp_path / "records").rglob("*.json"):
+        record = json.loads(path.read_text())
+        record["row"]["device"] = "cuda"
+        write_sealed(path, {key: value for key, value in record.items() if key != "seal"})
+    done = cli(*words, "--device", "cuda")
+    assert done.code == 0
+    assert (tmp_path / "findings.md").read_bytes() == (tiny.results / "findings.md").read_bytes()
+    assert "--device cuda" in (tmp_path / "suites" / "tiny.md").read_text()
+    assert contents(tmp_path / "records").keys() == before.keys()
+    assert not (tmp_path / "cache" / "fits").exists()
+    refused = cli("suite", "prior-hole", "--recorded", "--results", tmp_path, "--device", "cpu")
+    assert "not trained here" in only_line(refused)
 
 
 @pytest.mark.parametrize(

@@ -35,14 +35,18 @@ def suite(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and about how long it takes; do nothing.")
     ] = False,
+    recorded: Annotated[
+        bool,
+        typer.Option("--recorded", help="Test the claims on what is recorded of --device; run nothing."),
+    ] = False,
 ) -> None:
     """Run an experiment and test its claims (trains what is missing; what is recorded is not done again)."""
-    if workers != 1 and not dry_run:
+    if workers != 1 and not (dry_run or recorded):
         start_server()  # it imports while this process does
     with importing():
         from benchmark.machine.devices import count_workers
         from benchmark.suites.running import dry_run as dry_run_suite
-        from benchmark.suites.running import run_suite
+        from benchmark.suites.running import judge_suite, run_suite
         from benchmark.suites.suite import find_suite
 
     asked = find_suite(name)
@@ -52,8 +56,12 @@ def suite(
     if dry_run:
         show(dry_run_suite(asked, preset, folder, given))
         return
-    given["workers"] = workers or count_workers(device, per_gpu)
-    failed = run_suite(asked, preset, folder, given)
+    if recorded:
+        judge_suite(asked, preset, folder, given)
+        failed = 0
+    else:
+        given["workers"] = workers or count_workers(device, per_gpu)
+        failed = run_suite(asked, preset, folder, given)
     show((folder / "suites" / f"{asked.name}.md").read_text())
     say(f"written: {folder / 'suites' / f'{asked.name}.md'}, {folder / 'findings.md'}")
     raise typer.Exit(1 if failed else 0)

@@ -67,6 +67,9 @@ def decided(verdict: Verdict, points: bool) -> list[str]:
 
 def cells(comparison: Comparison) -> list[str]:
     """Number, interval and count, as text; what there is not is blank."""
-    low, high = comparison.low, comparison.high
+    number, low, high = (
+        math.exp(each) if comparison.ratio else each for each in (comparison.number, comparison.low, comparison.high)
+    )
+    factor = " x" if comparison.ratio else ""
     interval = f"[{low:.3g}, {high:.3g}]" if math.isfinite(low) else ""
-    return [f"{comparison.number:.3g}" if math.isfinite(comparison.number) else "", interval, str(comparison.seeds)]
+    return [f"{number:.3g}{factor}" if math.isfinite(number) else "", interval, str(comparison.seeds)]

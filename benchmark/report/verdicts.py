@@ -45,7 +45,7 @@ class Comparison:
     """One of the comparisons behind a claim: a number with the interval that decided it, and over how many seeds.
 
     The ends are nan where there is no interval; `seeds` counts points where points are correlated. `why`: what keeps
-    it undecided; `note`: what else is to be known.
+    it undecided; `note`: what else is to be known; `ratio`: number and ends are logarithms of ratios.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Comparison:
     word: Word
     why: str = ""
     note: str = ""
+    ratio: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:
     """The verdict of a claim over all places where its rows stand.
 
     A margin is a share of the gap from N(0, I) to the aggregate posterior. Where no gap is shown, such a claim has
-    nothing to say: the place is left out of it, and named.
+    nothing to say: the place is left out of it, and named. Seconds are compared as ratios, by their logarithms: a chain
+    that takes twenty times as long scatters twenty times as much.
     """
     if isinstance(claim, Correlation):
         return correlation(list(_points(claim, recorded)), claim.direction)
@@ -37,7 +38,7 @@ def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:
     margins = [_margin(claim, each, quantity) for each in recorded]
     if isinstance(claim, Trend):
         lines = _lines(claim, recorded, quantity, margins, without)
-        return _naming(trend(lines, claim.direction), without)
+        return _naming(_as_ratios(trend(lines, claim.direction), quantity), without)
     samples = []
     for each, margin in zip(recorded, margins, strict=True):
         pairs = list(_pairs(claim, each))
@@ -46,9 +47,22 @@ def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:
             continue
         for one, other in pairs:
             name = f"{one} - {other}" + (f" on {each.place.name}" if len(recorded) > 1 else "")
-            samples.append(Sample(name, each.values(one, quantity), each.values(other, quantity), margin or 0.0))
+            samples.append(Sample(name, *(_values(each, label, quantity) for label in (one, other)), margin or 0.0))
     test = {"lower": lower, "not_behind": not_behind, "alike": alike}[claim.test]
-    return _naming(test(samples), without)
+    return _naming(_as_ratios(test(samples), quantity), without)
+
+
+def _values(recorded: Recorded, label: str, quantity: Quantity) -> BySeed:
+    values = recorded.values(label, quantity)
+    if quantity.kind != "seconds":
+        return values
+    return {seed: math.log(value) if value > 0 else math.nan for seed, value in values.items()}
+
+
+def _as_ratios(verdict: Verdict, quantity: Quantity) -> Verdict:
+    if quantity.kind != "seconds":
+        return verdict
+    return replace(verdict, comparisons=tuple(replace(each, ratio=True) for each in verdict.comparisons))
 
 
 def _margin(claim: Lower | NotBehind | Alike | Trend, recorded: Recorded, quantity: Quantity) -> float | None:
@@ -93,7 +107,7 @@ def _lines(
                 continue
             rest = without_setting(label, along.name) if along.kind == "prior" else label
             name = f"{rest} on {each.place.name}" if along.kind == "prior" and len(recorded) > 1 else rest
-            points.setdefault(name, {})[at] = each.values(label, quantity)
+            points.setdefault(name, {})[at] = _values(each, label, quantity)
             shares.setdefault(name, []).append(margin or 0.0)
     return [Line(name, of, min(shares[name])) for name, of in _joined(points).items()]
 

@@ -115,11 +115,15 @@ def _test_in_words(claim: Claim) -> str:
             f"{'positive' if claim.direction == 'rises' else 'negative'}; bundles and priors are resampled."
         )
     margin = f", margin {100 * claim.margin:g} % of the gap" if claim.margin is not None else ""
+    ratio = parse_quantity(claim.metric).kind == "seconds"
+    difference, change = (
+        ("ratio, claimed to be below 1", "factor") if ratio else ("difference, claimed to be below 0", "change")
+    )
     tested = {
-        "lower": "the difference, claimed to be below 0, after Holm's correction over these comparisons",
+        "lower": f"the {difference}, after Holm's correction over these comparisons",
         "not_behind": "the difference, claimed to be no more than the margin",
         "alike": "the difference, claimed to be within the margin either way",
-        "trend": "the change from one value of the setting to the next, after Holm's correction over these lines",
+        "trend": f"the {change} from one value of the setting to the next, after Holm's correction over these lines",
     }[claim.test]
     direction = f", claimed to {claim.direction.removesuffix('s')}" if claim.test == "trend" else ""
     return f"Test `{claim.test}` of {in_code(claim.metric)}: {tested}{direction}{margin}."

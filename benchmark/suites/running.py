@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import coordinator
+from benchmark.errors import UsageError
 from benchmark.jobs.forecast import total
-from benchmark.machine.devices import choose_device
+from benchmark.machine.devices import DeviceName, choose_device
 from benchmark.progress import format_seconds, say
 from benchmark.request import Resolved, resolve, stored_reference
 from benchmark.store.places import data_roots
@@ -32,15 +33,7 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
         say(f"{untrained} bundles are trained first")
     steps = _trained(steps)
     resolved = [resolve(step.request, step.registry) for step in steps]
-    places = [
-        make_place(suite, replace(step, bundle=each.work.bundle), each.work.protocol.hash, each.work.device.type)
-        for step, each in zip(steps, resolved, strict=True)
-    ]
-    typed = suite.name if suite.name in shipped() else f"{suite.name}.toml"
-    device = given.get("device")
-    command = spell("suite", typed, preset=preset, device=None if device == "auto" else device)
-    note = Note(name=suite.name, preset=preset, command=command, content=suite.content, places=join(places))
-    keep_note(results, note)
+    _keep_note(suite, preset, results, given.get("device"), steps, resolved)
     if expected := _expected(resolved):
         say(expected)
     failed = 0
@@ -52,6 +45,44 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     finally:  # of an interrupted suite, too, what is known so far
         write_pages(results)
     return failed
+
+
+def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> None:
+    """Write the pages from what is recorded on the device that is asked for, which need not be here.
+
+    Nothing is trained, fitted or measured. Raises `UsageError` where a bundle is not here that tells which rows are
+    asked for.
+    """
+    steps = make_steps(suite, preset, {**given, "device": "cpu", "results": results}, make=False)
+    untrained = list(dict.fromkeys(step.name for step in steps if step.bundle is None))
+    if untrained:
+        raise UsageError(
+            f"suite {suite.name}, presets.{preset}: {', '.join(untrained)}: not trained here, so nobody can tell what "
+            "is recorded of it; without --recorded the suite trains it"
+        )
+    resolved = [resolve(step.request, step.registry, reference_of=stored_reference) for step in steps]
+    _keep_note(suite, preset, results, given.get("device"), steps, resolved)
+    write_pages(results)
+
+
+def _keep_note(
+    suite: Suite, preset: str, results: Path, device: DeviceName | None, steps: list[Step], resolved: list[Resolved]
+) -> None:
+    """Note where the rows of the steps stand, on the device that was typed."""
+    places = [
+        make_place(
+            suite,
+            replace(step, bundle=each.work.bundle),
+            each.work.protocol.hash,
+            each.work.device.type if device in (None, "auto") else device,
+        )
+        for step, each in zip(steps, resolved, strict=True)
+    ]
+    typed = suite.name if suite.name in shipped() else f"{suite.name}.toml"
+    command = spell("suite", typed, preset=preset, device=None if device == "auto" else device)
+    keep_note(
+        results, Note(name=suite.name, preset=preset, command=command, content=suite.content, places=join(places))
+    )
 
 
 def _trained(steps: list[Step]) -> list[Step]:
