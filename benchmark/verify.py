@@ -103,7 +103,10 @@ class Recipe:
 
 
 def verify(registry: Registry, results: Path, share: float, seed: int) -> Iterator[Finding]:
-    """Compute a share of the recorded scores again, in the order of the draw: what is interrupted is a share too."""
+    """Compute a share of the recorded scores again, in the order of the draw: what is interrupted is a share too.
+
+    `share`: above 0; of the smallest one fit, or a seed of a reference row, is drawn.
+    """
     require_float32()
     records, damaged = RecordStore(results / "records").all()
     for sentence in damaged:

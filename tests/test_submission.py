@@ -63,6 +63,11 @@ def test_the_folder_holds_all_that_is_needed_and_no_more(packed):
     assert "shifted" in all_pages(packed)
 
 
+def test_its_tables_alone_are_no_verification(packed, cli):
+    assert cli("verify", packed, "--share", 0).code == 0
+    assert not (packed / "verified.json").exists()
+
+
 def test_it_is_verified_where_nothing_but_it_is_known_and_shown_with_its_author(packed, tmp_path, cli):
     done = cli("verify", packed, "--share", 1)
     assert done.code == 0, done.err + done.out

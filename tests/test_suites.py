@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import tomllib
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torchvision
-from commands import contents, only_line, record_files
+from commands import contents, finish, only_line, record_files, start
 
 from benchmark.bundles.find import all_bundles
 from benchmark.errors import UsageError
@@ -200,6 +201,36 @@ def test_a_grid_of_bundles_is_trained_once(tmp_path, monkeypatch):
 def test_more_images_than_there_are_is_one_line(cli, tmp_path):
     words = ["--dataset", "digits", "--images", 5000, "--out", tmp_path / "b", "--device", "cpu"]
     assert "digits has 1,097 training images, fewer than the 5,000 asked" in only_line(cli("pretrain", *words))
+
+
+def test_machines_that_share_a_suite_train_each_bundle_once_and_do_each_job_once(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID.replace("seeds = 1", "seeds = 2"))
+    words = ["suite", tmp_path / "grid.toml", "--preset", "quick", "--results", tmp_path / "r", "--device", "cpu"]
+    words += ["--workers", 1, "--shared"]
+    logs = [tmp_path / "0", tmp_path / "1"]
+    started = [start(words, tmp_path / f"cache{log.name}", log) for log in logs]
+    done = [finish(process, log) for process, log in zip(started, logs)]
+    assert [each.code for each in done] == [0, 0], "\n".join(each.output for each in done)
+    apart = tmp_path / "r" / "suites" / "grid"
+    assert len([*(apart / "cache" / "bundles").glob("*/bundle.json")]) == 2
+    assert sum(each.output.count("training conv_vae on digits") for each in done) == 2
+    assert not any((tmp_path / f"cache{log.name}" / "bundles").exists() for log in logs)
+    measured = [re.findall(r"^\[\d+/\d+\] .* seed \d: measured", each.output, re.MULTILINE) for each in done]
+    assert len(measured[0] + measured[1]) == 12, "two bundles, three rows that have latents, two seeds"
+    assert len({json.loads(path.read_text())["row"]["bundle"] for path in record_files(apart)}) == 2
+    assert not list((apart / "claims").glob("[!.]*.json"))
+    assert "fitted_gaussian - gaussian on hole, kl_weight=0.1" in (tmp_path / "r" / "suites" / "grid.md").read_text()
+
+
+def test_a_bundle_that_a_machine_has_is_handed_to_those_that_share(tmp_path, monkeypatch):
+    suite = parse_suite("grid", tomllib.loads(GRID.replace("[0.1, 10]", "[10]")), "grid.toml")
+    assert run_suite(suite, "quick", tmp_path / "alone", {"device": "cpu"}) == 0
+    monkeypatch.setattr("benchmark.suites.training.pretrain", lambda *_: pytest.fail("it was trained again"))
+    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu", "shared": True}) == 0
+    one, other = (
+        {path.name for path in record_files(tmp_path / results / "suites" / "grid")} for results in ("alone", "r")
+    )
+    assert one == other
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import statistics
@@ -19,6 +20,7 @@ from benchmark.registry import Registry
 from benchmark.report.best_of import expected_best, expected_best_band
 from benchmark.report.choice import SEEDS, judge, judge_all
 from benchmark.request import request_from
+from benchmark.store.held import STALE, read_claim
 from benchmark.store.records import RecordStore
 from benchmark.store.tunings import Try, Tuning, read_tunings
 from benchmark.tuning.points import alternatives, trial_settings
@@ -408,6 +410,39 @@ def test_two_shells_one_of_which_is_killed_choose_the_same(small_bundle, planted
     assert [(t.settings, t.scores) for t in one.trials] == [(t.settings, t.scores) for t in other.trials]
     assert one.chosen.settings == other.chosen.settings
     assert {path.name for path in record_files(alone)} == {path.name for path in record_files(shared)}
+
+
+def test_machines_that_share_a_folder_share_the_trials_and_take_over_a_lost_one_s(small_bundle, planted, tmp_path):
+    """With caches of their own, so that nothing but the results folder tells one of the other."""
+    plugin, shared = planted("time.sleep(0.2)"), tmp_path / "shared"
+    logs = [tmp_path / name for name in ("alone", "first", "second", "late")]
+    words = tune_words(small_bundle, plugin, shared, "--trials", 4, "--shared")
+    undisturbed = start(tune_words(small_bundle, plugin, tmp_path / "alone-r", "--trials", 4), tmp_path / "c", logs[0])
+    assert finish(undisturbed, logs[0]).code == 0
+    lost, other = (start(words, tmp_path / f"cache-{log.name}", log) for log in logs[1:3])
+
+    def held_by_the_lost():
+        found = [(path, read_claim(path)) for path in (shared / "claims").glob("[!.]*.json")]
+        return [path for path, claim in found if claim and claim.process == lost.pid and claim.what]
+
+    while len(record_files(shared)) < 6 or not held_by_the_lost():
+        assert lost.is_alive(), logs[1].read_text()
+        time.sleep(0.02)
+    lost.kill()
+    lost.join()
+    for path in held_by_the_lost():
+        os.utime(path, (time.time() - STALE - 1,) * 2)
+    assert finish(other, logs[2]).code == 0
+    (one,), (same,) = judged(tmp_path / "alone-r"), judged(shared)
+    assert [(t.settings, t.scores) for t in one.trials] == [(t.settings, t.scores) for t in same.trials]
+    assert one.chosen.settings == same.chosen.settings
+    assert {path.name for path in record_files(tmp_path / "alone-r")} == {path.name for path in record_files(shared)}
+    done = [re.findall(r"^\[\d+/\d+\] (.* seed \d+): measured", log.read_text(), re.MULTILINE) for log in logs[1:3]]
+    assert all(done), "both had a part in it"
+    assert len(done[0] + done[1]) == len({*done[0], *done[1]}), "each trial once"
+    assert not list((shared / "claims").glob("[!.]*.json"))
+    assert not (tmp_path / "cache-second" / "fits").exists()
+    assert list((shared / "cache" / "fits").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,16 @@ def test_tables_that_are_not_the_records_are_told_with_what_makes_them_again(res
     assert not re.search("^DISAGREES leaderboard", again.out, re.MULTILINE)
 
 
+def test_a_share_of_nothing_is_the_tables_alone(results, cli, monkeypatch):
+    monkeypatch.setattr("benchmark.verify.execute", lambda *_: pytest.fail("something is computed"))
+    done = cli("verify", "--share", 0, "--results", results)
+    assert done.code == 0, done.err
+    assert done.out == ""
+    assert re.fullmatch(r"the tables are the records' \(\d+ numbers .* worked out again\)\n", done.err)
+    change(results, "fd", lambda record: record["values"].update(fd=0.01))
+    assert cli("verify", "--share", 0, "--results", results).code == 1
+
+
 def test_words_beside_a_table_are_told_and_are_no_disagreement(results, cli):
     _edit("leaderboard.md", r"\Z", "- Note: mine is the best.\n")(results)
     done = cli("verify", "--share", 0, "--results", results)
@@ -309,7 +319,7 @@ def test_a_fault_of_this_machine_is_no_word_on_a_record(what, unknown, results, 
 
 def test_a_gpu_computes_in_the_arithmetic_of_the_records(results, cli, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    cli("verify", "--share", 0, "--results", results)
+    cli("verify", "--share", 0.01, "--results", results)
     assert torch.backends.cudnn.allow_tf32 is False
 
 
@@ -357,13 +367,13 @@ def test_on_another_machine_a_row_of_two_seeds_says_nothing_but_equality(results
     assert "of the pixels differ" in done.out
 
 
-@pytest.mark.parametrize("words", [["--share", 0.3], ["--share", 0.3, "--seed", 1], ["--share", 0]], ids=str)
+@pytest.mark.parametrize("words", [["--share", 0.3], ["--share", 0.3, "--seed", 1], ["--share", 0.01]], ids=str)
 def test_what_is_drawn_is_whole_fits_and_the_same_each_time(words, results, cli):
     first, second = (cli("verify", *words, "--results", results) for _ in range(2))
     assert first.code == 0
     assert first.out == second.out
     lines = first.out.splitlines()[:-1]
-    assert len(lines) == (1 if words[1] == 0 else 2)  # of eight
+    assert len(lines) == (1 if words[1] == 0.01 else 2)  # of eight
     for line in lines:
         assert line.count(",") == (2 if "reconstruction" in line else 3 if "aggregate" in line else 4)
 

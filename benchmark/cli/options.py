@@ -70,6 +70,9 @@ WorkersOption = Annotated[
         "--workers", min=1, help="How many processes share the work (default: the cores, or --per-gpu on each GPU)."
     ),
 ]
+SharedOption = Annotated[
+    bool, typer.Option("--shared", help="Workers on other machines have the same --results: fits lie in it.")
+]
 PerGpuOption = Annotated[int, typer.Option("--per-gpu", min=1, help="How many of them share a GPU.")]
 
 

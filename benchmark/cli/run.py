@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -19,19 +18,16 @@ from benchmark.cli.options import (
     PerGpuOption,
     PluginOption,
     ResultsOption,
+    SharedOption,
     WeightsOption,
     WorkersOption,
     typed_options,
 )
-from benchmark.machine import slurm
+from benchmark.cli.stopping import giving_back
 from benchmark.machine.importing import importing
-from benchmark.machine.stopping import Stopped, stoppable
 from benchmark.processes.fork_server import start_server
 from benchmark.progress import say, show
 from benchmark.protocol import Budget, PresetName, Settings, Split
-
-#: exit code of a worker that was stopped with work left: EX_TEMPFAIL, try again later
-STOPPED = 75
 
 
 def run(
@@ -86,9 +82,7 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster to join, for --executor ray (default: one is started here).")
     ] = None,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="Workers on other machines have the same --results: fits lie in it.")
-    ] = False,
+    shared: SharedOption = False,
     data_root: DataRootOption = None,
     plugins: PluginOption = None,
     dry_run: Annotated[
@@ -110,17 +104,11 @@ def run(
     if request.workers is None:
         request = request.model_copy(update={"workers": count_workers(request.device, request.per_gpu)})
     try:
-        with stoppable(slurm.end_of_job()) if request.shared else nullcontext():
+        with giving_back(request.shared):
             finished = coordinator.run(resolve(request))
     except KeyboardInterrupt:
         say("interrupted: the leaderboard holds what was measured, and the same command goes on from here")
         raise typer.Exit(130) from None
-    except Stopped as stop:
-        say(f"stopped, since {stop}: what was under way is given back, and the same command goes on from here")
-        if stop.warned:  # else somebody cancelled it, or Slurm itself queues it again
-            why_not = slurm.requeue()
-            say(f"not queued again: {why_not}" if why_not else "queued again")
-        raise typer.Exit(STOPPED) from None
     show(finished.table)
     say(finished.summary)
     raise typer.Exit(1 if finished.failed else 0)

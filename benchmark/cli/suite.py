@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmark.cli.options import DataRootOption, DeviceOption, PerGpuOption
+from benchmark.cli.options import DataRootOption, DeviceOption, PerGpuOption, SharedOption
+from benchmark.cli.stopping import giving_back
 from benchmark.machine.importing import importing
 from benchmark.processes.fork_server import start_server
 from benchmark.progress import say, show
@@ -31,6 +32,7 @@ def suite(
         typer.Option(min=1, help="How many processes share the work (default: the cores, or --per-gpu on each GPU)."),
     ] = None,
     per_gpu: PerGpuOption = 1,
+    shared: SharedOption = False,
     data_root: DataRootOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and about how long it takes; do nothing.")
@@ -52,16 +54,17 @@ def suite(
     asked = find_suite(name)
     asked.preset(preset)
     folder = results or RESULTS.get(preset, Path("results"))
-    given: dict[str, Any] = {"device": device, "per_gpu": per_gpu, "data_root": data_root}
+    given: dict[str, Any] = {"device": device, "per_gpu": per_gpu, "data_root": data_root, "shared": shared}
     if dry_run:
         show(dry_run_suite(asked, preset, folder, given))
         return
+    failed = 0
     if recorded:
         judge_suite(asked, preset, folder, given)
-        failed = 0
     else:
         given["workers"] = workers or count_workers(device, per_gpu)
-        failed = run_suite(asked, preset, folder, given)
+        with giving_back(shared):
+            failed = run_suite(asked, preset, folder, given)
     show((folder / "suites" / f"{asked.name}.md").read_text())
     say(f"written: {folder / 'suites' / f'{asked.name}.md'}, {folder / 'findings.md'}")
     raise typer.Exit(1 if failed else 0)

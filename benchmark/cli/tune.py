@@ -18,10 +18,12 @@ from benchmark.cli.options import (
     PerGpuOption,
     PluginOption,
     ResultsOption,
+    SharedOption,
     WeightsOption,
     WorkersOption,
     typed_options,
 )
+from benchmark.cli.stopping import giving_back
 from benchmark.machine.importing import importing
 from benchmark.processes.fork_server import start_server
 from benchmark.progress import say, show
@@ -52,6 +54,7 @@ def tune(
     results: ResultsOption = Path("results"),
     workers: WorkersOption = None,
     per_gpu: PerGpuOption = 1,
+    shared: SharedOption = False,
     data_root: DataRootOption = None,
     plugins: PluginOption = None,
     dry_run: Annotated[
@@ -73,7 +76,8 @@ def tune(
         return
     if request.workers is None:
         request = request.model_copy(update={"workers": count_workers(request.device, request.per_gpu)})
-    judged = tune(request, trials, seed)
+    with giving_back(shared):
+        judged = tune(request, trials, seed)
     show(summary_of(judged))
     through = [each for each in judged if each.chosen is not None]
     if through:

@@ -81,9 +81,9 @@ class Claims:
             self._path(name).unlink(missing_ok=True)
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Hold a thing for a short time, waiting until it is free."""
-        while not self.take(name):
+    def hold(self, name: str, what: str = "") -> Iterator[None]:
+        """Hold a thing, waiting until it is free. `what`: what it is, for people, where they wait long for it."""
+        while not self.take(name, what):
             time.sleep(LOOK_AGAIN / 10)
         try:
             yield

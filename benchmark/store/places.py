@@ -146,10 +146,13 @@ def open_claims() -> Claims | Locks:
 
 
 @contextmanager
-def lock(name: str) -> Iterator[None]:
-    """Hold the lock of that name; where the cache cannot be written, nobody works here whom it would keep out."""
+def lock(name: str, what: str = "") -> Iterator[None]:
+    """Hold the lock of that name; where the cache cannot be written, nobody works here whom it would keep out.
+
+    `what`: what it is of, as the claim on it says where results are shared.
+    """
     if shared := os.environ.get(SHARED_VARIABLE):
-        with contextlib.closing(Claims(claims_folder(Path(shared)))) as claims, claims.hold(name):
+        with contextlib.closing(Claims(claims_folder(Path(shared)))) as claims, claims.hold(name, what):
             yield
         return
     with ExitStack() as held:

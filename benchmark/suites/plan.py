@@ -30,7 +30,7 @@ from benchmark.suites.suite import (
     Trend,
     name_of_training,
 )
-from benchmark.suites.training import expected_shape, find_trained
+from benchmark.suites.training import expected_shape, find_trained, shared_bundles
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = Tr
             rest = {key: value for key, value in said.items() if key != "bundle"}
             request = request_from({**rest, **given, "results": folder_apart(Path(given["results"]), suite.name)})
             registry = registry_of(request)
-            where = choose_device(request.device), data_roots(request.data_root)
+            where = choose_device(request.device), data_roots(request.data_root), shared_bundles(request)
             for training in trainings:
                 try:
                     found = find_trained(training, registry, *where)

@@ -12,13 +12,13 @@ from benchmark.jobs.forecast import total
 from benchmark.machine.devices import DeviceName, choose_device
 from benchmark.progress import format_seconds, say
 from benchmark.request import Resolved, resolve, stored_reference
-from benchmark.store.places import data_roots
+from benchmark.store.places import data_roots, sharing
 from benchmark.suggestion import spell
 from benchmark.suites.pages import write_pages
 from benchmark.suites.places import Note, keep_note
 from benchmark.suites.plan import Step, join, make_place, make_steps
 from benchmark.suites.suite import Suite, shipped
-from benchmark.suites.training import train
+from benchmark.suites.training import shared_bundles, train
 
 
 def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> int:
@@ -92,7 +92,9 @@ def _trained(steps: list[Step]) -> list[Step]:
         if step.bundle is None and step.training is not None:
             if step.name not in done:
                 device = choose_device(step.request.device)
-                done[step.name] = train(step.training, step.registry, device, data_roots(step.request.data_root))
+                where = device, data_roots(step.request.data_root), shared_bundles(step.request)
+                with sharing(step.request.results if step.request.shared else None):
+                    done[step.name] = train(step.training, step.registry, *where)
             steps[number] = step.on(done[step.name])
     return steps
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,20 +16,24 @@ from benchmark.datasets.content import hash_images, load_images
 from benchmark.datasets.path import PathDataset
 from benchmark.names import find_dataset
 from benchmark.registry import Registry
+from benchmark.request import Request
 from benchmark.settings import validate
+from benchmark.store.places import lock
+from benchmark.store.sealed import content_hash
 from benchmark.suites.suite import Training
 
 
-def find_trained(training: Training, registry: Registry, device: torch.device, roots: list[Path]) -> Bundle | None:
-    """The bundle of one training in the cache, None where it is not there.
+def find_trained(
+    training: Training, registry: Registry, device: torch.device, roots: list[Path], bundles: Path | None = None
+) -> Bundle | None:
+    """The bundle of one training, None where it is not there. `bundles`: the folder that it is in (None: the cache's).
 
     Raises `UsageError` for unknown names, and where it is known to have too few images to be trained.
     """
     cls = registry.get("backbone", training.backbone)
     validate(cls.Config, training.settings, f"backbone {cls.name}")
     asked = _asked(training, registry, device, roots)
-    image_hash = hash_images(asked.dataset) if isinstance(asked.dataset, PathDataset) else ""
-    folder = asked.folder(image_hash, cls.name, *name_parts(training.settings))
+    folder = _folder(training, cls, asked, bundles)
     if (folder / "bundle.json").exists():
         return open_bundle(folder)
     _require_enough(training, cls, asked)
@@ -49,10 +55,35 @@ def _require_enough(training: Training, cls: type[Backbone], asked: Asked) -> No
         require_batch(validate(cls.Config, settings, f"backbone {cls.name}").batch_size, images)
 
 
-def train(training: Training, registry: Registry, device: torch.device, roots: list[Path]) -> Bundle:
-    """Train one VAE and write its bundle to the cache; a training that was interrupted goes on. Raises `UsageError`."""
+def train(
+    training: Training, registry: Registry, device: torch.device, roots: list[Path], bundles: Path | None = None
+) -> Bundle:
+    """Train one VAE and write its bundle; a training that was interrupted goes on. Raises `UsageError`.
+
+    `bundles`: a folder that several machines share (None: the cache's), in which one of them alone writes it: weights
+    of two machines would be two bundles. What the one that writes it has in its own cache already is copied.
+    """
     cls = registry.get("backbone", training.backbone)
-    return pretrain(_asked(training, registry, device, roots), cls, training.settings)
+    asked = _asked(training, registry, device, roots)
+    if bundles is None:
+        return pretrain(asked, cls, training.settings)
+    folder = _folder(training, cls, asked, bundles)
+    with lock(f"bundle-{content_hash(folder.name)[:16]}", f"{folder.name} is trained"):
+        if found := find_trained(training, registry, device, roots, bundles):
+            return found
+        own = find_trained(training, registry, device, roots)
+        if own is None:
+            return pretrain(replace(asked, out=folder), cls, training.settings)
+        partly = folder.with_name(f".{folder.name}")
+        shutil.copytree(own.path, partly, dirs_exist_ok=True)
+        partly.rename(folder)
+        return open_bundle(folder)
+
+
+def _folder(training: Training, cls: type[Backbone], asked: Asked, bundles: Path | None) -> Path:
+    image_hash = hash_images(asked.dataset) if isinstance(asked.dataset, PathDataset) else ""
+    folder = asked.folder(image_hash, cls.name, *name_parts(training.settings))
+    return folder if bundles is None else bundles / folder.name
 
 
 def _asked(training: Training, registry: Registry, device: torch.device, roots: list[Path]) -> Asked:
@@ -70,3 +101,8 @@ def expected_shape(training: Training, registry: Registry) -> tuple[int, ...] | 
     config = validate(cls.Config, {**recipe, **training.settings}, f"backbone {cls.name}")
     with torch.device("meta"):  # shapes without numbers
         return tuple(cls(image_shape, config).latent_shape)
+
+
+def shared_bundles(request: Request) -> Path | None:
+    """Where bundles lie that machines share, beside the records of the request; None where they share none."""
+    return request.results / "cache" / "bundles" if request.shared else None

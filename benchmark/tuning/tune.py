@@ -27,6 +27,7 @@ from benchmark.registry import Registry
 from benchmark.report.board import Board
 from benchmark.report.choice import GRACE, LONGEST, SEEDS, Judged, judge, longest_fit
 from benchmark.request import ReferenceOf, Request, Resolved, resolve, stored_reference
+from benchmark.store.places import lock, sharing
 from benchmark.store.tunings import Try, Tuning, read_tunings
 from benchmark.tuning.points import Space, alternatives, trial_settings
 
@@ -55,6 +56,12 @@ def tune(request: Request, trials: int, seed: int) -> list[Judged]:
     `UsageError` for a prior that has none. The settings that win are noted in the results folder.
     """
     resolved, entrants = _plan(request, trials, seed)
+    with sharing(resolved.results if resolved.shared else None):
+        return _tuned(resolved, entrants)
+
+
+def _tuned(resolved: Resolved, entrants: list[_Entrant]) -> list[Judged]:
+    """The stages, one after the other. Each ends when all of its jobs are done, whoever is at them."""
     _note(resolved, [entrant.tuning for entrant in entrants])
     stages = _Stages(resolved, entrants)
     stages.run("recipes", [([entrant.rows[0]], SEEDS[:1], math.inf) for entrant in entrants])
@@ -190,14 +197,15 @@ def _try(resolved: Resolved, settings: dict[str, Any], row: Row) -> Try:
 
 def _note(resolved: Resolved, tunings: list[Tuning]) -> None:
     """Write the plans; one that is there as it would be written stays as it is."""
-    present = {plan.id: plan for plan in read_tunings(resolved.results)[0]}
-    for tuning in tunings:
-        known = present.get(tuning.id)
-        kept = known and known.sampled and not tuning.sampled and known.trials == tuning.trials
-        if known and kept:  # another shell, or this one earlier, is ahead
-            tuning = tuning.model_copy(update={"sampled": known.sampled})
-        if known is None or known.model_copy(update={"time": tuning.time}) != tuning:
-            tuning.save(resolved.results)
+    with lock(f"tunings-{resolved.work.bundle.id[:16]}"):  # nobody's plan is written over
+        present = {plan.id: plan for plan in read_tunings(resolved.results)[0]}
+        for tuning in tunings:
+            known = present.get(tuning.id)
+            kept = known and known.sampled and not tuning.sampled and known.trials == tuning.trials
+            if known and kept:  # another shell, or this one earlier, is ahead
+                tuning = tuning.model_copy(update={"sampled": known.sampled})
+            if known is None or known.model_copy(update={"time": tuning.time}) != tuning:
+                tuning.save(resolved.results)
 
 
 def _limit(entrant: _Entrant) -> float:
