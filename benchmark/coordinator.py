@@ -115,6 +115,7 @@ class _Piece:
     metrics: list[Metric]
     threads: int
     later: list[Metric] = field(default_factory=list)  # those of the stage after, which are to find its fit
+    again: bool = False  # its fit was recorded, and gone
     started: float = 0.0
     doing: str = FIT
     losses: Counter[str] = field(default_factory=Counter)  # by what it was doing
@@ -224,6 +225,7 @@ class _Running:
                 continue
             names = tuple(metric.name for metric in pending.metrics)
             piece.started = piece.started or time.perf_counter()
+            piece.again = pending.again
             piece.doing = FIT if piece.job.row.prior else names[0]
             self._flying[piece.number] = piece
             self._live.begin(piece.number, piece.job.row.label, piece.job.seed)
@@ -292,7 +294,8 @@ class _Running:
 
     def _conclude(self, piece: _Piece) -> None:
         """Say what became of a piece."""
-        told = [f"measured {', '.join(piece.measured)}"] if piece.measured else []
+        told = ["fitted again"] if piece.again and not piece.failures else []
+        told += [f"measured {', '.join(piece.measured)}"] if piece.measured else []
         told += [f"FAILED {failure}" for failure in piece.failures]
         if piece.failures:
             self.failed.add(piece.index)

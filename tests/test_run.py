@@ -245,7 +245,9 @@ def test_fits_that_are_gone_are_made_again_before_any_timing_and_as_they_were_ma
         return execute(task, listener)
 
     monkeypatch.setattr("benchmark.executors.here.execute", watch)
-    assert cli(*words, "--metrics", "fd,sampling_time").code == 0
+    done = cli(*words, "--metrics", "fd,sampling_time")
+    assert done.code == 0
+    assert done.err.count(": fitted again, ") == 4
     assert [metrics for metrics, *_ in asked] == [()] * 4 + [("sampling_time",)] * 4
     assert [(threads, kept) for metrics, threads, kept in asked if not metrics] == [(1, False)] * 4
     assert all(kept for metrics, _, kept in asked if metrics)

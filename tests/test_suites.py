@@ -14,6 +14,7 @@ import pytest
 import torchvision
 from commands import contents, finish, only_line, record_files, start
 
+from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import all_bundles
 from benchmark.errors import UsageError
 from benchmark.protocol import PRESETS as PROTOCOLS
@@ -506,11 +507,18 @@ def test_times_are_of_the_machine_that_timed_most_of_the_suite_s_rows():
     assert place.values(many, seconds)[0] == 2.0
 
 
-def test_times_are_compared_as_ratios():
-    """Twenty times as slow and as scattered: the interval of the difference holds 0, that of the ratio no 1."""
-    place = recorded("a", {**gmm(1, 1), **gmm(2, 1)}, seeds=(0, 1, 2))
+TAKEN = {
+    "gmm[components=1]": (1.0, 1.0, 1.0),
+    "gmm[components=2]": (10.0, 20.0, 50.0),
+    "gmm[components=4]": (100.0,) * 3,
+}
+
+
+def timed():
+    """A place where each size takes ten or twenty times as long as the one before, and scatters with it."""
+    place = recorded("a", {**gmm(1, 1), **gmm(2, 1), **gmm(4, 1)}, seeds=(0, 1, 2))
     place.table.protocol = SimpleNamespace(timing_batches=[1, 1000])
-    for label, taken in (("gmm[components=1]", (1.0, 1.0, 1.0)), ("gmm[components=2]", (10.0, 20.0, 50.0))):
+    for label, taken in TAKEN.items():
         place.table.measured.extend(
             {
                 "kind": "sampling_time",
@@ -520,16 +528,47 @@ def test_times_are_compared_as_ratios():
             }
             for seed, seconds in enumerate(taken)
         )
-    lower = {"test": "lower", "metric": "seconds", "row": "gmm[components=1]", "than": "gmm[components=2]"}
-    verdict = judge(claim(**lower), [place])
+    return place
+
+
+def test_times_are_compared_as_ratios():
+    """The interval of the difference holds 0, that of the ratio no 1."""
+    one, two, _ = TAKEN
+    lower = {"test": "lower", "metric": "seconds", "row": one, "than": two}
+    verdict = judge(claim(**lower), [timed()])
     assert verdict.word == "held"
-    number, *_ = cells(verdict.deciding)
-    assert number == "0.0464 x", "the geometric mean of 1/10, 1/20, 1/50"
-    differences = mean_interval([-9.0, -19.0, -49.0])
-    assert differences[2] > 0, "so that nothing would be told"
+    assert cells(verdict.deciding)[0] == "0.0464 x", "the geometric mean of 1/10, 1/20, 1/50"
+    assert verdict.deciding.name == f"{one} / {two}"
+    assert mean_interval([-9.0, -19.0, -49.0])[2] > 0, "so that nothing would be told"
+    assert judge(claim(**lower | {"row": two, "than": one}), [timed()]).word == "did not hold"
     rises = {"test": "trend", "metric": "seconds", "rows": "gmm[*]", "along": "prior.components", "direction": "rises"}
-    assert judge(claim(**rises), [place]).word == "undecided", "two values make no trend"
-    assert judge(claim(**{**lower, "row": lower["than"], "than": lower["row"]}), [place]).word == "did not hold"
+    verdict = judge(claim(**rises), [timed()])
+    assert verdict.word == "held"
+    assert cells(verdict.deciding)[:2] == ["10 x", "[10, 10]"], "by which each size takes longer, of all three seeds"
+
+
+@pytest.mark.parametrize("more", [{"test": "not_behind"}, {"test": "lower", "margin": 0.1}])
+def test_a_margin_of_seconds_is_refused(more, tiny):
+    said = {"metric": "seconds", "row": "fitted_gaussian", "than": "gaussian", "says": "s", **more}
+    content = tomllib.loads(tiny.file.read_text())
+    content["presets"]["quick"]["requests"][0]["metrics"].append("sampling_time")
+    with pytest.raises(UsageError, match="'seconds' has none: take test = 'lower' or 'trend'"):
+        make_steps(parse_suite("t", content | {"claims": [said]}, "t"), "quick", {"results": tiny.results})
+
+
+def test_one_training_serves_all_requests_and_names(tmp_path, monkeypatch, small_bundle):
+    """Else the second is refused: its folder is there."""
+    content = tomllib.loads(GRID)
+    quick = content["presets"]["quick"]
+    quick["bundles"]["again"] = quick["bundles"]["hole"]
+    quick["requests"] += [{**quick["requests"][0], "bundle": "again"}, {**quick["requests"][0], "groups": "all"}]
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
+    steps = make_steps(parse_suite("grid", content, "grid"), "quick", {"results": tmp_path, "device": "cpu"})
+    trained = []
+    monkeypatch.setattr(running, "train", lambda training, *_: trained.append(training) or open_bundle(small_bundle))
+    assert all(step.bundle for step in running._trained(steps))
+    assert len(trained) == 2
+    assert len({step.name for step in steps}) == 6, "each place has a name of its own"
 
 
 def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, monkeypatch):
@@ -551,8 +590,30 @@ def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, mo
     assert "--device cuda" in (tmp_path / "suites" / "tiny.md").read_text()
     assert contents(tmp_path / "records").keys() == before.keys()
     assert not (tmp_path / "cache" / "fits").exists()
-    refused = cli("suite", "prior-hole", "--recorded", "--results", tmp_path, "--device", "cpu")
-    assert "not trained here" in only_line(refused)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["prior-hole", "--device", "cpu"], "not trained here, so nobody can tell"),
+        (["TINY", "--device", "cuda"], "nothing is recorded of it on cuda"),
+        (["TINY", "--dry-run"], "take one of them"),
+    ],
+)
+def test_what_cannot_be_judged_leaves_the_pages_as_they_were(words, said, tiny, tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(tiny.results, tmp_path / "r")
+    before = contents(tmp_path / "r")
+    typed = [tiny.file if word == "TINY" else word for word in words]
+    assert said in only_line(cli("suite", *typed, "--preset", "quick", "--recorded", "--results", tmp_path / "r"))
+    assert contents(tmp_path / "r") == before
+
+
+def test_without_a_reference_nothing_is_judged(tiny, tmp_path, cli, monkeypatch):
+    """The protocol's hash hangs on it."""
+    monkeypatch.setattr(running, "find_reference", lambda *_: None)
+    done = cli("suite", tiny.file, "--preset", "quick", "--recorded", "--results", tiny.results, "--device", "cpu")
+    assert "reference of the test split here: python -m benchmark reference --bundle" in only_line(done)
 
 
 @pytest.mark.parametrize(

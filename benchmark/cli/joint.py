@@ -48,7 +48,7 @@ def joint(
     plugin: PluginOption = None,
 ) -> None:
     """Train a prior with its VAE and after it, with equally many steps, and compare (resumes after a kill)."""
-    from benchmark.report.joint import write_joint_page
+    from benchmark.report.joint import joint_page
     from benchmark.suites.pages import write_pages
 
     failed = 0
@@ -82,14 +82,13 @@ def joint(
         try:
             failed = compare(comparison, results)
         finally:  # of an interrupted comparison, too, what is known so far
-            page, damaged = write_joint_page(results)
-            write_pages(results)
+            damaged = write_pages(results)
     else:
-        page, damaged = write_joint_page(results)
-        write_pages(results)
+        damaged = write_pages(results)
     for sentence in damaged:
         say(f"left out: {sentence}")
-    if page is None:
+    page = joint_page(results)
+    if not page.exists():
         raise UsageError(f"{results}: no records of a comparison here; --prior evalp makes them")
     show(page.read_text())
     say(f"written: {page}")

@@ -9,6 +9,7 @@ import typer
 
 from benchmark.cli.options import DataRootOption, DeviceOption, PerGpuOption, SharedOption
 from benchmark.cli.stopping import giving_back
+from benchmark.errors import UsageError
 from benchmark.machine.importing import importing
 from benchmark.processes.fork_server import start_server
 from benchmark.progress import say, show
@@ -51,6 +52,8 @@ def suite(
         from benchmark.suites.running import judge_suite, run_suite
         from benchmark.suites.suite import find_suite
 
+    if dry_run and recorded:
+        raise UsageError("--dry-run and --recorded: take one of them, neither runs anything")
     asked = find_suite(name)
     asked.preset(preset)
     folder = results or RESULTS.get(preset, Path("results"))

@@ -34,7 +34,7 @@ class Question:
 
 def findings_markdown(findings: Sequence[Finding], questions: Sequence[Question], note: str = "") -> str:
     """The page of all of them, the experiments' questions below; `note`: what is to be known before."""
-    header = ["claim", "verdict", "number", "95 % interval", "seeds", "preset", "experiment"]
+    header = ["claim", "verdict", "number", "95 % interval", "seeds", "of", "experiment"]
     body = [
         [
             in_markdown(each.says),
@@ -51,9 +51,8 @@ def findings_markdown(findings: Sequence[Finding], questions: Sequence[Question]
     return (
         "# Findings\n\n[Leaderboard](leaderboard.md)\n\n"
         "Each claim with the verdict of the test that its experiment states, from what is recorded: *held*, *did not "
-        "hold*, or *undecided*, with the comparison that decides, or, of several, the one that is least sure.\n\n"
-        + (f"{note}\n\n" if note else "")
-        + f"{as_grid(header, body)}\n\n{asked}\n"
+        "hold*, or *undecided*, with the comparison that decides, or, of several, the one that is least sure. "
+        "`0.05 x` is a ratio of times.\n\n" + (f"{note}\n\n" if note else "") + f"{as_grid(header, body)}\n\n{asked}\n"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from benchmark.report.board import write_page
 from benchmark.report.findings import Finding, Question
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.statistics import mean_interval, paired_difference
-from benchmark.report.verdicts import Sample, lower
+from benchmark.report.verdicts import Sample, Verdict, lower
 from benchmark.store.arms import ARMS, JOINT, THEN_JOINT, TWO_STAGE, Arm, records_in
 from benchmark.store.schema import read_model
 from benchmark.store.sealed import Damaged, content_hash
@@ -46,7 +46,9 @@ COLUMNS = (
     Column("std", "std of q", 3),
 )
 
-HEAD = """# A prior trained with its VAE
+HEAD = """[Findings](findings.md)
+
+# A prior trained with its VAE
 
 Not a leaderboard: every arm has a VAE of its own, so that rows differ in more than their prior. All arms of a table
 take equally many steps of the VAE and of the prior, with the same networks, images and seeds; *two-stage* and
@@ -73,19 +75,21 @@ QUESTION = Question(
     "A prior trained with its VAE",
     "joint.md",
     "EVaLP's authors fit their prior to a frozen VAE, and ask whether both can be trained in one stage. With equally "
-    "many steps of the VAE and of the prior, does that gain likelihood, or better samples? Full data, the KL weight of "
-    "1 and more seeds are what might change the answer.",
+    "many steps of the VAE and of the prior, does that gain likelihood, or better samples?",
 )
 
 
-def write_joint_page(results: Path) -> tuple[Path | None, list[str]]:
-    """Write `joint.md` from the records of a results folder; None where there are none. And what is damaged."""
+def joint_page(results: Path) -> Path:
+    """Where the page of a results folder lies."""
+    return results / "joint.md"
+
+
+def write_joint_page(results: Path) -> list[str]:
+    """Write `joint.md` from the records of a results folder, unless there are none. Returns what is damaged."""
     tables, damaged = _read_tables(results)
-    if not tables:
-        return None, damaged
-    page = results / "joint.md"
-    write_page(page, "\n".join([HEAD, *map(_table, tables)]))
-    return page, damaged
+    if tables:
+        write_page(joint_page(results), "\n".join([HEAD, *map(_table, tables)]))
+    return damaged
 
 
 def judge_joint(results: Path) -> list[Finding]:
@@ -93,8 +97,8 @@ def judge_joint(results: Path) -> list[Finding]:
     return [
         Finding(
             f"{records[0].experiment.prior.label} {says}",
-            lower([_sample(records, arm, value, less)]),
-            _short_title(records[0]),
+            _judge(records, arm, value, less),
+            _subject(records[0]),
             "joint",
             "joint.md",
         )
@@ -103,11 +107,18 @@ def judge_joint(results: Path) -> list[Finding]:
     ]
 
 
-def _sample(records: list[_Record], arm: Arm, value: str, less: bool) -> Sample:
-    """An arm beside the two stages, by seed; nan where it failed. The first is claimed to be the lower one."""
-    first, second = (arm, TWO_STAGE) if less else (TWO_STAGE, arm)
-    name = f"{value}, {first} - {second}"
-    return Sample(name, _by_seed(records, first, value), _by_seed(records, second, value))
+def _judge(records: list[_Record], arm: Arm, value: str, less: bool) -> Verdict:
+    """Whether an arm has less, or more, of a value than the two stages, by seed; nan where one failed.
+
+    Numbers are the arm less the two stages either way, as in the page's table.
+    """
+    mine, theirs = _by_seed(records, arm, value), _by_seed(records, TWO_STAGE, value)
+    name = f"{value}, {arm} - {TWO_STAGE}"
+    if less:
+        return lower([Sample(name, mine, theirs)])
+    verdict = lower([Sample(name, theirs, mine)])
+    turned = (replace(each, number=-each.number, low=-each.high, high=-each.low) for each in verdict.comparisons)
+    return replace(verdict, comparisons=tuple(turned))
 
 
 def _by_seed(records: list[_Record], arm: Arm, value: str) -> dict[int, float]:
@@ -163,17 +174,15 @@ class _Record(_Part):
 
 def _title(record: _Record) -> str:
     of = record.experiment
+    return f"{of.prior.label} on {_subject(record)}, {of.epochs} epochs, {of.score}, {of.device}"
+
+
+def _subject(record: _Record) -> str:
+    """The images and the VAE."""
+    of = record.experiment
     config = of.backbone.config
     size = ", ".join(f"{name} {config[name]}" for name in ("width", "nz", "kl_weight") if name in config)
-    return (
-        f"{of.prior.label} on {of.dataset}, {of.backbone.name} ({size}), {_short_title(record)}, "
-        f"{of.score}, {of.device}"
-    )
-
-
-def _short_title(record: _Record) -> str:
-    of = record.experiment
-    return f"{of.images:,} images, {of.epochs} epochs"
+    return f"{of.dataset}, {of.backbone.name} ({size}), {of.images:,} images"
 
 
 def _table(records: list[_Record]) -> str:

@@ -29,7 +29,7 @@ def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:
     """The verdict of a claim over all places where its rows stand.
 
     A margin is a share of the gap from N(0, I) to the aggregate posterior. Where no gap is shown, such a claim has
-    nothing to say: the place is left out of it, and named. Seconds are compared as ratios, by their logarithms: a chain
+    nothing to say: the place is left out of it, and named. Times are compared as ratios, by their logarithms: a chain
     that takes twenty times as long scatters twenty times as much.
     """
     if isinstance(claim, Correlation):
@@ -46,21 +46,23 @@ def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:
             without.append(each.place.name)
             continue
         for one, other in pairs:
-            name = f"{one} - {other}" + (f" on {each.place.name}" if len(recorded) > 1 else "")
-            samples.append(Sample(name, *(_values(each, label, quantity) for label in (one, other)), margin or 0.0))
+            name = f"{one} {'/' if quantity.is_time else '-'} {other}"
+            name += f" on {each.place.name}" if len(recorded) > 1 else ""
+            first, second = (_values(each, label, quantity) for label in (one, other))
+            samples.append(Sample(name, first, second, margin or 0.0))
     test = {"lower": lower, "not_behind": not_behind, "alike": alike}[claim.test]
     return _naming(_as_ratios(test(samples), quantity), without)
 
 
 def _values(recorded: Recorded, label: str, quantity: Quantity) -> BySeed:
     values = recorded.values(label, quantity)
-    if quantity.kind != "seconds":
+    if not quantity.is_time:
         return values
     return {seed: math.log(value) if value > 0 else math.nan for seed, value in values.items()}
 
 
 def _as_ratios(verdict: Verdict, quantity: Quantity) -> Verdict:
-    if quantity.kind != "seconds":
+    if not quantity.is_time:
         return verdict
     return replace(verdict, comparisons=tuple(replace(each, ratio=True) for each in verdict.comparisons))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmark.errors import UsageError
 from benchmark.report.board import write_page
 from benchmark.report.findings import Finding, Question, cells, decided, findings_markdown
-from benchmark.report.joint import QUESTION, judge_joint
+from benchmark.report.joint import QUESTION, judge_joint, write_joint_page
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.tables import Table, make_tables
 from benchmark.report.verdicts import Verdict
@@ -28,10 +28,9 @@ Judged = list[tuple[Claim, Verdict]]
 
 
 def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[str]:
-    """Write the page and the figure of each suite that was run here, and findings.md.
+    """Write the page and the figure of each suite that was run here, joint.md where arms are recorded, and findings.md.
 
-    findings.md has the claims of joint training, too, where there are records of it. `tables` are those of the folder,
-    where they are at hand. Returns what is damaged of suites.
+    `tables` are those of the folder, where they are at hand. Returns what is damaged of the experiments.
     """
     paths = sorted((results / "suites").glob("*.json"))
     made = make_tables(results)[0] if tables is None and paths else tables or []
@@ -59,6 +58,7 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
         ]
         questions.append(Question(suite.title, page, suite.question))
         all_recorded += recorded
+    damaged += write_joint_page(results)
     joint = judge_joint(results)
     if joint:
         findings += joint
@@ -115,7 +115,7 @@ def _test_in_words(claim: Claim) -> str:
             f"{'positive' if claim.direction == 'rises' else 'negative'}; bundles and priors are resampled."
         )
     margin = f", margin {100 * claim.margin:g} % of the gap" if claim.margin is not None else ""
-    ratio = parse_quantity(claim.metric).kind == "seconds"
+    ratio = parse_quantity(claim.metric).is_time
     difference, change = (
         ("ratio, claimed to be below 1", "factor") if ratio else ("difference, claimed to be below 0", "change")
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.errors import UsageError, unknown_name
-from benchmark.jobs.plan import make_prior_row, make_rows
+from benchmark.jobs.plan import Unplannable, make_prior_row, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.machine.devices import choose_device
 from benchmark.metrics.api import Metric
@@ -89,7 +90,9 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = Tr
                     found = find_trained(training, registry, *where)
                 except UsageError as error:
                     raise UsageError(f"{of}, bundles.{name}: {error}") from error
-                step = Step(name_of_training(name, training, grid), request, registry, training, None)
+                step = Step(
+                    name_of_training(name, training, grid) + _of_groups(request), request, registry, training, None
+                )
                 steps.append(step if found is None else step.on(found))
         else:
             request = request_from({**said, **given})
@@ -102,9 +105,16 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = Tr
             except UsageError as error:
                 more = f"; trained by this preset: {', '.join(asked.bundles)}" if asked.bundles else ""
                 raise UsageError(f"{of}: {error}{more}") from error
-            steps.append(Step(bundle.path.name, request, registry, None, bundle))
+            steps.append(Step(bundle.path.name + _of_groups(request), request, registry, None, bundle))
     _require_names(suite, preset, steps)
     return steps
+
+
+def _of_groups(request: Request) -> str:
+    """What tells two places of one bundle apart, of whose latent groups some requests take more than the top one."""
+    if request.groups is None:
+        return ""
+    return ", all groups" if request.groups == "all" else f", groups {', '.join(map(str, request.groups))}"
 
 
 def make_place(suite: Suite, step: Step, protocol: str, device: str) -> Place:
@@ -168,7 +178,10 @@ def _rows(step: Step) -> dict[str, PlacedRow]:
 
 
 def _labels(suite: Suite, step: Step) -> dict[str, str]:
-    """What the claims type of single rows -> the label that it has on this step's bundle."""
+    """What the claims type of single rows -> the label that it has on this step's bundle.
+
+    A row that these latents cannot have, as `vamp` of several groups, has none: the claim is of other places.
+    """
     subject = _subject(step)
     if subject is None:
         return {}
@@ -179,10 +192,11 @@ def _labels(suite: Suite, step: Step) -> dict[str, str]:
         if len(parsed) != 1 or len(parsed[0][1]) != 1:
             raise UsageError(f"row '{word}': expected one row; all of a prior's are, for example, 'evalp[*]'")
         ((name, (settings,)),) = parsed
-        known = name in REFERENCES
-        labels[word] = (
-            name if known else make_prior_row(step.registry, name, settings, cast(Bundle, subject), budget).label
-        )
+        if name in REFERENCES:
+            labels[word] = name
+            continue
+        with suppress(Unplannable):
+            labels[word] = make_prior_row(step.registry, name, settings, cast(Bundle, subject), budget).label
     return labels
 
 
@@ -216,8 +230,14 @@ def _require_names(suite: Suite, preset: str, steps: Sequence[Step]) -> None:
                     label = split_open(word)[0]
                 raise UsageError(f"{of}: no request makes this row: {unknown_name('row', label, known)}")
         for typed in [claim.x, claim.y] if isinstance(claim, Correlation) else [claim.metric]:
-            if _require_quantity(typed, measured, places, of).kind not in OF_CLAIMS:
+            quantity = _require_quantity(typed, measured, places, of)
+            if quantity.kind not in OF_CLAIMS:
                 raise UsageError(f"{of}: '{typed}' has no number a seed: claims are about metrics, gains and times")
+            if quantity.is_time and not isinstance(claim, Correlation) and claim.margin is not None:
+                raise UsageError(
+                    f"{of}: a margin is a share of the gap, and '{typed}' has none: take test = 'lower' or 'trend', "
+                    "without margin"
+                )
         if isinstance(claim, Trend) and _require_quantity(claim.along, measured, places, of).kind not in SETTINGS:
             raise UsageError(f"{of}: along = '{claim.along}': expected prior.NAME or bundle.NAME")
         if not isinstance(claim, Alike | Trend | Correlation) and not any(

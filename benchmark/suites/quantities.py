@@ -45,6 +45,11 @@ class Quantity:
     other: str = ""
 
     @property
+    def is_time(self) -> bool:
+        """Whether it is compared as a ratio."""
+        return self.kind == "seconds" or (self.kind, self.name) == ("fit", "fit_seconds")
+
+    @property
     def title(self) -> str:
         """As an axis and a heading have it."""
         if self.kind == "gain":

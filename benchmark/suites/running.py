@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import coordinator
+from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.reference import Reference, find_reference
+from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
+from benchmark.extractors.api import Extractor
 from benchmark.jobs.forecast import total
-from benchmark.machine.devices import DeviceName, choose_device
+from benchmark.machine.devices import choose_device
 from benchmark.progress import format_seconds, say
+from benchmark.report.tables import make_tables
 from benchmark.request import Resolved, resolve, stored_reference
 from benchmark.store.places import data_roots, sharing
+from benchmark.store.sealed import content_hash
 from benchmark.suggestion import spell
 from benchmark.suites.pages import write_pages
-from benchmark.suites.places import Note, keep_note
+from benchmark.suites.places import Note, find_tables, folder_apart, keep_note
 from benchmark.suites.plan import Step, join, make_place, make_steps
 from benchmark.suites.suite import Suite, shipped
 from benchmark.suites.training import shared_bundles, train
@@ -28,12 +34,13 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     suite names what is not there.
     """
     steps = make_steps(suite, preset, {**given, "results": results})
-    untrained = len({step.name for step in steps if step.bundle is None})
+    untrained = {_key(step) for step in steps if step.bundle is None}
     if untrained:
-        say(f"{untrained} bundles are trained first")
+        say(f"bundles that are trained first: {len(untrained)}")
     steps = _trained(steps)
     resolved = [resolve(step.request, step.registry) for step in steps]
-    _keep_note(suite, preset, results, given.get("device"), steps, resolved)
+    devices = [each.work.device.type for each in resolved]
+    keep_note(results, _note(suite, preset, given.get("device") or "auto", devices, steps, resolved))
     if expected := _expected(resolved):
         say(expected)
     failed = 0
@@ -50,39 +57,54 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
 def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> None:
     """Write the pages from what is recorded on the device that is asked for, which need not be here.
 
-    Nothing is trained, fitted or measured. Raises `UsageError` where a bundle is not here that tells which rows are
-    asked for.
+    Nothing is trained, fitted or measured. Raises `UsageError`, before a page is touched, where a bundle or a reference
+    is not here that tells which records are asked for, and where there are none.
     """
+    typed = given.get("device") or "auto"
+    device = choose_device("auto").type if typed == "auto" else typed
     steps = make_steps(suite, preset, {**given, "device": "cpu", "results": results}, make=False)
+    of = f"suite {suite.name}, presets.{preset}"
     untrained = list(dict.fromkeys(step.name for step in steps if step.bundle is None))
     if untrained:
         raise UsageError(
-            f"suite {suite.name}, presets.{preset}: {', '.join(untrained)}: not trained here, so nobody can tell what "
-            "is recorded of it; without --recorded the suite trains it"
+            f"{of}: {', '.join(untrained)}: not trained here, so nobody can tell what is recorded of it; without "
+            "--recorded the suite trains it"
         )
-    resolved = [resolve(step.request, step.registry, reference_of=stored_reference) for step in steps]
-    _keep_note(suite, preset, results, given.get("device"), steps, resolved)
+    resolved = [resolve(step.request, step.registry, reference_of=_require_reference) for step in steps]
+    note = _note(suite, preset, typed, [device] * len(steps), steps, resolved)
+    apart = folder_apart(results, suite.name)
+    tables = [table for folder in (results, apart) if (folder / "records").is_dir() for table in make_tables(folder)[0]]
+    missing = [each.place.name for each in find_tables(note, tables) if each.table is None]
+    if len(missing) == len(note.places):
+        raise UsageError(f"{of}: nothing is recorded of it on {device} in {results}: {', '.join(missing)}")
+    for name in missing:
+        say(f"nothing is recorded of {name} on {device}")
+    keep_note(results, note)
     write_pages(results)
 
 
-def _keep_note(
-    suite: Suite, preset: str, results: Path, device: DeviceName | None, steps: list[Step], resolved: list[Resolved]
-) -> None:
-    """Note where the rows of the steps stand, on the device that was typed."""
-    places = [
-        make_place(
-            suite,
-            replace(step, bundle=each.work.bundle),
-            each.work.protocol.hash,
-            each.work.device.type if device in (None, "auto") else device,
+def _require_reference(bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: str) -> Reference:
+    """The reference that is here. Raises `UsageError`: without it nobody knows under which protocol records stand."""
+    reference = find_reference(bundle, extractor, split)
+    if reference is None:
+        raise UsageError(
+            f"{bundle.path.name} has no {extractor.name} reference of the {split} split here: python -m benchmark "
+            f"reference --bundle {bundle.path.name} makes it"
         )
-        for step, each in zip(steps, resolved, strict=True)
+    return reference
+
+
+def _note(
+    suite: Suite, preset: str, typed: str, devices: list[str], steps: list[Step], resolved: list[Resolved]
+) -> Note:
+    """Where the rows of the steps stand, each on its device; `typed`: the device as the command has it."""
+    places = [
+        make_place(suite, replace(step, bundle=each.work.bundle), each.work.protocol.hash, device)
+        for step, each, device in zip(steps, resolved, devices, strict=True)
     ]
-    typed = suite.name if suite.name in shipped() else f"{suite.name}.toml"
-    command = spell("suite", typed, preset=preset, device=None if device == "auto" else device)
-    keep_note(
-        results, Note(name=suite.name, preset=preset, command=command, content=suite.content, places=join(places))
-    )
+    name = suite.name if suite.name in shipped() else f"{suite.name}.toml"
+    command = spell("suite", name, preset=preset, device=None if typed == "auto" else typed)
+    return Note(name=suite.name, preset=preset, command=command, content=suite.content, places=join(places))
 
 
 def _trained(steps: list[Step]) -> list[Step]:
@@ -90,13 +112,20 @@ def _trained(steps: list[Step]) -> list[Step]:
     done = {}
     for number, step in enumerate(steps):
         if step.bundle is None and step.training is not None:
-            if step.name not in done:
+            key = _key(step)
+            if key not in done:
                 device = choose_device(step.request.device)
                 where = device, data_roots(step.request.data_root), shared_bundles(step.request)
                 with sharing(step.request.results if step.request.shared else None):
-                    done[step.name] = train(step.training, step.registry, *where)
-            steps[number] = step.on(done[step.name])
+                    done[key] = train(step.training, step.registry, *where)
+            steps[number] = step.on(done[key])
     return steps
+
+
+def _key(step: Step) -> str:
+    """Tells trainings apart: two requests may be of one, under two names."""
+    assert step.training is not None
+    return content_hash(step.training.model_dump(mode="json"))
 
 
 def _expected(resolved: list[Resolved]) -> str:
@@ -121,6 +150,12 @@ def dry_run(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> 
                 f"{len(step.request.priors or ())} priors fitted with {len(step.request.seeds)} seeds\n"
             )
         else:
-            known.append(resolve(step.request, step.registry, reference_of=stored_reference))
+            try:
+                known.append(resolve(step.request, step.registry, reference_of=stored_reference))
+            except UsageError as error:
+                if step.training is None:
+                    raise
+                parts.append(f"{step.name}: would go on from its bundle: {error}\n")
+                continue
             parts.append(f"{step.name}\n\n{coordinator.dry_run(known[-1])}")
     return "\n".join([*parts, _expected(known)])

@@ -103,6 +103,8 @@ def _plan(
             if _is_named(name, request):
                 raise
             say(f"left out: {error}")
+    if not entrants:
+        raise UsageError("no prior here has settings to be tuned on these latents: name one with --priors")
     return resolved, entrants
 
 
