@@ -64,7 +64,7 @@ class EVaLPJoint(GroupPlayers):
             noise = self._draw_noise(k * batch, generator)
             a = torch.rand(k * batch, 1, generator=generator, device=device)
             with torch.no_grad():  # the sampler stands still during the energy's steps
-                eps_g, kl = self.push(noise)
+                eps_g, _, kl = self.push(noise)
             for of_q, of_g, between in zip(eps_q.split(batch), eps_g.split(batch), a.split(batch)):
                 loss, penalty = self.energy_loss(of_q, of_g, between)
                 energy_optimiser.step(torch.autograd.grad(loss, of_energies))
@@ -84,19 +84,24 @@ class EVaLPJoint(GroupPlayers):
         given = zip(self.players()[0], self.apart(eps), self.contexts(eps))
         return torch.stack([f(each, f.read(context)) for f, each, context in given]).sum(0)
 
-    def push(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """eps (n, d) of noise (n, d) on a walk down the groups, and KL(g || N(0, I)) in nats there; gradients pass."""
-        samplers, of_groups = self.players()[1], self.apart(noise)
-        log_det = noise.new_zeros(len(noise))
+    def push(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """eps (n, d) of noise (n, d) on one walk down the groups, F (n,) there, and KL(g || N(0, I)) in nats.
+
+        Gradients pass through the walk.
+        """
+        energies, samplers = self.players()
+        of_groups = self.apart(noise)
+        tilt = log_det = noise.new_zeros(len(noise))
 
         def choose(number: int, context: Tensor) -> Tensor:
-            nonlocal log_det
+            nonlocal tilt, log_det
             eps, of_group = samplers[number].push(of_groups[number], context)
+            tilt = tilt + energies[number](eps, energies[number].read(context))
             log_det = log_det + of_group
             return eps
 
         eps = self.together(self.walk_down(choose, len(noise), noise.device)).flatten(1)
-        return eps, divergence_from_base(noise, eps, log_det)
+        return eps, tilt, divergence_from_base(noise, eps, log_det)
 
     def energy_loss(self, eps_q: Tensor, eps_g: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of all energies, and its mean squared excess (|grad F| - 1)^2; eps (n, d), a (n, 1) in [0, 1]."""
@@ -108,8 +113,8 @@ class EVaLPJoint(GroupPlayers):
 
     def sampler_loss(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of all samplers, and KL(g || N(0, I)) in nats, both at G(noise), noise (n, d)."""
-        eps, kl = self.push(noise)
-        return self.tilt(eps).mean() + self.config.kl_weight * kl, kl
+        _, tilt, kl = self.push(noise)
+        return tilt.mean() + self.config.kl_weight * kl, kl
 
     def _draw_noise(self, n: int, generator: torch.Generator) -> Tensor:
         """Group by group, as `sample` draws it."""
