@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.find import name_of
 from benchmark.bundles.group_draws import on_groups
 from benchmark.bundles.groups import number_groups
 from benchmark.bundles.reference import Reference, find_reference, obtain_reference
@@ -298,10 +299,10 @@ def _tuned_rows(
         labels = [make_prior_row(registry, *each, bundle, protocol.budget).label for each in asked]
     for label in labels:
         if label not in chosen:
-            tune = suggest("tune", bundle=bundle.path.name, priors=label, budget=protocol.budget, results=results)
+            tune = suggest("tune", bundle=name_of(bundle), priors=label, budget=protocol.budget, results=results)
             raise UsageError(f"{label}: no tuning of it on {bundle.path.name} is through; {tune} goes on with it")
     if not chosen:
-        tune = suggest("tune", bundle=bundle.path.name, budget=protocol.budget, results=results)
+        tune = suggest("tune", bundle=name_of(bundle), budget=protocol.budget, results=results)
         raise UsageError(f"no prior is tuned on {bundle.path.name}: {tune} does it")
     return [chosen[label] for label in dict.fromkeys(labels)]
 

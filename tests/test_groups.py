@@ -492,6 +492,13 @@ def test_what_cannot_be_tuned_on_these_groups_is_left_out_or_where_it_is_named_r
     assert "| gmm" in done.out
 
 
+def test_a_dry_run_says_what_is_left_out(stairs, tmp_path, cli):
+    stairs.draw()
+    words = ("run", "--bundle", stairs.path, "--dataset", stairs.data, "--device", "cpu", "--groups", "all")
+    done = cli(*words, "--priors", "vamp,fitted_gaussian", "--dry-run", "--results", tmp_path / "results")
+    assert "left out: prior vamp needs q(z|x) as one Gaussian" in done.err
+
+
 @pytest.mark.parametrize(
     "given, meant",
     [("top", None), (None, None), ("all", "all"), ("0,1", (0, 1)), ([2, 0], (2, 0)), (1, (1,)), ("3", (3,))],

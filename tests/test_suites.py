@@ -146,6 +146,33 @@ def test_a_damaged_note_is_named_and_others_stay(tiny, tmp_path):
         read_note(tmp_path / "suites" / "other.json")
 
 
+@pytest.fixture
+def apart(tiny, tmp_path):
+    """A results folder as of a suite whose VAEs are all its own: records lie below it, and nowhere else."""
+    shutil.copytree(tiny.results, tmp_path / "apart")
+    for part in ("records", "protocols"):
+        shutil.move(tmp_path / "apart" / part, tmp_path / "apart" / "suites" / "tiny" / part)
+    return tmp_path / "apart"
+
+
+def test_the_leaderboard_rewrites_pages_of_a_suite_whose_vaes_are_all_its_own(apart, tiny, cli):
+    (apart / "findings.md").unlink()
+    assert cli("leaderboard", "--results", apart).code == 0
+    assert (apart / "findings.md").read_bytes() == (tiny.results / "findings.md").read_bytes()
+
+
+def test_damaged_records_of_a_suite_are_named(apart, tiny, cli, monkeypatch):
+    """Else a claim would be of fewer seeds, and nobody know why."""
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tiny.cache))
+    path = next(path for path in record_files(apart / "suites" / "tiny") if path.name.startswith("fd-"))
+    path.write_text("{")
+    words = ["suite", tiny.file, "--preset", "quick", "--device", "cpu", "--results", apart]
+    for done in (cli("leaderboard", "--results", apart), cli(*words, "--recorded")):
+        assert done.code == 1
+        assert "left out: " in done.err
+        assert path.name in done.err
+
+
 def test_a_folder_without_suites_gets_no_findings(tmp_path):
     assert write_pages(tmp_path) == []
     assert not (tmp_path / "findings.md").exists()
@@ -613,7 +640,9 @@ def test_without_a_reference_nothing_is_judged(tiny, tmp_path, cli, monkeypatch)
     """The protocol's hash hangs on it."""
     monkeypatch.setattr(running, "find_reference", lambda *_: None)
     done = cli("suite", tiny.file, "--preset", "quick", "--recorded", "--results", tiny.results, "--device", "cpu")
-    assert "reference of the test split here: python -m benchmark reference --bundle" in only_line(done)
+    said = only_line(done)
+    assert "reference of the test split here: python -m benchmark reference" in said
+    assert "--extractor digit-cnn --split test" in said
 
 
 @pytest.mark.parametrize(

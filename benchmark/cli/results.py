@@ -25,7 +25,8 @@ def leaderboard(results: ResultsOption = Path("results")) -> None:
         from benchmark.store.sealed import remove_leftovers
         from benchmark.suites.pages import write_pages
 
-    _require_records(results)
+    if not any((results / "suites").glob("*.json")):  # a suite whose VAEs are all its own has its records below it
+        _require_records(results)
     remove_leftovers(results)
     board = Board(results)
     damaged = board.write()

@@ -61,9 +61,8 @@ def suite(
     if dry_run:
         show(dry_run_suite(asked, preset, folder, given))
         return
-    failed = 0
     if recorded:
-        judge_suite(asked, preset, folder, given)
+        failed = judge_suite(asked, preset, folder, given)
     else:
         given["workers"] = workers or count_workers(device, per_gpu)
         with giving_back(shared):

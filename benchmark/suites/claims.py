@@ -78,7 +78,7 @@ def _margin(claim: Lower | NotBehind | Alike | Trend, recorded: Recorded, quanti
 def _naming(verdict: Verdict, without: list[str]) -> Verdict:
     if not without:
         return verdict
-    said = f"no gap is shown on {', '.join(without)}"
+    said = f"no gap is shown on {'; '.join(without)}"  # whose names have commas
     return replace(verdict, why=f"{verdict.why}; {said}" if verdict.why and verdict.comparisons else said)
 
 

@@ -30,17 +30,21 @@ Judged = list[tuple[Claim, Verdict]]
 def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[str]:
     """Write the page and the figure of each suite that was run here, joint.md where arms are recorded, and findings.md.
 
-    `tables` are those of the folder, where they are at hand. Returns what is damaged of the experiments.
+    `tables` are those of the folder, where they are at hand. Returns what is damaged of the experiments, and of their
+    records, but for those of tables at hand.
     """
     paths = sorted((results / "suites").glob("*.json"))
-    made = make_tables(results)[0] if tables is None and paths else tables or []
-    damaged, findings, questions, all_recorded = [], list[Finding](), list[Question](), list[Recorded]()
+    made, damaged = tables or [], list[str]()
+    if tables is None and paths:
+        made, damaged, _ = make_tables(results)
+    findings, questions, all_recorded = list[Finding](), list[Question](), list[Recorded]()
     for path in paths:
         try:
             note = read_note(path)
             suite = note.suite
             apart = folder_apart(results, note.name)
-            of_trained = make_tables(apart)[0] if (apart / "records").is_dir() else []
+            of_trained, damaged_there, _ = make_tables(apart) if (apart / "records").is_dir() else ([], [], [])
+            damaged += damaged_there
             recorded = find_tables(note, [*made, *of_trained])
             judged = [(claim, judge(claim, recorded)) for claim in suite.claims]
         except (Damaged, UsageError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark import coordinator
 from benchmark.bundles.bundle import Bundle
-from benchmark.bundles.reference import Reference, find_reference
+from benchmark.bundles.reference import Reference, find_reference, reference_command
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor
@@ -50,12 +50,14 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
             say(finished.summary)
             failed += finished.failed
     finally:  # of an interrupted suite, too, what is known so far
-        write_pages(results)
+        _write_pages(results)
     return failed
 
 
-def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> None:
-    """Write the pages from what is recorded on the device that is asked for, which need not be here.
+def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> int:
+    """Write the pages from what is recorded on the device that is asked for; returns how many files are damaged.
+
+    The device need not be here.
 
     Nothing is trained, fitted or measured. Raises `UsageError`, before a page is touched, where a bundle or a reference
     is not here that tells which records are asked for, and where there are none.
@@ -67,7 +69,7 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
     untrained = list(dict.fromkeys(step.name for step in steps if step.bundle is None))
     if untrained:
         raise UsageError(
-            f"{of}: {', '.join(untrained)}: not trained here, so nobody can tell what is recorded of it; without "
+            f"{of}: {'; '.join(untrained)}: not trained here, so nobody can tell what is recorded of it; without "
             "--recorded the suite trains it"
         )
     resolved = [resolve(step.request, step.registry, reference_of=_require_reference) for step in steps]
@@ -76,11 +78,19 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
     tables = [table for folder in (results, apart) if (folder / "records").is_dir() for table in make_tables(folder)[0]]
     missing = [each.place.name for each in find_tables(note, tables) if each.table is None]
     if len(missing) == len(note.places):
-        raise UsageError(f"{of}: nothing is recorded of it on {device} in {results}: {', '.join(missing)}")
+        raise UsageError(f"{of}: nothing is recorded of it on {device} in {results}: {'; '.join(missing)}")
     for name in missing:
         say(f"nothing is recorded of {name} on {device}")
     keep_note(results, note)
-    write_pages(results)
+    return _write_pages(results)
+
+
+def _write_pages(results: Path) -> int:
+    """Write the pages, and say what is in none since it is damaged; returns how many files that are."""
+    damaged = write_pages(results)
+    for sentence in damaged:
+        say(f"left out: {sentence}")
+    return len(damaged)
 
 
 def _require_reference(bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: str) -> Reference:
@@ -88,8 +98,8 @@ def _require_reference(bundle: Bundle, dataset: Dataset | None, extractor: Extra
     reference = find_reference(bundle, extractor, split)
     if reference is None:
         raise UsageError(
-            f"{bundle.path.name} has no {extractor.name} reference of the {split} split here: python -m benchmark "
-            f"reference --bundle {bundle.path.name} makes it"
+            f"{bundle.path.name} has no {extractor.name} reference of the {split} split here: "
+            f"{reference_command(bundle, extractor, split)} makes it"
         )
     return reference
 
