@@ -28,12 +28,12 @@ from benchmark.executors.api import Executor, Terms
 from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.claims import require_distinct
 from benchmark.jobs.identity import Job, Row
-from benchmark.jobs.pending import Ledger
+from benchmark.jobs.pending import Ledger, takes_job_and_workspace
 from benchmark.jobs.plan import find_asked, make_jobs, make_prior_row, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
 from benchmark.machine.devices import DeviceName, choose_device
-from benchmark.metrics.api import Metric
+from benchmark.metrics.api import AGGREGATE_POSTERIOR, Facts, Metric
 from benchmark.names import choose_bundle, choose_metrics, find_dataset_of, open_registry
 from benchmark.progress import say
 from benchmark.protocol import TUNING_SEED, Budget, PresetName, Protocol, Settings, Split, choose_preset, make_protocol
@@ -216,7 +216,8 @@ def resolve(
     metrics = [_made(cls) for cls in choose_metrics(registry, request.metrics)]
     bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
     dataset = find_dataset_of(registry, request.dataset, bundle)
-    bundle = choose_groups(request, registry, bundle, dataset, make=reference_of is None)
+    make = reference_of is None
+    bundle = choose_groups(request, registry, bundle, dataset, make)
     roots = data_roots(request.data_root)
     fixed = settings or {}
     left_out: list[str] = []
@@ -233,6 +234,7 @@ def resolve(
     extractor, protocol, reference = _choose_extractor(request, registry, bundle, dataset, protocol_of, reference_of)
     if reference is not None:
         protocol = protocol.model_copy(update={"features": len(reference.statistics(torch.device("cpu")).mean)})
+    unseen = _see_training_images(request, metrics, bundle, protocol, extractor, dataset, reference_of) if make else []
     for metric in metrics:
         protocol.part(metric.reads)  # raises where one reads what no protocol has
     require_distinct(registry, metrics, protocol)
@@ -251,7 +253,7 @@ def resolve(
         work,
         Ledger(RecordStore(request.results / "records"), request.retry),
         request.results,
-        _notes(made),
+        [*_notes(made), *unseen],
         left_out,
         broken,
         executor,
@@ -382,6 +384,36 @@ def _choose_extractor(
         return extractor, protocol, reference_of(bundle, dataset, extractor, protocol.images)
     except Unavailable as error:
         raise UsageError(f"{name} cannot be used: {error}") from error
+
+
+def _see_training_images(
+    request: Request,
+    metrics: list[Metric],
+    bundle: Bundle,
+    protocol: Protocol,
+    extractor: Extractor,
+    dataset: Dataset | None,
+    reference_of: ReferenceOf,
+) -> list[str]:
+    """Make the reference of training images where metrics that are named ask for it; what is to be said where it fails.
+
+    Without it they apply to no row, so that a run that was asked for them would end without a word of them.
+    """
+
+    def applies(metric: Metric, seen: bool) -> bool:
+        return metric.applies(
+            Facts(AGGREGATE_POSTERIOR, True, request.seeds[0], bundle.latent_shape, protocol, has_train_reference=seen)
+        )
+
+    named = [each for each in metrics if each.name in (request.metrics or ()) and not takes_job_and_workspace(each)]
+    asking = [each.name for each in named if applies(each, True) and not applies(each, False)]
+    if not asking:
+        return []
+    try:
+        reference_of(bundle, dataset, extractor, "train")
+    except (UsageError, Unavailable) as error:
+        return [f"{', '.join(asking)}: not measured, since nobody has looked at training images: {error}"]
+    return []
 
 
 def stored_reference(bundle: Bundle, dataset: Dataset | None, extractor: Extractor, split: str) -> Reference | None:

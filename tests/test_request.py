@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import record_files
+from commands import only_line, record_files
 from joblib import cpu_count
 
 import benchmark.jobs.fit
@@ -267,3 +267,27 @@ def test_what_is_said_of_several_rows_is_one_line_that_names_them_all():
         "ncp has no recipe for digits: using that of fashion",
         "slow",
     ]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_metric_of_training_images_that_is_named_has_them_looked_at(there, small_bundle, tmp_path, cli, monkeypatch):
+    """Else a run that was asked for it ends well, and without it."""
+    shutil.copytree(small_bundle, tmp_path / "small")
+    for path in (tmp_path / "small" / "reference").glob("*-train.*"):
+        path.unlink()
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
+    words = ("--bundle", tmp_path / "small", *(("--dataset", small_bundle.parent / "small.npz") if there else ()))
+    words = (*words, "--priors", "gaussian", "--seeds", 1, "--device", "cpu", "--metrics", "fd,memorisation")
+    done = cli("run", *words, "--results", tmp_path / "r")
+    assert done.code == 0, done.err
+    assert any(path.name.startswith("memorisation-") for path in record_files(tmp_path / "r")) == there
+    assert ("memorisation: not measured, since nobody has looked at training images" in done.err) != there
+
+
+def test_advice_to_tune_names_a_bundle_as_it_is_found(small_bundle, tmp_path, cli, monkeypatch):
+    """By its folder, where its name alone is found from nowhere."""
+    shutil.copytree(small_bundle, tmp_path / "small")
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
+    words = ("--bundle", tmp_path / "small", "--settings", "tuned", "--device", "cpu", "--results", tmp_path / "r")
+    for more in ((), ("--priors", "gmm")):
+        assert f"--bundle {tmp_path / 'small'} " in only_line(cli("run", *words, *more))

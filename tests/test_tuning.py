@@ -19,6 +19,7 @@ from benchmark.errors import UsageError
 from benchmark.registry import Registry
 from benchmark.report.best_of import expected_best, expected_best_band
 from benchmark.report.choice import SEEDS, judge, judge_all
+from benchmark.report.tuning import summary_of
 from benchmark.request import request_from
 from benchmark.store.held import STALE, read_claim
 from benchmark.store.records import RecordStore
@@ -239,6 +240,12 @@ def test_nothing_is_chosen_before_everything_is_there():
     whole = judge(plan(5), FIRST)
     assert [trial.number for trial in whole.finalists] == [1, 2, 3]
     assert whole.winner is None
+
+
+def test_where_there_is_no_gap_the_summary_says_so():
+    said = summary_of([judge(plan(5), FIRST)])
+    assert "no gap" in said
+    assert "nan" not in said
 
 
 def test_the_lowest_mean_over_tuning_seeds_wins_not_the_luckiest_seed():

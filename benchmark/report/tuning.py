@@ -128,7 +128,8 @@ def _chosen(tuned: Tuned) -> str:
     header += ["settings chosen"]
     body = []
     for each in tuned.judged:
-        best, values = each.chosen, [100 * each.closed(score) for score in scores_of(each)]
+        best, closed = each.chosen, [each.closed(score) for score in scores_of(each)]
+        values = [100 * share for share in closed if not math.isnan(share)]  # nan, all of them, where there is no gap
         through = [trial for trial in each.trials if trial.score is not None]
         first = each.recipe.score
         gained = math.nan
@@ -157,7 +158,8 @@ def _share(judged: Judged, trial: Trial) -> str:
     if not scores or len(scores) < len(trial.scores):
         return "spent" if trial.scores else ""
     seeds = "" if len(scores) == len(SEEDS) else f" ({len(scores)} seed)"
-    return f"{100 * judged.closed(statistics.fmean(scores)):.1f}{seeds}"
+    closed = judged.closed(statistics.fmean(scores))
+    return "no gap" if math.isnan(closed) else f"{100 * closed:.1f}{seeds}"
 
 
 def _spent(tuned: Tuned) -> list[str]:
