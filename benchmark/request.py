@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -401,9 +402,12 @@ def _see_training_images(
     """
 
     def applies(metric: Metric, seen: bool) -> bool:
-        return metric.applies(
-            Facts(AGGREGATE_POSTERIOR, True, request.seeds[0], bundle.latent_shape, protocol, has_train_reference=seen)
+        facts = Facts(
+            AGGREGATE_POSTERIOR, True, request.seeds[0], bundle.latent_shape, protocol, has_train_reference=seen
         )
+        with suppress(Exception):  # a stranger's code, whose failure is told of its jobs
+            return metric.applies(facts)
+        return False
 
     named = [each for each in metrics if each.name in (request.metrics or ()) and not takes_job_and_workspace(each)]
     asking = [each.name for each in named if applies(each, True) and not applies(each, False)]
