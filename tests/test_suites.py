@@ -261,6 +261,15 @@ def test_a_bundle_that_a_machine_has_is_handed_to_those_that_share(tmp_path, mon
     assert one == other
 
 
+def test_equal_values_of_a_grid_are_told_from_a_setting_that_is_a_list(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID.replace("[0.1, 10]", "[1, 1]"))
+    with pytest.raises(UsageError, match=r"two of these are equal; .* in one of its own: kl_weight = \[\[1, 1\]\]"):
+        read_suite(tmp_path / "grid.toml")
+    (tmp_path / "grid.toml").write_text(GRID.replace("[0.1, 10]", "[[1, 1]]"))
+    (training,) = read_suite(tmp_path / "grid.toml").preset("quick").bundles["hole"].each()
+    assert training.settings["kl_weight"] == [1, 1]
+
+
 @pytest.mark.parametrize(
     "right, wrong, said",
     [

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from benchmark.datasets.splits import FEWEST
 from benchmark.errors import UsageError, unknown_name
@@ -56,6 +56,17 @@ class Training(_Part):
     images: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     keep: tuple[Kept, Kept, Kept] | None = None
+
+    @field_validator("settings")
+    @classmethod
+    def _require_distinct(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for name, value in settings.items():
+            if isinstance(value, list) and any(value.count(one) > 1 for one in value):
+                raise ValueError(
+                    f"{name} = {value}: each value of a list is trained, and two of these are equal; a setting that is "
+                    f"itself a list stands in one of its own: {name} = [{value}]"
+                )
+        return settings
 
     def each(self) -> list[Training]:
         """One training for each choice of settings."""
