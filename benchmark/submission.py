@@ -67,6 +67,8 @@ def pack(plugin: Path, results: Path, out: Path, author: str) -> Submission:
 
 def open_submission(folder: Path) -> Submission:
     """A packed folder whose plugin and records are those that were packed. Raises `UsageError` or `Damaged`."""
+    if not (folder / SUBMISSION).exists():
+        raise UsageError(f"{folder}: not a packed folder (expected {SUBMISSION}); a results folder is --results FOLDER")
     submission = read_submission(folder)
     plugin = folder / submission.packed.plugin
     if not plugin.is_file() or file_hash(plugin) != submission.packed.sha256:

@@ -22,6 +22,25 @@ def test_full_reconstructions_are_made_again_by_the_reference_command_alike(squa
     assert read_sealed(again.with_suffix(".json"))["count"] == 60
 
 
+def test_a_training_that_ends_before_its_full_reconstructions_leaves_no_bundle_and_goes_on(
+    squares, tmp_path, monkeypatch, cli
+):
+    """Else the bundle would be found whole, and would lack a row for good."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmark.bundles.making.make_reconstructions", interrupted)
+        with pytest.raises((AssertionError, KeyboardInterrupt)):
+            squares("squares-nvae", epochs=2)
+    assert not (tmp_path / "squares-nvae").exists()
+    assert [path.name for path in tmp_path.iterdir() if "squares-nvae" in path.name] == []
+    said = squares("squares-nvae", epochs=2)[1]
+    assert "epoch 2" not in said.replace("in epoch 2 of 2", ""), "its epochs are not trained again"
+    assert len(reconstructed(tmp_path / "squares-nvae", "test")) == 60
+
+
 def test_damaged_full_reconstructions_are_named_and_leave_their_row_out(squares, tmp_path, cli):
     squares("squares-nvae", epochs=1)
     bundle = tmp_path / "squares-nvae"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from boards import all_pages
-from commands import ROOT, record_files
+from commands import ROOT, only_line, record_files
 
 from benchmark.store.sealed import read_sealed, write_sealed
 
@@ -61,6 +61,13 @@ def test_the_folder_holds_all_that_is_needed_and_no_more(packed):
     rows = {json.loads(path.read_text())["row"]["prior"] for path in record_files(packed)}
     assert {"shifted", "gaussian", "aggregate_posterior"} <= rows
     assert "shifted" in all_pages(packed)
+
+
+def test_a_results_folder_is_no_packed_one(tmp_path, cli):
+    (tmp_path / "records").mkdir()
+    assert "not a packed folder (expected submission.json); a results folder is --results" in only_line(
+        cli("verify", tmp_path)
+    )
 
 
 def test_its_tables_alone_are_no_verification(packed, cli):

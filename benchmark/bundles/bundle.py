@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,11 +257,13 @@ def write_bundle(
     backbone: Backbone,
     posterior: dict[str, tuple[Tensor, Tensor]],
     prior: bytes | None = None,
+    finish: Callable[[Bundle], None] | None = None,
 ) -> Bundle:
     """Write a bundle as a whole: it appears at `path` complete or not at all.
 
     `card` gives `dataset` (with `name` and `image_shape`), `training`, and of the `backbone` what its class does not
-    say; the rest is filled in here. `prior`: the file of one that was trained with it.
+    say; the rest is filled in here. `prior`: the file of one that was trained with it. `finish` adds to the bundle what
+    nobody can add later: it is given it where it is put together, and so is a part of the whole.
     Raises FileExistsError where `path` is taken.
     """
     if path.exists():
@@ -301,6 +304,8 @@ def write_bundle(
         os.chmod(temporary, 0o755)
         for part in parts:
             os.chmod(temporary / part, 0o644)
+        if finish is not None:
+            finish(open_bundle(temporary))
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,11 @@ def make_bundle(
     training: dict[str, Any],
     known_as: dict[str, Any] | None = None,
     prior: bytes | None = None,
+    whole: Images | None = None,
 ) -> Bundle:
-    """Score what was taken of the images and write the bundle.
+    """Score what was taken of the images and write the bundle, with the full reconstructions of a hierarchy.
 
+    `whole`: the images of which `images` are a part, where they are.
     `known_as`: what its card says of the backbone beside what its class does. `prior`: the file of one that was trained
     with it.
 
@@ -142,10 +145,11 @@ def make_bundle(
         "hole": _measure_hole(*parts["test"]),
         "reconstruction": _score_reconstruction(asked.extractor(), backbone, images.test, parts["test"]),
     }
-    return write_bundle(path, card, backbone, parts, prior)
+    finish = partial(_reconstruct_fully, asked, backbone, images if whole is None else whole)
+    return write_bundle(path, card, backbone, parts, prior, finish)
 
 
-def reconstruct_fully(asked: Asked, bundle: Bundle, backbone: Backbone, images: Images) -> None:
+def _reconstruct_fully(asked: Asked, backbone: Backbone, images: Images, bundle: Bundle) -> None:
     """Full reconstructions of a hierarchy are seen now, while its images are at hand."""
     extractor = asked.extractor()
     for split in SPLITS[1:]:

@@ -22,7 +22,6 @@ from benchmark.bundles.making import (
     make_bundle,
     name_parts,
     new_folder,
-    reconstruct_fully,
     take_posteriors,
 )
 from benchmark.bundles.prior_file import prior_bytes, read_facts
@@ -102,7 +101,7 @@ def pretrain(
         training = {"seed": seed, **logged, "collapsed": collapsed, **way, **origin}
         beside = None if prior is None else prior_bytes(prior, seed=seed, trained="with its VAE")
         try:
-            bundle = make_bundle(asked, path, backbone, images, image_hash, parts, training, prior=beside)
+            bundle = make_bundle(asked, path, backbone, images, image_hash, parts, training, prior=beside, whole=whole)
         except OSError as error:
             raise UsageError(
                 f"{path} cannot be written: {error.strerror or error}; the training is kept, and the same command with "
@@ -111,7 +110,6 @@ def pretrain(
         checkpoint.unlink(missing_ok=True)
         if asked.out:
             note_bundle(asked.out)
-        reconstruct_fully(asked, bundle, backbone, whole)
         say(
             f"bundle {path}: best validation loss {log.val_loss[log.best_epoch - 1]:.4g} "
             f"in epoch {log.best_epoch} of {config.epochs}, {log.seconds:.0f} s of training; "

@@ -16,7 +16,7 @@ from backbones.wrapped import WrappedConfig, WrappedVAE
 from benchmark.bundles.bundle import NO_PART, SPLITS, Bundle, probe
 from benchmark.bundles.examine import Misread, examine, require_kept, require_reading
 from benchmark.bundles.find import name_of, note_bundle
-from benchmark.bundles.making import Asked, make_bundle, new_folder, reconstruct_fully, take_posteriors
+from benchmark.bundles.making import Asked, make_bundle, new_folder, take_posteriors
 from benchmark.bundles.reference import make_reference
 from benchmark.datasets.api import Images
 from benchmark.datasets.content import load_images
@@ -112,7 +112,6 @@ def _wrap(
         bundle = make_bundle(asked, path, kept, images, image_hash, parts, training, about)
         if asked.out:
             note_bundle(asked.out)
-        reconstruct_fully(asked, bundle, kept, images)
         _make_references(asked, bundle, images)
         score = bundle.card["reconstruction"]
         named = {} if plugin is None else {"plugin": plugin}
