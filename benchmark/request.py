@@ -34,6 +34,7 @@ from benchmark.jobs.plan import find_asked, make_jobs, make_prior_row, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
 from benchmark.machine.devices import DeviceName, choose_device
+from benchmark.machine.switches import kept_switches
 from benchmark.metrics.api import AGGREGATE_POSTERIOR, Facts, Metric
 from benchmark.names import choose_bundle, choose_metrics, find_dataset_of, open_registry
 from benchmark.progress import say
@@ -405,7 +406,7 @@ def _see_training_images(
         facts = Facts(
             AGGREGATE_POSTERIOR, True, request.seeds[0], bundle.latent_shape, protocol, has_train_reference=seen
         )
-        with suppress(Exception):  # a stranger's code, whose failure is told of its jobs
+        with suppress(Exception, SystemExit), kept_switches():  # a stranger's code, whose failure is told of its jobs
             return metric.applies(facts)
         return False
 
