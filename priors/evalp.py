@@ -38,7 +38,6 @@ from torch import Tensor
 from priors.api import (
     AggregatePosterior,
     Between,
-    Diverged,
     LatentPrior,
     OneOf,
     PriorConfig,
@@ -49,6 +48,7 @@ from priors.api import (
     sampling_setting,
 )
 from priors.parts import sir
+from priors.parts.divergence import require_finite
 from priors.parts.energies import ConvEnergy, Energy, Form, MLPEnergy
 from priors.parts.flows import CouplingFlow, Flow, MLPGenerator
 from priors.parts.graphs import without_python
@@ -293,9 +293,7 @@ class EVaLP(LatentPrior):
                         "lower": upper[-1] - config.gp_weight * penalty,
                         "kl": kl.item(),
                     }
-                bad = [name for name, value in facts.items() if not math.isfinite(value)]
-                if bad:
-                    raise Diverged(f"{', '.join(bad)} not finite after {(index + 1) * k} energy steps")
+                require_finite(facts, (index + 1) * k)
                 if isinstance(sampler, Flow) and math.isfinite(
                     estimate := estimate_bounded(energy, sampler, z_q, beside)
                 ):

@@ -29,13 +29,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Between, Diverged, LatentPrior, OneOf, Progress, hookimpl
+from priors.api import AggregatePosterior, LatentPrior, OneOf, Progress, hookimpl
 from priors.parts.conditional import ConditionalEnergy, ConditionalFlow
-from priors.parts.group_players import GroupPlayers, GroupPlayersConfig, divergence_from_base
+from priors.parts.divergence import require_finite
+from priors.parts.group_players import LOG_EVERY, SPACE, GroupPlayers, GroupPlayersConfig, divergence_from_base
 from priors.parts.optimisers import Adam
 from priors.parts.standard_normal import log_standard_normal
-
-LOG_EVERY = 20  # rounds
 
 
 class EVaLPGroupsConfig(GroupPlayersConfig):
@@ -82,9 +81,7 @@ class EVaLPGroups(GroupPlayers):
     Config = EVaLPGroupsConfig
     config: EVaLPGroupsConfig
     space = {
-        "learning_rate": Between(5e-5, 2e-3, "a decade below the usual 5e-4 to four times it"),
-        "kl_weight": OneOf((1e-3, 0.03, 0.3, 1.0), "from a sampler that follows the energy to one that aims at p"),
-        "gp_weight": Between(1.0, 20.0, "a decade below the usual 10 to twice it"),
+        **SPACE,
         "own_contexts": OneOf((0.0, 0.5), "contexts of q alone, and half of them of the model"),
     }
     quick = {"steps": 1_500}
@@ -131,9 +128,7 @@ class EVaLPGroups(GroupPlayers):
             sampler_optimiser.step(torch.autograd.grad(losses, of_samplers))
             if logged:
                 facts["upper"] = sum(facts[f"upper_{number}"] for number in range(len(energies)))
-                bad = [name for name, value in facts.items() if not math.isfinite(value)]
-                if bad:
-                    raise Diverged(f"{', '.join(bad)} not finite after {(index + 1) * k} energy steps")
+                require_finite(facts, (index + 1) * k)
                 progress((index + 1) * k, rounds * k, **facts)
 
     def energy(self, z: Tensor) -> Tensor | None:

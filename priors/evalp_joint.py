@@ -27,12 +27,11 @@ import math
 import torch
 from torch import Tensor
 
-from priors.api import AggregatePosterior, Between, Diverged, LatentPrior, OneOf, Progress, hookimpl
-from priors.parts.group_players import GroupPlayers, GroupPlayersConfig, divergence_from_base
+from priors.api import AggregatePosterior, LatentPrior, Progress, hookimpl
+from priors.parts.divergence import require_finite
+from priors.parts.group_players import LOG_EVERY, SPACE, GroupPlayers, GroupPlayersConfig, divergence_from_base
 from priors.parts.optimisers import Adam
 from priors.parts.standard_normal import log_standard_normal
-
-LOG_EVERY = 20  # rounds
 
 
 class EVaLPJoint(GroupPlayers):
@@ -41,11 +40,7 @@ class EVaLPJoint(GroupPlayers):
     by_default = False
     Config = GroupPlayersConfig
     config: GroupPlayersConfig
-    space = {
-        "learning_rate": Between(5e-5, 2e-3, "a decade below the usual 5e-4 to four times it"),
-        "kl_weight": OneOf((1e-3, 0.03, 0.3, 1.0), "from a sampler that follows the energy to one that aims at p"),
-        "gp_weight": Between(1.0, 20.0, "a decade below the usual 10 to twice it"),
-    }
+    space = SPACE
     quick = {"steps": 1_500}
     block_quick = {"steps": 300}
     long_quick = {"steps": 80}
@@ -72,9 +67,7 @@ class EVaLPJoint(GroupPlayers):
                 with torch.no_grad():
                     gap = (self.tilt(eps_g) - self.tilt(eps_q)).mean()
                 facts = {"upper": (gap + kl).item(), "kl": kl.item(), "penalty": penalty.item()}
-                bad = [name for name, value in facts.items() if not math.isfinite(value)]
-                if bad:
-                    raise Diverged(f"{', '.join(bad)} not finite after {(index + 1) * k} energy steps")
+                require_finite(facts, (index + 1) * k)
                 progress((index + 1) * k, rounds * k, **facts)
             loss, _ = self.sampler_loss(self._draw_noise(batch, generator))
             sampler_optimiser.step(torch.autograd.grad(loss, of_samplers))

@@ -584,7 +584,7 @@ def test_a_damaged_record_is_left_out_and_named(tmp_path):
     write_sealed(records_in(tmp_path) / "a.json", {"arm": "joint"})
     path = records_in(tmp_path) / "a.json"
     path.write_text(path.read_text().replace("joint", "juint"))
-    (damaged,) = write_joint_page(tmp_path)
+    _, (damaged,) = write_joint_page(tmp_path)
     assert "a.json" in damaged
     assert not (tmp_path / "joint.md").exists()
 
@@ -612,7 +612,7 @@ OF_AN_ARM = {
 def test_a_sealed_record_of_something_else_is_left_out_and_named(field, value, tmp_path):
     write_sealed(records_in(tmp_path) / "a.json", OF_AN_ARM)
     write_sealed(records_in(tmp_path) / "b.json", {**OF_AN_ARM, field: value})
-    (said,) = write_joint_page(tmp_path)
+    _, (said,) = write_joint_page(tmp_path)
     assert "b.json" in said
     assert field in said
     assert (tmp_path / "joint.md").read_text().count("## evalp on digits") == 1

@@ -84,16 +84,18 @@ def joint_page(results: Path) -> Path:
     return results / "joint.md"
 
 
-def write_joint_page(results: Path) -> list[str]:
-    """Write `joint.md` from the records of a results folder, unless there are none. Returns what is damaged."""
+def write_joint_page(results: Path) -> tuple[list[Finding], list[str]]:
+    """Write `joint.md` from the records of a results folder, unless there are none.
+
+    Returns the claims of each of its tables with their verdicts, and what is damaged, which is in none.
+    """
     tables, damaged = _read_tables(results)
     if tables:
         write_page(joint_page(results), "\n".join([HEAD, *map(_table, tables)]))
-    return damaged
+    return [finding for records in tables for finding in _judge_all(records)], damaged
 
 
-def judge_joint(results: Path) -> list[Finding]:
-    """The claims of each table of `joint.md` with their verdicts; what is damaged is in none."""
+def _judge_all(records: list[_Record]) -> list[Finding]:
     return [
         Finding(
             f"{records[0].experiment.prior.label} {says}",
@@ -102,7 +104,6 @@ def judge_joint(results: Path) -> list[Finding]:
             "joint",
             "joint.md",
         )
-        for records in _read_tables(results)[0]
         for says, arm, value, less in CLAIMS
     ]
 

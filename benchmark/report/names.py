@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from benchmark.report.selection import Selection
 
@@ -25,7 +26,12 @@ def name_pages(selections: list[Selection]) -> list[str]:
 def name_groups(groups: dict[str, Any]) -> str:
     """What a protocol's latent groups are called: `all groups`, `group 1`, `groups 0, 1`."""
     chosen = groups["chosen"]
-    if len(chosen) == groups["of"]:
+    return name_chosen("all" if len(chosen) == groups["of"] else chosen)
+
+
+def name_chosen(chosen: Sequence[int] | Literal["all"]) -> str:
+    """The same of the groups that a request asks for."""
+    if chosen == "all":
         return "all groups"
     return f"group{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen))}"
 

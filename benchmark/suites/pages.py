@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmark.errors import UsageError
 from benchmark.report.board import write_page
 from benchmark.report.findings import Finding, Question, cells, decided, findings_markdown
-from benchmark.report.joint import QUESTION, judge_joint, write_joint_page
+from benchmark.report.joint import QUESTION, write_joint_page
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.tables import Table, make_tables
 from benchmark.report.verdicts import Verdict
@@ -42,8 +42,7 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
         try:
             note = read_note(path)
             suite = note.suite
-            apart = folder_apart(results, note.name)
-            of_trained, damaged_there, _ = make_tables(apart) if (apart / "records").is_dir() else ([], [], [])
+            of_trained, damaged_there, _ = make_tables(folder_apart(results, note.name))
             damaged += damaged_there
             recorded = find_tables(note, [*made, *of_trained])
             judged = [(claim, judge(claim, recorded)) for claim in suite.claims]
@@ -62,8 +61,8 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
         ]
         questions.append(Question(suite.title, page, suite.question))
         all_recorded += recorded
-    damaged += write_joint_page(results)
-    joint = judge_joint(results)
+    joint, damaged_arms = write_joint_page(results)
+    damaged += damaged_arms
     if joint:
         findings += joint
         questions.append(QUESTION)

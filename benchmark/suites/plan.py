@@ -17,6 +17,7 @@ from benchmark.metrics.api import Metric
 from benchmark.names import choose_bundle, choose_metrics, find_dataset, find_dataset_of, open_registry
 from benchmark.protocol import choose_preset
 from benchmark.registry import Registry
+from benchmark.report.names import name_chosen
 from benchmark.request import Request, choose_groups, request_from
 from benchmark.settings import parse_named
 from benchmark.store.places import data_roots
@@ -112,9 +113,7 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = Tr
 
 def _of_groups(request: Request) -> str:
     """What tells two places of one bundle apart, of whose latent groups some requests take more than the top one."""
-    if request.groups is None:
-        return ""
-    return ", all groups" if request.groups == "all" else f", groups {', '.join(map(str, request.groups))}"
+    return "" if request.groups is None else f", {name_chosen(request.groups)}"
 
 
 def make_place(suite: Suite, step: Step, protocol: str, device: str) -> Place:

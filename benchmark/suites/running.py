@@ -39,8 +39,8 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
         say(f"bundles that are trained first: {len(untrained)}")
     steps = _trained(steps)
     resolved = [resolve(step.request, step.registry) for step in steps]
-    devices = [each.work.device.type for each in resolved]
-    keep_note(results, _note(suite, preset, given.get("device") or "auto", devices, steps, resolved))
+    typed = given.get("device") or "auto"
+    keep_note(results, _note(suite, preset, typed, resolved[0].work.device.type, steps, resolved))
     if expected := _expected(resolved):
         say(expected)
     failed = 0
@@ -50,7 +50,7 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
             say(finished.summary)
             failed += finished.failed
     finally:  # of an interrupted suite, too, what is known so far
-        _write_pages(results)
+        _tell(write_pages(results))
     return failed
 
 
@@ -73,21 +73,20 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
             "--recorded the suite trains it"
         )
     resolved = [resolve(step.request, step.registry, reference_of=_require_reference) for step in steps]
-    note = _note(suite, preset, typed, [device] * len(steps), steps, resolved)
-    apart = folder_apart(results, suite.name)
-    tables = [table for folder in (results, apart) if (folder / "records").is_dir() for table in make_tables(folder)[0]]
-    missing = [each.place.name for each in find_tables(note, tables) if each.table is None]
+    note = _note(suite, preset, typed, device, steps, resolved)
+    made, damaged, _ = make_tables(results)
+    apart, *_ = make_tables(folder_apart(results, suite.name))
+    missing = [each.place.name for each in find_tables(note, [*made, *apart]) if each.table is None]
     if len(missing) == len(note.places):
         raise UsageError(f"{of}: nothing is recorded of it on {device} in {results}: {'; '.join(missing)}")
     for name in missing:
         say(f"nothing is recorded of {name} on {device}")
     keep_note(results, note)
-    return _write_pages(results)
+    return _tell(damaged + write_pages(results, made))
 
 
-def _write_pages(results: Path) -> int:
-    """Write the pages, and say what is in none since it is damaged; returns how many files that are."""
-    damaged = write_pages(results)
+def _tell(damaged: list[str]) -> int:
+    """Say what is in no page since it is damaged; returns how many files that are."""
     for sentence in damaged:
         say(f"left out: {sentence}")
     return len(damaged)
@@ -104,13 +103,11 @@ def _require_reference(bundle: Bundle, dataset: Dataset | None, extractor: Extra
     return reference
 
 
-def _note(
-    suite: Suite, preset: str, typed: str, devices: list[str], steps: list[Step], resolved: list[Resolved]
-) -> Note:
-    """Where the rows of the steps stand, each on its device; `typed`: the device as the command has it."""
+def _note(suite: Suite, preset: str, typed: str, device: str, steps: list[Step], resolved: list[Resolved]) -> Note:
+    """Where the rows of the steps stand; `typed`: the device as the command has it."""
     places = [
         make_place(suite, replace(step, bundle=each.work.bundle), each.work.protocol.hash, device)
-        for step, each, device in zip(steps, resolved, devices, strict=True)
+        for step, each in zip(steps, resolved, strict=True)
     ]
     name = suite.name if suite.name in shipped() else f"{suite.name}.toml"
     command = spell("suite", name, preset=preset, device=None if typed == "auto" else typed)

@@ -14,10 +14,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from priors.api import Hierarchy, PriorConfig
+from priors.api import Between, Hierarchy, OneOf, PriorConfig
 from priors.parts.conditional import ConditionalEnergy, ConditionalFlow, widths_of
 from priors.parts.hierarchies import GroupByGroup
 from priors.parts.standard_normal import log_standard_normal
+
+LOG_EVERY = 20  # rounds
+SPACE: dict[str, Between | OneOf] = {
+    "learning_rate": Between(5e-5, 2e-3, "a decade below the usual 5e-4 to four times it"),
+    "kl_weight": OneOf((1e-3, 0.03, 0.3, 1.0), "from a sampler that follows the energy to one that aims at p"),
+    "gp_weight": Between(1.0, 20.0, "a decade below the usual 10 to twice it"),
+}
 
 
 class GroupPlayersConfig(PriorConfig):
