@@ -312,8 +312,8 @@ def _have(metrics: list[Metric], job: Job) -> bool:
 
 def dry_run(resolved: Resolved) -> str:
     """What `run` would do, as a table, and about how long by what is recorded in the results folder."""
-    for sentence in resolved.left_out:
-        say(f"left out: {sentence}")
+    for sentence in (*resolved.notes, *(f"left out: {each}" for each in resolved.left_out)):
+        say(sentence)
     rows = forecast_of(resolved)
     header = ["row", "seeds", "fits to do", "scores to do", "scores recorded", "about"]
     body = [[row.label, row.seeds, row.fits, row.measurements, row.recorded, _about([row])] for row in rows]

@@ -42,7 +42,8 @@ RECORDED_FOR, COMPARED_FOR = 3, 5
 class FittedPrior:
     """A fitted prior with the decoder that it was fitted for, frozen, on one device.
 
-    `bundle` is the id of the bundle, `seed` that of the fit.
+    `bundle` is the id of the bundle, `seed` that of the fit, `groups` which of a hierarchy's latent groups, and of what
+    draws, it was fitted to; None is the top one.
     """
 
     prior: LatentPrior
@@ -50,6 +51,7 @@ class FittedPrior:
     device: torch.device
     bundle: str
     seed: int
+    groups: dict[str, Any] | None = None
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> Tensor:
@@ -64,7 +66,7 @@ class FittedPrior:
     def save(self, path: str | Path) -> None:
         """Write a `.safetensors` file: the state, with what the prior is built from under `prior.json`."""
         path = _require_suffix(path, ".safetensors")
-        write_atomic(path, prior_bytes(self.prior, bundle=self.bundle, seed=self.seed))
+        write_atomic(path, prior_bytes(self.prior, **self._origin()))
 
     def export(self, path: str | Path) -> None:
         """Write a `.pt2` file: `torch.export.load(path).module()(torch.empty(n))` are n latents, on the CPU.
@@ -73,9 +75,14 @@ class FittedPrior:
         """
         path = _require_suffix(path, ".pt2")
         program, content = record_sampling(self.prior), io.BytesIO()
-        facts = json.dumps(describe_prior(self.prior, bundle=self.bundle, seed=self.seed))
+        facts = json.dumps(describe_prior(self.prior, **self._origin()))
         torch.export.save(program, content, extra_files={FACTS: facts})
         write_atomic(path, content.getvalue())
+
+    def _origin(self) -> dict[str, Any]:
+        """What its files say of where it comes from."""
+        origin = {"bundle": self.bundle, "seed": self.seed}
+        return origin if self.groups is None else {**origin, "groups": self.groups}
 
 
 def _require_suffix(path: str | Path, suffix: str) -> Path:

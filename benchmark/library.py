@@ -150,4 +150,5 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
     if made["status"] != "ok":
         raise UsageError(f"prior {prior}: fit {made['status']}: {made['reason']}")
     work = resolved.work
-    return FittedPrior(load_fit(job, work), work.backbone, work.device, work.bundle.id, seed)
+    groups = None if work.bundle.groups is None else work.bundle.groups.identity
+    return FittedPrior(load_fit(job, work), work.backbone, work.device, work.bundle.id, seed, groups)

@@ -42,6 +42,7 @@ from benchmark.plugin_files import GROUP, Plugin
 from benchmark.processes.child import Answer, Child, Died, Raised
 from benchmark.progress import say
 from benchmark.store.closure import PLUGIN, source_hash
+from benchmark.text import without_kind
 from priors.api import Between, LatentPrior, OneOf
 
 #: for whom `--priors` asks beside names and groups
@@ -400,7 +401,7 @@ def _check_values(here: str, values: list[Any], field: FieldInfo) -> None:
         try:
             setting.validate_python(json.loads(json.dumps(value)))
         except (ValueError, TypeError) as error:  # pydantic's is a ValueError
-            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            said = without_kind(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
             raise TypeError(f"{here} has {value!r}, which the setting does not take: {said}") from error
 
 

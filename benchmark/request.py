@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.find import name_of
-from benchmark.bundles.group_draws import on_groups
+from benchmark.bundles.group_draws import on_groups, say_of_how_many
 from benchmark.bundles.groups import number_groups
 from benchmark.bundles.reference import Reference, find_reference, obtain_reference
 from benchmark.datasets.api import Dataset
@@ -255,7 +255,7 @@ def resolve(
         work,
         Ledger(RecordStore(request.results / "records"), request.retry),
         request.results,
-        [*_notes(made), *unseen],
+        [*filter(None, [say_of_how_many(bundle)]), *_notes(made), *unseen],
         left_out,
         broken,
         executor,
@@ -264,15 +264,17 @@ def resolve(
     )
 
 
-def choose_groups(request: Request, registry: Registry, bundle: Bundle, dataset: Dataset | None, make: bool) -> Bundle:
+def choose_groups(
+    request: Request, registry: Registry, bundle: Bundle, dataset: Dataset | None, make: bool, whole: bool = False
+) -> Bundle:
     """The bundle with those of its latent groups as latents that are asked for.
 
-    `make`: what is missing is drawn, of images of `dataset`.
+    `make`: what is missing is drawn, of images of `dataset`; `whole`: and draws of a part of them are not enough.
     Raises `UsageError` where its backbone is not here, has no such groups, or where there are no draws of them.
     """
     backbone = _require_backbone(registry, bundle)
     chosen = number_groups(request.groups, backbone, bundle.path.name)
-    return on_groups(bundle, chosen, backbone, dataset, data_roots(request.data_root) if make else None)
+    return on_groups(bundle, chosen, backbone, dataset, data_roots(request.data_root) if make else None, whole)
 
 
 def _tuned_rows(

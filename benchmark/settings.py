@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from benchmark.errors import UsageError, unknown_name
+from benchmark.text import without_kind
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -114,7 +115,7 @@ def construct(model: type[Model], fields: dict[str, Any], of: str) -> Model:
 def _expected(model: type[Model], problem: ErrorDetails) -> str:
     """What was expected, as pydantic says it; its word for what has several values is Python's and no user's."""
     if problem["type"] != "tuple_type":
-        return problem["msg"]
+        return without_kind(problem["msg"])
     if {int, float} & set(_types_in(model.model_fields[str(problem["loc"][0])].annotation)):
         return "expected several numbers: typed, 32x64; in a file, [32, 64]"
     return f"expected a list: [{problem['input']!r}]"

@@ -31,6 +31,11 @@ def one_line(text: object, longest: int = LONGEST) -> str:
     return f"{shown[:longest]} ... ({len(words):,} characters)"
 
 
+def without_kind(said: str) -> str:
+    """What pydantic quotes of a validator's exception, without the kind of exception that it puts before it."""
+    return said.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+
+
 def in_markdown(text: object, longest: int = LONGEST) -> str:
     """Anybody's words as text of a markdown page, in a cell of a table too."""
     return _MARKUP.sub(lambda found: "&lt;" if found[0] == "<" else f"\\{found[0]}", one_line(text, longest))

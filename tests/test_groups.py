@@ -14,6 +14,7 @@ from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.group_draws import find_draws
 from benchmark.bundles.groups import GroupDecoder, Groups
+from benchmark.bundles.prior_file import read_facts
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.jobs.parcels import Sent, parcel_of_plugins, parcel_of_run, unpack
@@ -334,6 +335,18 @@ def test_a_fitted_prior_of_all_groups_is_loaded_with_its_decoder(stairs):
         loaded.export("evalp.pt2")
 
 
+def test_the_file_of_a_prior_says_of_which_groups_it_is(stairs, tmp_path, cli):
+    stairs.draw()
+    of = ("--bundle", stairs.path, "--dataset", stairs.data, "--device", "cpu", "--prior", "fitted_gaussian")
+    for groups, shape in {"top": [3, 2, 2], "all": [108], "1": [3, 4, 4]}.items():
+        done = cli("export", *of, "--groups", groups, "--out", tmp_path / "prior.safetensors")
+        assert done.code == 0, done.err
+        facts = read_facts(tmp_path / "prior.safetensors")
+        assert facts["latent_shape"] == shape
+        chosen = facts.get("groups", {}).get("chosen")
+        assert chosen == {"top": None, "all": [0, 1, 2], "1": [1]}[groups]
+
+
 SUITE = """
 title = "Groups"
 question = "?"
@@ -365,6 +378,31 @@ def test_a_suite_draws_groups_and_its_dry_run_does_not(stairs, tmp_path, cli):
     assert cli(*words, "--workers", 1).code == 0
     assert find_draws(open_bundle(stairs.path)) is not None
     assert "fits to do" in cli(*words, "--dry-run").out
+
+
+def test_a_suite_of_full_budget_takes_no_draws_of_a_part_of_the_images(stairs, tmp_path, cli):
+    assert stairs.draw("--keep", "100,30,50", "--out", stairs.path / "groups").code == 0
+    text = SUITE.replace('metrics = "mmd"', 'metrics = "mmd"\nbudget = "BUDGET"').replace("BUNDLE", str(stairs.path))
+    words = ["suite", tmp_path / "own.toml", "--preset", "quick", "--results", tmp_path / "results", "--device", "cpu"]
+
+    def asked(budget, data, *more):
+        said = text.replace("BUDGET", budget)
+        said = said.replace("DATA", str(data)) if data else said.replace('dataset = "DATA"\n', "")
+        (tmp_path / "own.toml").write_text(said)
+        return cli(*words, *more)
+
+    partial = "latent groups are drawn of 100 of 200 training images; of all of them by: python -m benchmark groups"
+    assert partial in asked("quick", stairs.data, "--dry-run").err
+    assert find_draws(open_bundle(stairs.path))[1]["counts"]["train"] == 100
+    moved = stairs.data.rename(tmp_path / "moved.npz")
+    refused = asked("full", None, "--workers", 1)
+    assert refused.code == 2
+    assert "the latent groups of bundle are drawn of 100 of 200 training images alone" in refused.err.splitlines()[-1]
+    moved.rename(stairs.data)
+    done = asked("full", stairs.data, "--workers", 1)
+    assert done.code == 0, done.err
+    assert "drawn of 100" not in done.err
+    assert {record["row"]["groups"]["train"] for record in rows_of(tmp_path / "results")} == {200}
 
 
 def test_damaged_draws_are_named_and_left_out(stairs, tmp_path, cli):

@@ -252,7 +252,7 @@ def test_what_a_file_says_is_to_be_right_also_where_something_else_is_typed(tmp_
     (tmp_path / "bad.toml").write_text('seeds = "three"')
     done = cli("run", "--file", tmp_path / "bad.toml", "--seeds", 1, "--results", tmp_path / "r")
     assert done.code == 2
-    assert "seeds='three': Value error, expected how many from 0 on" in done.err
+    assert "seeds='three': expected how many from 0 on" in done.err
 
 
 def test_what_is_said_of_several_rows_is_one_line_that_names_them_all():

@@ -161,6 +161,14 @@ def test_the_leaderboard_rewrites_pages_of_a_suite_whose_vaes_are_all_its_own(ap
     assert (apart / "findings.md").read_bytes() == (tiny.results / "findings.md").read_bytes()
 
 
+def test_findings_lead_to_no_leaderboard_where_there_is_none(apart):
+    (apart / "leaderboard.md").unlink()
+    assert write_pages(apart) == []
+    said = (apart / "findings.md").read_text()
+    assert "leaderboard.md" not in said
+    assert "(suites/tiny.md)" in said
+
+
 def test_damaged_records_of_a_suite_are_named(apart, tiny, cli, monkeypatch):
     """Else a claim would be of fewer seeds, and nobody know why."""
     monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tiny.cache))
@@ -301,6 +309,9 @@ def test_images_of_one_s_own_are_counted_before_a_training(tmp_path, cli):
     words = ["suite", tmp_path / "grid.toml", "--preset", "quick", "--results", tmp_path / "r", "--dry-run"]
     for _ in range(2):  # their hash is known the second time
         assert "own has 70 training images, fewer than the 200 asked" in only_line(cli(*words))
+    for settings in (", batch_size = 128", ""):  # its own, and that of a recipe for images of such a size
+        (tmp_path / "grid.toml").write_text(own.replace("images = 200\n", "").replace(", batch_size = 32", settings))
+        assert re.search(r"batch_size \d+ is larger than the 70 training images", only_line(cli(*words)))
 
 
 def test_missing_images_are_one_line(cli, tmp_path, monkeypatch):
@@ -325,7 +336,7 @@ def test_a_shipped_suite_names_what_is_there(name):
     suite = find_suite(name)
     assert list(suite.presets) == list(PRESETS)
     for preset in PRESETS:
-        steps = make_steps(suite, preset, {"device": "cpu", "results": "results"})
+        steps = make_steps(suite, preset, {"device": "cpu", "results": "results"}, make=False)
         assert all(len(step.request.seeds) >= (3 if preset == "default" else 2) for step in steps)
         budget = "quick" if preset == "quick" else "full"
         assert {step.request.budget for step in steps} == {budget}
@@ -611,6 +622,7 @@ def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, mo
     """Of a device that is not here, too; and nothing is done."""
     shutil.copytree(tiny.results / "records", tmp_path / "records")
     shutil.copytree(tiny.results / "protocols", tmp_path / "protocols")
+    shutil.copy(tiny.results / "leaderboard.md", tmp_path)
     monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
     before = contents(tmp_path / "records")
     words = ["suite", tiny.file, "--preset", "quick", "--results", tmp_path, "--recorded"]

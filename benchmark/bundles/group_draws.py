@@ -36,17 +36,22 @@ def on_groups(
     backbone: Backbone,
     dataset: Dataset | None,
     roots: list[Path] | None,
+    whole: bool = False,
 ) -> Bundle:
     """The bundle with these groups as its latents (None: z, as it is). Raises `UsageError` where there are no draws.
 
     `dataset`, `roots`: where its images may be found, to draw what is missing; None for `roots`: nothing is made.
+    `whole`: draws of a part of the training images are missing too, where they can be made.
     """
     if chosen is None:
         return bundle
     found = find_draws(bundle, backbone.group_shapes)
-    if found is None:
+    partial = _counts(bundle, found[1]) if found else ""
+    if found is None or (whole and partial and roots is not None):
         command = suggest("groups", bundle=bundle.path)
         missing = f"no draws of the latent groups of {bundle.path.name}"
+        if partial:
+            missing = f"the latent groups of {bundle.path.name} are drawn of {partial} alone"
         if roots is None:
             raise UsageError(f"{missing}; make them with: {command}")
         if dataset is None:
@@ -58,11 +63,21 @@ def on_groups(
         say(f"drawing the latent groups of {bundle.path.name}, once")
         with track("latent groups") as progress:
             found = make_draws(bundle, backbone, images, 1, None, None, progress)
-    drawn, images_of = found[1]["counts"]["train"], bundle.card["dataset"]["counts"]["train"]
-    if drawn < images_of:
-        more = suggest("groups", bundle=bundle.path)
-        say(f"latent groups are drawn of {drawn:,} of {images_of:,} training images; of all of them by: {more}")
     return replace(bundle, groups=Groups(chosen, *found))
+
+
+def say_of_how_many(bundle: Bundle) -> str | None:
+    """A sentence where the draws of a bundle's groups are of a part of its training images."""
+    if bundle.groups is None or not (partial := _counts(bundle, bundle.groups.card)):
+        return None
+    more = suggest("groups", bundle=bundle.path)
+    return f"latent groups are drawn of {partial}; of all of them by: {more}"
+
+
+def _counts(bundle: Bundle, card: dict[str, Any]) -> str:
+    """Of how many of how many training images draws are, in words; empty where they are of all."""
+    drawn, images = card["counts"]["train"], bundle.card["dataset"]["counts"]["train"]
+    return f"{drawn:,} of {images:,} training images" if drawn < images else ""
 
 
 def find_draws(bundle: Bundle, shapes: Sequence[Sequence[int]] | None = None) -> tuple[Path, dict[str, Any]] | None:
@@ -91,7 +106,7 @@ def find_draws(bundle: Bundle, shapes: Sequence[Sequence[int]] | None = None) ->
             say(f"draws of latent groups are damaged and left out: {error}")
         else:
             found.append((drawn, card))
-    return max(found, key=lambda each: each[1]["counts"]["train"] * each[1]["each"], default=None)
+    return max(found, key=lambda each: (each[1]["counts"]["train"], each[1]["each"]), default=None)
 
 
 @torch.no_grad()

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import BundleBackboneOption, BundleDatasetOption, BundleOption, DeviceOption, PluginOption
+from benchmark.cli.options import (
+    BundleBackboneOption,
+    BundleDatasetOption,
+    BundleOption,
+    DeviceOption,
+    GroupsOption,
+    PluginOption,
+)
 from benchmark.errors import UsageError
 from benchmark.progress import say
 from benchmark.protocol import Budget
@@ -26,6 +33,7 @@ def export(
     budget: Annotated[
         Budget | None, typer.Option(help="full: each prior's own recipe; quick (default): steps capped.")
     ] = None,
+    groups: GroupsOption = "top",
     device: DeviceOption = "auto",
     plugin: PluginOption = None,
 ) -> None:
@@ -44,6 +52,7 @@ def export(
         backbone=backbone,
         bundle=bundle,
         budget=budget,
+        groups=groups,
         device=device,
         plugins=tuple(plugin or ()),
     )

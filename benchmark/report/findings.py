@@ -32,8 +32,13 @@ class Question:
     question: str
 
 
-def findings_markdown(findings: Sequence[Finding], questions: Sequence[Question], note: str = "") -> str:
-    """The page of all of them, the experiments' questions below; `note`: what is to be known before."""
+def findings_markdown(
+    findings: Sequence[Finding], questions: Sequence[Question], note: str = "", ranked: bool = True
+) -> str:
+    """The page of all of them, the experiments' questions below.
+
+    `note`: what is to be known before. `ranked`: whether the folder has a leaderboard to lead to.
+    """
     header = ["claim", "verdict", "number", "95 % interval", "seeds", "of", "experiment"]
     body = [
         [
@@ -49,8 +54,9 @@ def findings_markdown(findings: Sequence[Finding], questions: Sequence[Question]
         f"- [{in_markdown(each.title)}]({each.page}): {in_markdown(each.question, 5_000)}" for each in questions
     )
     return (
-        "# Findings\n\n[Leaderboard](leaderboard.md)\n\n"
-        "Each claim with the verdict of the test that its experiment states, from what is recorded: *held*, *did not "
+        "# Findings\n\n"
+        + ("[Leaderboard](leaderboard.md)\n\n" if ranked else "")
+        + "Each claim with the verdict of the test that its experiment states, from what is recorded: *held*, *did not "
         "hold*, or *undecided*, with the comparison that decides, or, of several, the one that is least sure. "
         "`0.05 x` is a ratio of times.\n\n" + (f"{note}\n\n" if note else "") + f"{as_grid(header, body)}\n\n{asked}\n"
     )

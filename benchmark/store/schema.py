@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from benchmark.store.sealed import Damaged, read_sealed
+from benchmark.text import without_kind
 
 FIT = "fit"
 #: at least one character that is no dot, and none that leads elsewhere or that no line can show
@@ -158,7 +159,7 @@ def describe_problem(error: ValidationError) -> str:
     problem, *_ = error.errors(include_url=False)
     field = ".".join(map(str, problem["loc"]))
     given = "" if problem["type"] == "missing" else f", not {str(problem['input'])[:60]!r}"
-    return f"{field}: {problem['msg'].lower()}{given}".removeprefix(": ")
+    return f"{field}: {without_kind(problem['msg']).lower()}{given}".removeprefix(": ")
 
 
 Model = TypeVar("Model", bound=BaseModel)

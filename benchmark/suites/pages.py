@@ -67,7 +67,8 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
         findings += joint
         questions.append(QUESTION)
     if paths or joint:
-        write_page(results / "findings.md", findings_markdown(findings, questions, _cut_short(all_recorded)))
+        ranked = (results / "leaderboard.md").exists()  # a folder of joint training, or of VAEs of its own, has none
+        write_page(results / "findings.md", findings_markdown(findings, questions, _cut_short(all_recorded), ranked))
     return damaged
 
 

@@ -64,7 +64,8 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = Tr
     """The steps of a preset in the order of its file; `given`: fields of all requests that the command decides.
 
     What runs on VAEs that the suite trains is recorded in a folder apart (`folder_apart`). `make`: missing draws of
-    latent groups are made. Raises `UsageError` for whatever the suite names and nobody knows: nothing else is computed.
+    latent groups are made, for a full budget of all training images: a verdict on a part of them would be on that part.
+    Raises `UsageError` for whatever the suite names and nobody knows: nothing else is computed.
     """
     asked = suite.preset(preset)
     steps: list[Step] = []
@@ -100,9 +101,9 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = Tr
             registry = registry_of(request)
             try:
                 bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
-                bundle = choose_groups(
-                    request, registry, bundle, find_dataset_of(registry, request.dataset, bundle), make
-                )
+                dataset = find_dataset_of(registry, request.dataset, bundle)
+                whole = choose_preset(request.protocol, request.budget, request.split).budget == "full"
+                bundle = choose_groups(request, registry, bundle, dataset, make, whole)
             except UsageError as error:
                 more = f"; trained by this preset: {', '.join(asked.bundles)}" if asked.bundles else ""
                 raise UsageError(f"{of}: {error}{more}") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmark import coordinator
 from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.group_draws import say_of_how_many
 from benchmark.bundles.reference import Reference, find_reference, reference_command
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
@@ -73,6 +74,8 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
             "--recorded the suite trains it"
         )
     resolved = [resolve(step.request, step.registry, reference_of=_require_reference) for step in steps]
+    for sentence in dict.fromkeys(filter(None, (say_of_how_many(each.work.bundle) for each in resolved))):
+        say(sentence)  # why nothing may be recorded of these draws
     note = _note(suite, preset, typed, device, steps, resolved)
     made, damaged, _ = make_tables(results)
     apart, *_ = make_tables(folder_apart(results, suite.name))

@@ -43,15 +43,18 @@ def find_trained(
 def _require_enough(training: Training, cls: type[Backbone], asked: Asked) -> None:
     """Raise `UsageError` where a training asks for more images than there are, or for larger batches."""
     dataset, count = asked.dataset, training.images
-    if count and isinstance(dataset, PathDataset) and dataset.counts is None:
-        load_images(dataset, asked.roots)
-    there = dataset.counts and dataset.counts[0]
+    if isinstance(dataset, PathDataset):
+        found, _ = load_images(dataset, asked.roots)
+        there, recipe = found.counts[0], cls.recipe(dataset.name, found.shape)[0]
+    else:
+        there = dataset.counts and dataset.counts[0]
+        _, recipe = cls.recipes.get(dataset.name, (None, None))
     if count and there:
         require_images(there, count, dataset.name)
-    _, recipe = cls.recipes.get(dataset.name, (None, {}))
-    settings = {**recipe, **training.settings}
+    settings = {**(recipe or {}), **training.settings}
     images = count or there
-    if images and "batch_size" in settings:  # else it is that of a data set whose images are nearest in size
+    # without a recipe it is that of a data set whose images are nearest in size
+    if images and (recipe is not None or "batch_size" in settings):
         require_batch(validate(cls.Config, settings, f"backbone {cls.name}").batch_size, images)
 
 
