@@ -43,18 +43,16 @@ def find_trained(
 def _require_enough(training: Training, cls: type[Backbone], asked: Asked) -> None:
     """Raise `UsageError` where a training asks for more images than there are, or for larger batches."""
     dataset, count = asked.dataset, training.images
+    counts, known, settings = dataset.counts, dataset.name in cls.recipes, training.settings
+    if known:
+        settings = {**cls.recipes[dataset.name][1], **settings}
     if isinstance(dataset, PathDataset):
         found, _ = load_images(dataset, asked.roots)
-        there, recipe = found.counts[0], cls.recipe(dataset.name, found.shape)[0]
-    else:
-        there = dataset.counts and dataset.counts[0]
-        _, recipe = cls.recipes.get(dataset.name, (None, None))
-    if count and there:
-        require_images(there, count, dataset.name)
-    settings = {**(recipe or {}), **training.settings}
-    images = count or there
-    # without a recipe it is that of a data set whose images are nearest in size
-    if images and (recipe is not None or "batch_size" in settings):
+        counts, known, settings = found.counts, True, {**cls.recipe(dataset.name, found.shape)[0], **settings}
+    if count and counts:
+        require_images(counts[0], count, dataset.name)
+    images = count or (counts[0] if counts else None)
+    if images and (known or "batch_size" in settings):  # else it is of a data set whose images are nearest in size
         require_batch(validate(cls.Config, settings, f"backbone {cls.name}").batch_size, images)
 
 
