@@ -5,10 +5,12 @@
 #
 # `.whl` gets wheels, for Python 3.12, of what its Python may lack, in the versions of constraints.txt. `.gpu` gets the
 # commit that is checked out, without its files, so that records can name it, and of each results folder what a run goes on
-# from: there it is RESULTS/NAME (see start.sh). Commit first; then thin.py says whether all of it is small enough.
+# from: there it is RESULTS/NAME (see start.sh). MORE names further packages, DATA a folder of images that goes along.
+# Commit first; then thin.py says whether all of it is small enough.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-lacking=(nflows torch-fidelity zuko platformdirs pydantic pydantic-core annotated-types typing-inspection typer rich filelock)
+lacking=(nflows torch-fidelity zuko platformdirs pydantic pydantic-core annotated-types typing-inspection typer rich filelock
+    ${MORE:-})
 python=${PYTHON:-python3}
 exclude=$(git rev-parse --git-path info/exclude)
 grep -qx /.gpu/ "$exclude" || printf '/.whl/\n/.gpu/\n' >>"$exclude"
@@ -32,7 +34,8 @@ git clone -q --depth 1 --filter=blob:none --no-checkout --upload-pack "git -c up
     "file://$PWD" "$bare/code"
 tar -C "$bare/code" -cf .gpu/git.tar .git
 rm -rf "$bare"
-rm -f .gpu/*.tar.gz
+rm -rf .gpu/*.tar.gz .gpu/data
+[ -z "${DATA:-}" ] || cp -rL "$DATA" .gpu/data
 for pair in "$@"; do
     results=${pair#*=}
     mapfile -t there < <(cd "$results" && ls -d records protocols tunings suites 2>/dev/null)

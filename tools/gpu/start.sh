@@ -4,7 +4,7 @@
 # that go on into FOLDER/results.
 set -uo pipefail
 python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .whl/*.whl || exit 3
-export PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1 LATENT_PRIOR_CACHE=/tmp/cache OMP_NUM_THREADS=1
+export PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1 LATENT_PRIOR_CACHE=/tmp/cache LATENT_PRIOR_DATA=$PWD/.gpu/data OMP_NUM_THREADS=1
 git config --global safe.directory '*'
 mkdir -p /tmp/code "$1/results"
 tar -C /tmp/code -xf .gpu/git.tar
