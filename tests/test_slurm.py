@@ -82,6 +82,13 @@ def test_a_wrong_word_in_the_toml_is_one_line(text, parts, toml, tmp_path, cli):
         (["run", "--priors", "gmn"], ["prior 'gmn'", "did you mean 'gmm'"]),
         (["run", "--seeds", "none"], ["--seeds"]),
         (["run", "--file", "none.toml"], ["none.toml: no such file"]),
+        (["run", "--dry-run"], ["a run with --dry-run does nothing: leave it out"]),
+        (["run", "--executor", "ray"], ["--executor has other workers than the array's"]),
+        (["tune", "--dataset", "digits", "--priors", "gmn"], ["prior 'gmn'", "did you mean 'gmm'"]),
+        (["tune", "--dataset", "digits", "--priors", "gaussian"], ["prior gaussian has no search space"]),
+        (["suite", "mixtres"], ["mixtres", "mixtures"]),
+        (["suite", "mixtures", "--preset", "fast"], ["fast"]),
+        (["suite", "mixtures", "--recorded"], ["a suite with --recorded runs nothing: leave it out"]),
     ],
 )
 def test_a_wrong_word_of_the_run_is_told_before_anything_waits_in_a_queue(words, parts, toml, tmp_path, cli):
@@ -123,6 +130,24 @@ def test_the_script_is_an_array_of_workers_that_are_alike(small_bundle, toml, tm
     assert lines[-1].startswith(f"exec {sys.executable} -m benchmark run --bundle ")
     assert lines[-1].endswith("--results 'my results' --shared --workers 2")
     assert (tmp_path / "my results" / "slurm").is_dir(), "for the logs"
+
+
+@pytest.mark.parametrize(
+    "words, of, timed",
+    [
+        (["tune", "--dataset", "digits", "--priors", "gmm", "--trials", 2], "a tuning", False),
+        (["suite", "gp-weight", "--preset", "quick"], "suite gp-weight, quick", False),
+        (["suite", "one-pass", "--preset", "quick"], "suite one-pass, quick", True),
+    ],
+)
+def test_a_tuning_and_a_suite_are_shared_as_a_run_is(words, of, timed, toml, tmp_path, cli):
+    done = cli("submit", "--slurm", toml(), "--", *words, "--results", tmp_path / "r")
+    assert done.code == 0, done.err
+    assert f"for {of}\n" in done.err
+    assert ("timings of workers on one node disturb each other" in done.err) == timed
+    last = (tmp_path / "r" / "slurm" / "submit.sh").read_text().splitlines()[-1]
+    assert f"-m benchmark {words[0]} " in last
+    assert last.endswith("--shared --workers 2")
 
 
 def test_what_the_toml_says_is_in_the_script_and_no_gpu_is_named(toml, tmp_path):
@@ -288,6 +313,26 @@ def test_an_array_ends_with_every_record_whatever_becomes_of_its_workers(small_b
     wait_for(lambda: not list((results / "claims").iterdir()), "the twin", 60)
     assert cluster.states()[cancelled][0] == "CANCELLED", "nobody queues again what was cancelled"
     assert {cluster.states()[name][0] for name in (dead, twin)} == {"COMPLETED"}
+
+
+@pytest.mark.slurm
+def test_an_array_shares_a_tuning(small_bundle, tmp_path, cluster, toml, cli):
+    words = ["tune", "--bundle", small_bundle, "--priors", "latent_flow,gmm", "--trials", 4, "--device", "cpu"]
+    alone = cli(*words, "--results", tmp_path / "alone")
+    assert alone.code == 0, alone.err
+    sending = ["submit", "--slurm", toml('workers = 3\ntime = "30"\n'), "--send", "--", *words]
+    called = [sys.executable, "-m", "benchmark", *map(str, sending), "--results", str(tmp_path / "r")]
+    subprocess.run(called, env=cluster.environment, check=True, cwd=tmp_path, capture_output=True)
+
+    def is_over():
+        cluster.begin_now()
+        return not {"PENDING", "RUNNING", "COMPLETING"} & {state for state, _ in cluster.states().values()}
+
+    wait_for(is_over, "the end of the array", 400)
+    logs = [path.read_text() for path in sorted((tmp_path / "r" / "slurm").glob("*.log"))]
+    assert numbers(tmp_path / "r") == numbers(tmp_path / "alone"), "\n".join(logs)
+    assert sum("2 of 2 priors tuned" in log for log in logs) == 3, "\n".join(logs)
+    assert [*read_claims(tmp_path / "r" / "claims")] == []
 
 
 @pytest.mark.slurm

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer.core import TyperCommand
 
 from benchmark.cli.options import ResultsOption, typed_options
 from benchmark.cli.run import run
+from benchmark.cli.suite import results_of, suite
+from benchmark.cli.tune import tune
 from benchmark.errors import UsageError, unknown_name
 from benchmark.machine.importing import importing
 from benchmark.progress import format_seconds, say, show
@@ -19,52 +24,104 @@ if TYPE_CHECKING:
     from benchmark.request import Request
 
 #: commands that workers can share
-SHARED = ("run",)
+SHARED: dict[str, Callable[..., None]] = {"run": run, "tune": tune, "suite": suite}
+#: options with which a command is none that an array can share, and why
+UNSHARED = {
+    "dry_run": "does nothing",
+    "recorded": "runs nothing",
+    "executor": "has other workers than the array's",
+}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A command whose names were looked up. `of`: what its workers share, in words; `timed`: whether they time it."""
+
+    of: str
+    results: Path
+    timed: bool
 
 
 def submit(
-    words: Annotated[list[str], typer.Argument(metavar="-- run ...", help="What is to be run, as it is typed.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="-- run ...", help="What is to be run, tuned, or a suite, as it is typed.")
+    ],
     slurm: Annotated[Path, typer.Option(help="A TOML file: workers, partition, time, cpus, gpus of each, and more.")],
     out: Annotated[
         Path | None, typer.Option(help="The script to write (default: slurm/submit.sh in the results folder).")
     ] = None,
     send_: Annotated[bool, typer.Option("--send", help="Hand it to sbatch too.")] = False,
 ) -> None:
-    """Write the script of a Slurm array whose workers share the jobs of a run, and send it."""
+    """Write the script of a Slurm array whose workers share a run, a tuning or a suite, and send it."""
     with importing():
-        from benchmark.request import request_from, resolve, stored_reference
         from benchmark.slurm import read_slurm, script_of, send
         from benchmark.store.sealed import write_atomic
 
-    asked = read_slurm(slurm)
+    array = read_slurm(slurm)
     command, *rest = words
     if command not in SHARED:
         raise unknown_name("command that workers can share", command, SHARED)
-    with typer.main.get_command(_only_run()).make_context("run", list(rest)) as context:
-        for option, why in (("dry_run", "does nothing"), ("executor", "has other workers than the array's")):
-            if context.params[option]:
-                raise UsageError(f"submit: a run with --{option.replace('_', '-')} {why}: leave it out")
-        request = request_from(typed_options(cast(typer.Context, context)), context.params["file"])
-    resolved = resolve(_as_here(request), reference_of=stored_reference)
-    extra = [] if request.shared else ["--shared"]
-    if request.workers is None and not asked.gpus:
-        extra += ["--workers", str(asked.cpus)]  # how many cores a node has says nothing of how many are this job's
-    script = out or request.results / "slurm" / "submit.sh"
-    logs = request.results.absolute() / "slurm"
+    with _alone(command).make_context(command, list(rest)) as context:
+        given = context.params
+        for option, why in UNSHARED.items():
+            if given.get(option):
+                raise UsageError(f"submit: a {command} with --{option.replace('_', '-')} {why}: leave it out")
+        request = None if command == "suite" else _request(cast(typer.Context, context))
+        asked = _look_up_suite(given) if request is None else _look_up(command, request, given)
+    is_shared, workers = (given["shared"], given["workers"]) if request is None else (request.shared, request.workers)
+    extra = [] if is_shared else ["--shared"]
+    if workers is None and not array.gpus:
+        extra += ["--workers", str(array.cpus)]  # how many cores a node has says nothing of how many are this job's
+    script = out or asked.results / "slurm" / "submit.sh"
+    logs = asked.results.absolute() / "slurm"
     logs.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder, and a job without its log is none
-    write_atomic(script, script_of(asked, [*words, *extra], logs, Path.cwd()).encode())
-    each = f"{asked.cpus} cores, {asked.gpus} GPUs, {asked.time}"
-    say(f"written: {script}: {asked.workers} workers ({each} each) for {len(resolved.jobs)} jobs")
-    if asked.workers > 1 and any(metric.machine_bound for metric in resolved.work.metrics):
-        say("timings of workers on one node disturb each other: --metrics scores leaves them out, for one worker alone")
+    write_atomic(script, script_of(array, [*words, *extra], logs, Path.cwd()).encode())
+    each = f"{array.cpus} cores, {array.gpus} GPUs, {array.time}"
+    say(f"written: {script}: {array.workers} workers ({each} each) for {asked.of}")
+    if array.workers > 1 and asked.timed:
+        of = "" if request is None else ": --metrics scores leaves them out, for one worker alone"
+        say(f"timings of workers on one node disturb each other{of}")
     sent = f"sent: array {send(script)}" if send_ else f"next: sbatch {shlex.quote(str(script))}"
-    show(f"{sent}\nwho is at what: {spell('status', results=request.results)}")
+    show(f"{sent}\nwho is at what: {spell('status', results=asked.results)}")
 
 
-def _only_run() -> typer.Typer:
+def _alone(name: str) -> TyperCommand:
+    """One of the commands, to read its words without the others."""
     app = typer.Typer()
-    app.command()(run)
-    return app
+    app.command()(SHARED[name])
+    return cast(TyperCommand, typer.main.get_command(app))
+
+
+def _request(context: typer.Context) -> Request:
+    from benchmark.request import request_from
+
+    return request_from(typed_options(context), context.params.get("file"))
+
+
+def _look_up(command: str, request: Request, given: dict[str, Any]) -> _Asked:
+    """What a run, or a tuning, asks for. Raises `UsageError`: now, and not after it has waited in a queue."""
+    from benchmark.request import resolve, stored_reference
+    from benchmark.tuning.tune import show_plan
+
+    if command == "tune":
+        show_plan(_as_here(request), given["trials"], given["seed"])
+        return _Asked("a tuning", request.results, timed=False)
+    resolved = resolve(_as_here(request), reference_of=stored_reference)
+    timed = any(metric.machine_bound for metric in resolved.work.metrics)
+    return _Asked(f"{len(resolved.jobs)} jobs", request.results, timed)
+
+
+def _look_up_suite(given: dict[str, Any]) -> _Asked:
+    """What a suite asks for. Raises `UsageError`."""
+    from benchmark.names import choose_metrics
+    from benchmark.suites.plan import make_steps
+    from benchmark.suites.suite import find_suite
+
+    asked, preset = find_suite(given["name"]), given["preset"]
+    results = results_of(preset, given["results"])
+    steps = make_steps(asked, preset, {"device": "cpu", "results": results, "data_root": given["data_root"]}, False)
+    timed = any(cls.machine_bound for step in steps for cls in choose_metrics(step.registry, step.request.metrics))
+    return _Asked(f"suite {asked.name}, {preset}", results, timed)
 
 
 def _as_here(request: Request) -> Request:

@@ -18,6 +18,11 @@ from benchmark.progress import say, show
 RESULTS = {"quick": Path("results-quick")}
 
 
+def results_of(preset: str, named: Path | None) -> Path:
+    """The results folder of a preset, where none is named."""
+    return named or RESULTS.get(preset, Path("results"))
+
+
 def suite(
     name: Annotated[str, typer.Argument(help="A shipped suite by name, or a TOML file of your own.")],
     preset: Annotated[
@@ -56,7 +61,7 @@ def suite(
         raise UsageError("--dry-run and --recorded: take one of them, neither runs anything")
     asked = find_suite(name)
     asked.preset(preset)
-    folder = results or RESULTS.get(preset, Path("results"))
+    folder = results_of(preset, results)
     given: dict[str, Any] = {"device": device, "per_gpu": per_gpu, "data_root": data_root, "shared": shared}
     if dry_run:
         show(dry_run_suite(asked, preset, folder, given))
