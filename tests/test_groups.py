@@ -487,7 +487,7 @@ def test_settings_are_tuned_on_the_groups_that_are_asked_for(stairs, tmp_path, c
     assert "--groups all" in refused.err
     done = cli(*tune, "--groups", "all")
     assert done.code == 0, done.err
-    assert "all groups, val split" in done.out
+    assert "all groups, quick budget, val split" in done.out
     assert "--groups all" in done.err, "the command that scores them"
     judged, _ = judge_all(results, lambda: rows_of(results))
     of = {each.tuning.groups and tuple(each.tuning.groups["chosen"]): each for each in judged}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator
 
 from benchmark.bundles.bundle import NO_PART
 from benchmark.report.across import Across
+from benchmark.report.choice import Judged
 from benchmark.report.columns import format_interval, format_share, format_short, quartiles
 from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import find_front, make_points, pareto_file
@@ -14,10 +17,10 @@ from benchmark.report.sample_grids import grid_file, has_samples
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, GOOD_IMAGES, WRONG_LATENTS, flags_of, is_deterministic
 from benchmark.report.standing import Column, Standing, is_recipe
-from benchmark.report.statistics import MARGIN, RANKED_FROM
+from benchmark.report.statistics import MARGIN, RANKED_FROM, Gap
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, UNTOLD, ZERO_LINE, Table
-from benchmark.report.tuning import Tuned
-from benchmark.text import in_code, in_markdown
+from benchmark.report.tuning import Change, Tuned, changes_of, describe_settings, format_change
+from benchmark.text import in_markdown
 
 TITLE = "# Leaderboard"
 TUNING = "tuning.md"
@@ -285,19 +288,59 @@ def _pictures(columns: list[Column]) -> list[str]:
 
 
 def _tuned(made: list[Table], tuned: list[Tuned]) -> list[str]:
-    """The boards of tuned settings, a line each with their order, and what is being tuned."""
+    """What tuning changed on each VAE, a table each, and the boards of tuned rows."""
     boards = [table for table in made if table.protocol.settings and table.fd]
-    lines = []
-    for table in boards:
-        rows = [(label, table.gap_closed(table.rows[label])[0]) for label in table.fd]
-        order = ", ".join(f"{in_code(label)} {format_share(gap)}" if gap else in_code(label) for label, gap in rows)
-        lines.append(f"- [{in_markdown(table.page)}]({page_of(table)}): {order}")
-    if not lines and not tuned:
+    if not boards and not tuned:
         return []
     trials = sorted({each.tuning.allowed for group in tuned for each in group.judged})
     of = f", {' or '.join(map(str, trials))} trials of each prior" if trials else ""
-    head = f"Tuned: settings chosen on val{of}, apart from the recipes above ([how, and at what cost]({TUNING})):"
-    return [head, "", *lines, *([""] if lines else [])]
+    lines = [
+        f"Tuned: settings chosen on val{of}, apart from the recipes above ([how, and at what cost]({TUNING})).",
+        "",
+    ]
+    vaes: dict[str, list[Tuned]] = defaultdict(list)
+    for group in tuned:
+        vaes[group.vae].append(group)
+    for vae, groups in vaes.items():
+        lines += _changed(vae, groups, made)
+    pages = [f"[{in_markdown(table.page)}]({page_of(table)})" for table in boards]
+    return [*lines, *([f"Tuned rows: {', '.join(pages)}.", ""] if pages else [])]
+
+
+def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
+    """The table of one VAE. A prior that was tuned on several types of device stands there once."""
+    found = sorted(((changes_of(group, made), group) for group in groups), key=lambda each: -len(each[0]))
+    chosen: dict[str, tuple[Change, Judged]] = {}
+    for changes, group in found:  # that on which most were tuned first
+        of = {each.tuning.label: each for each in group.judged}
+        for change in changes:
+            chosen.setdefault(change.label, (change, of[change.label]))
+    told = sorted((each for each in chosen.values() if each[0].tuned), key=lambda each: -_closed(each[0].tuned))
+    if not told:
+        return []
+    devices = sorted({judged.tuning.device for _, judged in told})
+    both = [change for change, _ in told if change.recipe]
+    before = sorted(both, key=lambda change: -_closed(change.recipe))
+    body = [
+        [
+            in_markdown(change.label),
+            "" if change.recipe is None else _share(change.recipe),
+            "" if change.tuned is None else _share(change.tuned),
+            format_change(change),
+            f"{before.index(change) + 1} → {both.index(change) + 1}" if change.recipe else "",
+            format_short(judged.seconds / 60),
+            judged.tuning.device,
+            in_markdown(describe_settings(judged.chosen.settings)) if judged.chosen else "",
+        ]
+        for change, judged in told
+    ]
+    header = ["prior", "recipe, gap closed %", "tuned", "FD, tuned - recipe", "place", "core-min", "device"]
+    each = ", each device's rows between its own N(0, I) and aggregate posterior" if len(devices) > 1 else ""
+    return [f"{in_markdown(vae)}{each}:", "", as_grid([*header, "settings chosen"], body), ""]
+
+
+def _closed(gap: Gap | None) -> float:
+    return gap[0] if gap else math.nan
 
 
 def _apart(standing: Standing) -> list[str]:
