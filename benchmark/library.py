@@ -14,6 +14,7 @@ from backbones.trained import TrainedVAE
 from backbones.wrapped import Channels, Likelihood, Spread
 from benchmark import coordinator
 from benchmark.bundles.bundle import Bundle
+from benchmark.bundles.group_draws import say_of_how_many
 from benchmark.datasets.objects import as_dataset
 from benchmark.errors import UNUSABLE_PATH, UsageError
 from benchmark.fitted import FittedPrior
@@ -22,6 +23,7 @@ from benchmark.jobs.fit import find_or_fit, load_fit
 from benchmark.machine.devices import DeviceName, choose_device
 from benchmark.machine.threads import limit_threads
 from benchmark.names import find_dataset, open_registry, set_apart
+from benchmark.progress import say
 from benchmark.report.frame import results_frame
 from benchmark.request import Request, request_from, resolve
 from benchmark.settings import construct
@@ -140,6 +142,8 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
     if len(request.priors or ()) != 1:
         raise UsageError(f"prior {prior}: expected one prior with one value for each setting")
     resolved = resolve(request, open_registry(request.plugins), reference_of=lambda *_: None)
+    if draws := say_of_how_many(resolved.work.bundle):
+        say(draws)
     name = (request.priors or ())[0][0]
     job = [job for job in resolved.jobs if job.row.name == name][-1]
     try:

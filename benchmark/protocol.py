@@ -59,6 +59,8 @@ PRESETS = {
 USUAL = {"quick": "quick", "full": "rae"}
 #: seeds from here on are for tuning, and in no table: what was chosen with a seed is not reported with it
 TUNING_SEED = 1_000
+#: counts that a bundle's posteriors, or draws of its latent groups, may be too few for
+CAPPED = ("generated", "mmd_latents", "grid_columns")
 #: fields of the first protocols, whose hashes hold them as None; not to be added to
 COUNTED_AS_NONE = {"reference_split"}
 

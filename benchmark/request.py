@@ -41,7 +41,7 @@ from benchmark.progress import say
 from benchmark.protocol import TUNING_SEED, Budget, PresetName, Protocol, Settings, Split, choose_preset, make_protocol
 from benchmark.registry import Registry
 from benchmark.settings import construct, parse_named, read_toml
-from benchmark.store.places import data_roots
+from benchmark.store.places import data_roots, sharing
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged
 from benchmark.suggestion import suggest
@@ -206,11 +206,13 @@ def resolve(
     registry: Registry | None = None,
     reference_of: ReferenceOf | None = None,
     settings: dict[str, Any] | None = None,
+    device_type: str | None = None,
 ) -> Resolved:
     """Names -> classes, rows and jobs. Raises `UsageError` for whatever does not exist or does not fit together.
 
     `reference_of` stands in for what finds a reference or makes a missing one. `settings`: fields of the protocol as a
-    record has them, whatever the preset says today.
+    record has them, whatever the preset says today. `device_type`: that of the machines on which the jobs will be done,
+    where names are looked up on another one.
     """
     preset = choose_preset(request.protocol, request.budget, request.split)
     registry = registry or open_registry(request.plugins, apart=True, patience=request.job_timeout)
@@ -242,7 +244,7 @@ def resolve(
     require_distinct(registry, metrics, protocol)
     if request.settings == "tuned":
         protocol = protocol.model_copy(update={"settings": "tuned"})
-        made += _tuned_rows(request, registry, bundle, protocol, device.type)
+        made += _tuned_rows(request, registry, bundle, protocol, device_type or device.type)
     work = Workspace(bundle, registry, protocol, extractor, reference, metrics, device)
     made = [
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
@@ -251,7 +253,7 @@ def resolve(
     broken = [f"broken plugin {path}: {why}" for path, why in named.items() if why is not None]
     executor, of_executor = _choose_executor(request, registry, extractor, bundle)
     return Resolved(
-        make_jobs(made, bundle, request.seeds, preset.budget, device.type),
+        make_jobs(made, bundle, request.seeds, preset.budget, device_type or device.type),
         work,
         Ledger(RecordStore(request.results / "records"), request.retry),
         request.results,
@@ -274,7 +276,8 @@ def choose_groups(
     """
     backbone = _require_backbone(registry, bundle)
     chosen = number_groups(request.groups, backbone, bundle.path.name)
-    return on_groups(bundle, chosen, backbone, dataset, data_roots(request.data_root) if make else None, whole)
+    with sharing(request.results if request.shared else None):  # of machines that share results one draws
+        return on_groups(bundle, chosen, backbone, dataset, data_roots(request.data_root) if make else None, whole)
 
 
 def _tuned_rows(

@@ -1,5 +1,6 @@
 """The plans for a lent GPU: what they ask for is there, which is to be known before a machine is lent."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,24 +17,29 @@ def commands_of(plan):
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.stem)
-def test_a_plan_asks_for_what_is_there(plan, tmp_path, cli):
-    asked = [
-        command.replace("RESULTS", str(tmp_path)).replace("--device cuda", "--device cpu").split()
-        for command in commands_of(plan)
-        if command.startswith("benchmark ")
-    ]
-    assert asked
-    for _, *words in asked:
+def test_a_plan_asks_for_what_travels_with_it(plan, tmp_path, cli, monkeypatch):
+    (travelling,) = re.findall(r"^# bundles: (.+)$", plan.read_text(), re.MULTILINE)
+    for bundle in travelling.split():
+        (tmp_path / "shipped").mkdir(exist_ok=True)
+        (tmp_path / "shipped" / bundle).symlink_to(SHIPPED / bundle)
+        assert (tmp_path / "shipped" / bundle / "bundle.json").exists()
+    monkeypatch.setattr("benchmark.bundles.find.SHIPPED", tmp_path / "shipped")
+    commands = [command for command in commands_of(plan) if command.startswith("benchmark ")]
+    assert commands
+    for command in commands:
+        _, *words = command.replace("RESULTS", str(tmp_path)).replace("--device cuda", "--device cpu").split()
         if words[0] == "groups":
-            assert (SHIPPED / words[words.index("--bundle") + 1]).is_dir()
+            assert words[words.index("--bundle") + 1] in travelling.split()
             continue
         done = cli(*words, "--dry-run")
         assert done.code == 0 or "no tuning of it" in done.err, done.err
+        assert "would be computed first" not in done.err, "a reference, of images that are not there"
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.stem)
 def test_what_shares_a_gpu_says_with_how_many(plan):
+    """Else one process at a time is on it, whatever their number."""
     for command in commands_of(plan):
         words = command.split()
-        if "--per-gpu" in words:
-            assert words[words.index("--per-gpu") + 1] == words[words.index("--workers") + 1]
+        if "--workers" in words and (count := words[words.index("--workers") + 1]) != "1":
+            assert words[words.index("--per-gpu") + 1] == count

@@ -1,10 +1,12 @@
 """Latent groups of a hierarchy in whitened coordinates: draws, decoding, what is drawn where nobody chose."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import finish, start
 from draws import CPU, seeded
 from torch.distributions import Normal
 from vaes import SMALL, binary, hierarchy, untrained
@@ -231,6 +233,55 @@ def test_without_draws_they_are_made_where_images_are_at_hand_and_else_the_comma
     assert done.code == 0, done.err
     assert "drawing the latent groups of bundle, once" in done.err
     assert find_draws(open_bundle(stairs.path))[1]["each"] == 1
+
+
+def test_new_draws_leave_those_that_a_run_reads(stairs, tmp_path, cli):
+    stairs.draw("--keep", "100,30,50")
+    path, card = find_draws(open_bundle(stairs.path))
+    before, groups = path.read_bytes(), Groups((0, 1, 2), path, card)
+    stairs.draw()
+    assert find_draws(open_bundle(stairs.path))[1]["counts"]["train"] == 200, "of several those of most images"
+    assert path.read_bytes() == before
+    assert len(groups.split("train", CPU)) == 100
+
+
+def test_several_that_want_draws_make_them_once(stairs, tmp_path):
+    words = ["run", "--bundle", stairs.path, "--dataset", stairs.data, "--groups", "all", "--device", "cpu"]
+    words += ["--priors", "gaussian", "--seeds", 1, "--metrics", "fd", "--results", tmp_path / "r", "--shared"]
+    logs = [tmp_path / "one.log", tmp_path / "other.log"]
+    started = [start(words, tmp_path / f"cache-{log.stem}", log) for log in logs]
+    done = [finish(process, log) for process, log in zip(started, logs)]
+    assert [each.code for each in done] == [0, 0], "\n".join(each.output for each in done)
+    assert sum(each.output.count("drawing the latent groups") for each in done) == 1
+    assert len([*(tmp_path / "r" / "cache" / "groups").rglob("*.safetensors")]) == 1
+    assert len(read_protocols(tmp_path / "r")[0]) == 1
+
+
+@pytest.mark.parametrize("command", ["tune", "export"])
+def test_who_draws_on_a_part_of_the_images_is_told(command, stairs, tmp_path, cli):
+    stairs.draw("--keep", "100,30,50")
+    words = ["--bundle", stairs.path, "--dataset", stairs.data, "--groups", "all", "--device", "cpu"]
+    words += {
+        "tune": ["--priors", "gmm", "--trials", 1, "--results", tmp_path / "r", "--dry-run"],
+        "export": ["--prior", "gaussian", "--out", tmp_path / "prior.safetensors"],
+    }[command]
+    done = cli(command, *words)
+    assert done.code == 0, done.err
+    assert done.err.count("latent groups are drawn of 100 of 200 training images") == 1
+
+
+def test_a_suite_is_judged_where_its_draws_are_not(stairs, tmp_path, cli):
+    text = SUITE.replace("DATA", str(stairs.data)).replace("BUNDLE", str(stairs.path))
+    (tmp_path / "own.toml").write_text(text)
+    words = ["suite", tmp_path / "own.toml", "--preset", "quick", "--results", tmp_path / "results", "--device", "cpu"]
+    done = cli(*words, "--workers", 1)
+    assert done.code == 0, done.err
+    page = (tmp_path / "results" / "suites" / "own.md").read_text()
+    assert stairs.draw("--keep", "100,30,50", "--out", stairs.path / "groups").code == 0
+    shutil.rmtree(tmp_path / "cache" / "groups")
+    done = cli(*words, "--recorded")
+    assert done.code == 0, done.err
+    assert (tmp_path / "results" / "suites" / "own.md").read_text() == page
 
 
 def test_other_draws_are_other_latents(stairs, tmp_path, cli):

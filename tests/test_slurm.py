@@ -30,6 +30,26 @@ cpus = 2
 RUN = ["--priors", "gaussian", "--seeds", 1, "--metrics", "fd", "--device", "cpu"]
 
 
+OWN = """
+title = "Own"
+question = "?"
+
+[[presets.quick.requests]]
+bundle = "BUNDLE"
+priors = "fitted_gaussian"
+extractor = "incepton"
+seeds = 2
+metrics = "fd"
+
+[[claims]]
+says = "Lower"
+test = "lower"
+metric = "fd"
+row = "fitted_gaussian"
+than = "gaussian"
+"""
+
+
 @pytest.fixture
 def toml(tmp_path):
     def write(text=TOML):
@@ -84,6 +104,8 @@ def test_a_wrong_word_in_the_toml_is_one_line(text, parts, toml, tmp_path, cli):
         (["run", "--file", "none.toml"], ["none.toml: no such file"]),
         (["run", "--dry-run"], ["a run with --dry-run does nothing: leave it out"]),
         (["run", "--executor", "ray"], ["--executor has other workers than the array's"]),
+        (["run", "--file", "ray.toml"], ["--executor has other workers than the array's"]),
+        (["suite", "own.toml", "--preset", "quick"], ["extractor 'incepton'", "inception"]),
         (["tune", "--dataset", "digits", "--priors", "gmn"], ["prior 'gmn'", "did you mean 'gmm'"]),
         (["tune", "--dataset", "digits", "--priors", "gaussian"], ["prior gaussian has no search space"]),
         (["suite", "mixtres"], ["mixtres", "mixtures"]),
@@ -91,7 +113,12 @@ def test_a_wrong_word_in_the_toml_is_one_line(text, parts, toml, tmp_path, cli):
         (["suite", "mixtures", "--recorded"], ["a suite with --recorded runs nothing: leave it out"]),
     ],
 )
-def test_a_wrong_word_of_the_run_is_told_before_anything_waits_in_a_queue(words, parts, toml, tmp_path, cli):
+def test_a_wrong_word_of_the_run_is_told_before_anything_waits_in_a_queue(
+    words, parts, small_bundle, toml, tmp_path, cli, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("ray.toml").write_text("executor = 'ray'\n")
+    Path("own.toml").write_text(OWN.replace("BUNDLE", str(small_bundle)))
     line = only_line(cli("submit", "--slurm", toml(), "--", *words, "--results", tmp_path / "r"))
     for part in parts:
         assert part in line
@@ -148,6 +175,41 @@ def test_a_tuning_and_a_suite_are_shared_as_a_run_is(words, of, timed, toml, tmp
     last = (tmp_path / "r" / "slurm" / "submit.sh").read_text().splitlines()[-1]
     assert f"-m benchmark {words[0]} " in last
     assert last.endswith("--shared --workers 2")
+
+
+def test_workers_of_a_suite_that_trains_its_vaes_are_shown(tmp_path, cli):
+    """They share the folder apart, which is below the one that is named."""
+    apart = tmp_path / "r" / "suites" / "hole"
+    claims = Claims(apart / "claims")
+    assert claims.take("job", "gmm seed 0")
+    try:
+        done = cli("status", "--results", tmp_path / "r")
+    finally:
+        claims.close()
+    assert done.code == 0, done.err
+    assert "gmm seed 0" in done.out
+    assert "1 workers at 1 jobs; 0 records" in done.out
+
+
+def test_words_are_read_as_the_commands_read_them(small_bundle, toml, tmp_path, cli, monkeypatch):
+    """A home folder is one, and a worker's device decides which tunings are asked for, not that of this machine."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Path("own.toml").write_text(OWN.replace("BUNDLE", str(small_bundle)).replace('extractor = "incepton"\n', ""))
+    done = cli("submit", "--slurm", toml(), "--", "suite", "own.toml", "--preset", "quick", "--results=~/r")
+    assert done.code == 0, done.err
+    assert (tmp_path / "home" / "r" / "slurm" / "submit.sh").exists()
+    assert not Path("~").exists()
+    words = ["run", "--bundle", "mnist-conv_vae", "--settings", "tuned", "--budget", "full", "--metrics", "scores"]
+    for part in ("records", "tunings"):
+        (tmp_path / "r").mkdir(exist_ok=True)
+        (tmp_path / "r" / part).symlink_to(ROOT / "results" / part)
+    words += ["--results", tmp_path / "r"]
+    for gpus, prior, code in ((1, "nsf", 0), (0, "nsf", 2), (1, "radial", 2)):
+        array = toml(f"{TOML}gpus = {gpus}\n")
+        done = cli("submit", "--slurm", array, "--out", "s.sh", "--", *words, "--priors", prior)
+        assert done.code == code, done.err
+        assert code == 0 or f"{prior}: no tuning of it" in done.err
 
 
 def test_what_the_toml_says_is_in_the_script_and_no_gpu_is_named(toml, tmp_path):

@@ -262,15 +262,15 @@ def test_scores_of_other_splits_and_seeds_choose_nothing():
     assert [sorted(trial.scores) for trial in whole.trials] == [[1000]] * 5
 
 
-def test_what_fails_or_takes_too_long_is_spent():
-    """The recipe took one second, so 33 are the most."""
-    failed = record("1", 1000, status="diverged")
-    slow = record("2", 1000, 0.5, took=33.5)
-    whole = judge(plan(4), found(("0", 1000, 5.0), ("3", 1000, 4.0)) + failed + slow)
-    assert [trial.score for trial in whole.trials] == [5.0, math.inf, math.inf, 4.0]
+def test_what_fails_or_is_ended_is_spent_and_what_was_slow_counts():
+    """Else a busy machine would choose: the recipe took one second."""
+    failed = record("1", 1000, status="diverged") + record("4", 1000, status="timed out")
+    slow = record("2", 1000, 0.5, took=1_000.0)
+    whole = judge(plan(5), found(("0", 1000, 5.0), ("3", 1000, 4.0)) + failed + slow)
+    assert [trial.score for trial in whole.trials] == [5.0, math.inf, 0.5, 4.0, math.inf]
     assert whole.trials[1].failures == {1000: "diverged: no"}
-    assert whole.trials[2].failures == {1000: "its fit took 34 s, of at most 33"}
-    assert [trial.number for trial in whole.finalists] == [3, 0]
+    assert whole.trials[4].failures == {1000: "timed out: no"}
+    assert [trial.number for trial in whole.finalists] == [2, 3, 0]
 
 
 def test_where_every_trial_fails_nothing_is_chosen():
@@ -389,8 +389,7 @@ def test_settings_that_are_typed_stay_as_they_are(small_bundle, planted, tmp_pat
 
 
 def test_a_trial_that_takes_too_long_is_ended_and_spent(small_bundle, planted, tmp_path, cli, monkeypatch):
-    for place in ("benchmark.report.choice.GRACE", "benchmark.tuning.tune.GRACE"):
-        monkeypatch.setattr(place, 0.5)
+    monkeypatch.setattr("benchmark.report.choice.GRACE", 2.0)
     plugin = planted("if width != 6.0 and width > 2: time.sleep(600)")
     start = time.monotonic()
     assert cli(*tune_words(small_bundle, plugin, tmp_path / "results", "--trials", 5)).code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,12 @@ from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images
 from benchmark.errors import UsageError
 from benchmark.progress import Progress, say, track
-from benchmark.store.places import cache_root
+from benchmark.store.places import cache_root, lock, made_root
 from benchmark.store.sealed import Damaged, file_hash, write_atomic, write_sealed
 from benchmark.streams import stream
 from benchmark.suggestion import suggest
 
-FOLDER, NAME = "groups", "draws"
+FOLDER = "groups"
 BATCH = 500  # images
 
 
@@ -48,22 +49,33 @@ def on_groups(
     found = find_draws(bundle, backbone.group_shapes)
     partial = _counts(bundle, found[1]) if found else ""
     if found is None or (whole and partial and roots is not None):
-        command = suggest("groups", bundle=bundle.path)
         missing = f"no draws of the latent groups of {bundle.path.name}"
         if partial:
             missing = f"the latent groups of {bundle.path.name} are drawn of {partial} alone"
-        if roots is None:
-            raise UsageError(f"{missing}; make them with: {command}")
-        if dataset is None:
-            raise UsageError(f"{missing}, and {without_images(bundle)}")
+        found = _draw_missing(bundle, backbone, dataset, roots, missing, whole)
+    return replace(bundle, groups=Groups(chosen, *found))
+
+
+def _draw_missing(
+    bundle: Bundle, backbone: Backbone, dataset: Dataset | None, roots: list[Path] | None, missing: str, whole: bool
+) -> tuple[Path, dict[str, Any]]:
+    """Draws of all images, by one of those that want them. Raises `UsageError` where there are no images to draw of."""
+    command = suggest("groups", bundle=bundle.path)
+    if roots is None:
+        raise UsageError(f"{missing}; make them with: {command}")
+    if dataset is None:
+        raise UsageError(f"{missing}, and {without_images(bundle)}")
+    with lock(f"groups-{bundle.id[:16]}", f"groups of {bundle.path.name} are drawn"):
+        found = find_draws(bundle, backbone.group_shapes)
+        if found and not (whole and _counts(bundle, found[1])):  # made meanwhile
+            return found
         try:
             images = load_images(dataset, roots)[0]
         except UsageError as error:
             raise UsageError(f"{missing}; make them with: {command} ({error})") from error
         say(f"drawing the latent groups of {bundle.path.name}, once")
         with track("latent groups") as progress:
-            found = make_draws(bundle, backbone, images, 1, None, None, progress)
-    return replace(bundle, groups=Groups(chosen, *found))
+            return make_draws(bundle, backbone, images, 1, None, None, progress)
 
 
 def say_of_how_many(bundle: Bundle) -> str | None:
@@ -87,10 +99,8 @@ def find_draws(bundle: Bundle, shapes: Sequence[Sequence[int]] | None = None) ->
     is named and left out.
     """
     found: list[tuple[Path, dict[str, Any]]] = []
-    for folder in (bundle.path / FOLDER, _cached(bundle)):
-        path = folder / f"{NAME}.json"
-        if not path.exists():
-            continue
+    folders = dict.fromkeys((bundle.path / FOLDER, _folder(bundle, made_root()), _folder(bundle, cache_root())))
+    for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         try:
             card = read_card(path, GroupsCard)
             if card["bundle"] != bundle.id:
@@ -142,17 +152,20 @@ def make_draws(
             done += len(batch)
             progress(done, total)
         parts[split] = torch.cat(drawn)
-    path = (folder or _cached(bundle)) / f"{NAME}.safetensors"
-    write_atomic(path, save(parts))
+    content = save(parts)
+    sha256 = hashlib.sha256(content).hexdigest()
+    # named by what it holds: a run that reads other draws goes on with these
+    path = (folder or _folder(bundle, made_root())) / f"{sha256[:16]}.safetensors"
+    write_atomic(path, content)
     card = {
         "bundle": bundle.id,
         "shapes": [list(shape) for shape in backbone.group_shapes],
         "counts": {split: len(part) for split, part in parts.items()},
         "each": each,
-        "sha256": file_hash(path),
+        "sha256": sha256,
     }
     return path, write_sealed(path.with_suffix(".json"), card)
 
 
-def _cached(bundle: Bundle) -> Path:
-    return cache_root() / FOLDER / bundle.id[:16]
+def _folder(bundle: Bundle, root: Path) -> Path:
+    return root / FOLDER / bundle.id[:16]

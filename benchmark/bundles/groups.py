@@ -1,7 +1,7 @@
 """Several latent groups of a hierarchy in the place of its top one: which, draws of them, and what decodes them.
 
-    groups/draws.safetensors   train, val, test: D draws of eps of all groups (n, D, numbers), float16, the top first
-    groups/draws.json          its card (sealed): the bundle, the groups' shapes, how many images and draws, sha256
+    groups/NAME.safetensors   train, val, test: D draws of eps of all groups (n, D, numbers), float16, the top first
+    groups/NAME.json          its card (sealed): the bundle, the groups' shapes, how many images and draws, sha256
 
 eps_l = (z_l - mu_l(z_<l)) / sigma_l(z_<l) (`backbones/api.py`). Below the top q(eps_l | x, z_<l) hangs on the draws
 above it, so that no mean and standard deviation of an image can be kept, as a bundle does of z: draws are. They lie

@@ -22,6 +22,7 @@ from benchmark.suggestion import spell
 
 if TYPE_CHECKING:
     from benchmark.request import Request
+    from benchmark.slurm import Slurm
 
 #: commands that workers can share
 SHARED: dict[str, Callable[..., None]] = {"run": run, "tune": tune, "suite": suite}
@@ -63,11 +64,11 @@ def submit(
         raise unknown_name("command that workers can share", command, SHARED)
     with _alone(command).make_context(command, list(rest)) as context:
         given = context.params
-        for option, why in UNSHARED.items():
-            if given.get(option):
-                raise UsageError(f"submit: a {command} with --{option.replace('_', '-')} {why}: leave it out")
         request = None if command == "suite" else _request(cast(typer.Context, context))
-        asked = _look_up_suite(given) if request is None else _look_up(command, request, given)
+        for option, why in UNSHARED.items():
+            if given.get(option) or getattr(request, option, None):
+                raise UsageError(f"submit: a {command} with --{option.replace('_', '-')} {why}: leave it out")
+        asked = _look_up_suite(given, array) if request is None else _look_up(command, request, given, array)
     is_shared, workers = (given["shared"], given["workers"]) if request is None else (request.shared, request.workers)
     extra = [] if is_shared else ["--shared"]
     if workers is None and not array.gpus:
@@ -98,39 +99,44 @@ def _request(context: typer.Context) -> Request:
     return request_from(typed_options(context), context.params.get("file"))
 
 
-def _look_up(command: str, request: Request, given: dict[str, Any]) -> _Asked:
+def _look_up(command: str, request: Request, given: dict[str, Any], array: Slurm) -> _Asked:
     """What a run, or a tuning, asks for. Raises `UsageError`: now, and not after it has waited in a queue."""
     from benchmark.request import resolve, stored_reference
     from benchmark.tuning.tune import show_plan
 
+    here = request.model_copy(update={"device": "cpu"})  # where it is submitted there may be no GPU
     if command == "tune":
-        show_plan(_as_here(request), given["trials"], given["seed"])
+        show_plan(here, given["trials"], given["seed"])
         return _Asked("a tuning", request.results, timed=False)
-    resolved = resolve(_as_here(request), reference_of=stored_reference)
+    there = _device_type(request.device, array)
+    resolved = resolve(here, reference_of=stored_reference, device_type=there)
     timed = any(metric.machine_bound for metric in resolved.work.metrics)
     return _Asked(f"{len(resolved.jobs)} jobs", request.results, timed)
 
 
-def _look_up_suite(given: dict[str, Any]) -> _Asked:
-    """What a suite asks for. Raises `UsageError`."""
+def _look_up_suite(given: dict[str, Any], array: Slurm) -> _Asked:
+    """What a suite asks for, but of the VAEs that it trains first, of which less is known. Raises `UsageError`."""
     from benchmark.names import choose_metrics
+    from benchmark.request import resolve, stored_reference
+    from benchmark.store.places import expand_home
     from benchmark.suites.plan import make_steps
     from benchmark.suites.suite import find_suite
 
     asked, preset = find_suite(given["name"]), given["preset"]
-    results = results_of(preset, given["results"])
-    steps = make_steps(asked, preset, {"device": "cpu", "results": results, "data_root": given["data_root"]}, False)
+    results = expand_home(results_of(preset, given["results"]))
+    there = _device_type(given["device"], array)
+    common = {"device": "cpu", "results": results, "data_root": given["data_root"], "shared": True}
+    steps = make_steps(asked, preset, common, make=False)
+    for step in steps:
+        if step.bundle is not None:
+            resolve(step.request, step.registry, reference_of=stored_reference, device_type=there)
     timed = any(cls.machine_bound for step in steps for cls in choose_metrics(step.registry, step.request.metrics))
     return _Asked(f"suite {asked.name}, {preset}", results, timed)
 
 
-def _as_here(request: Request) -> Request:
-    """The same as far as names can be looked up where it is submitted, which may have no GPU."""
-    import torch
-
-    if request.device != "cuda" or torch.cuda.is_available():
-        return request
-    return request.model_copy(update={"device": "cpu", "settings": "recipe"})
+def _device_type(device: str, array: Slurm) -> str:
+    """That of a worker: what is asked for, or what it has."""
+    return ("cuda" if array.gpus else "cpu") if device == "auto" else device
 
 
 def status(results: ResultsOption = Path("results")) -> None:
@@ -141,10 +147,12 @@ def status(results: ResultsOption = Path("results")) -> None:
         from benchmark.store.held import STALE, read_claims
         from benchmark.store.places import claims_folder
 
-    folder = claims_folder(results)
-    if not folder.is_dir():
+    # records of the VAEs that a suite trains lie in a folder apart
+    shared = [folder for folder in (results, *sorted((results / "suites").glob("*"))) if claims_folder(folder).is_dir()]
+    if not shared:
         raise UsageError(f"{results}: no workers share this folder (expected a folder 'claims', of run --shared)")
-    found = [(claim, age) for claim, age in read_claims(folder) if claim.what]
+    claims = [each for folder in shared for each in read_claims(claims_folder(folder))]
+    found = [(claim, age) for claim, age in claims if claim.what]
     body = [
         [claim.what, claim.doing, claim.job or "", claim.machine, claim.process, claim.since, f"{age:.0f} s ago"]
         for claim, age in found
@@ -154,5 +162,5 @@ def status(results: ResultsOption = Path("results")) -> None:
         show(tabulate(body, header, "simple", disable_numparse=True))
     lost = sum(age > STALE for _, age in found)
     silent = f", {lost} of them not heard of for {format_seconds(STALE)}: others take their jobs over" if lost else ""
-    recorded = sum(1 for _ in (results / "records").rglob("*.json"))
+    recorded = sum(1 for folder in {results, *shared} for _ in (folder / "records").rglob("*.json"))
     show(f"{len({claim.holder for claim, _ in found})} workers at {len(found)} jobs{silent}; {recorded:,} records")

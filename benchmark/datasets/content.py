@@ -43,13 +43,15 @@ COARSE = 2.0
 READERS = (path_module, arrays, folders, hugging_face, image_files, listing, npz, objects, own, sizes, splits)
 
 
-class _Seen(BaseModel):
-    """`stamp`: None where the files had been changed a moment before."""
+class Seen(BaseModel):
+    """What is known of images at a path. `stamp`: None where the files had been changed a moment before."""
 
     typed: str
     path: str
     stamp: str | None
     sha256: str
+    counts: tuple[int, int, int]
+    shape: tuple[int, int, int]
 
 
 def load_images(dataset: Dataset, roots: list[Path]) -> tuple[Images, str]:
@@ -59,9 +61,9 @@ def load_images(dataset: Dataset, roots: list[Path]) -> tuple[Images, str]:
     sha256 = images.content_hash()
     try:
         if isinstance(dataset, PathDataset):
-            _note_seen(dataset, stamp, sha256)
+            _note_seen(dataset, stamp, images, sha256)
         elif isinstance(dataset, ObjectDataset):
-            _note_seen(_keep(dataset.name, images, sha256), None, sha256)
+            _note_seen(_keep(dataset.name, images, sha256), None, images, sha256)
     except OSError as error:
         if isinstance(dataset, ObjectDataset):  # those at a path are read again next time
             say(f"{dataset.where} cannot be kept in the cache ({error.strerror or error}): save them as an .npz")
@@ -70,8 +72,13 @@ def load_images(dataset: Dataset, roots: list[Path]) -> tuple[Images, str]:
 
 def hash_images(dataset: PathDataset) -> str:
     """The hash of the pixels (`Images.content_hash`); they are read where it is not known. Raises `UsageError`."""
+    return look_at(dataset).sha256
+
+
+def look_at(dataset: PathDataset) -> Seen:
+    """What is known of images at a path, which are read where nothing is. Raises `UsageError`."""
     seen, stamp = _read(_note(dataset)), _stamp(dataset)
-    return seen.sha256 if seen and stamp and seen.stamp == stamp else load_images(dataset, [])[1]
+    return seen if seen and stamp and seen.stamp == stamp else _seen(dataset, stamp, *load_images(dataset, []))
 
 
 def last_seen(sha256: str) -> str | None:
@@ -83,10 +90,13 @@ def last_seen(sha256: str) -> str | None:
     return None
 
 
-def _note_seen(dataset: PathDataset, stamp: str | None, sha256: str) -> None:
-    there = _absolute(dataset)
-    seen = _Seen(typed=there.label, path=str(there.path), stamp=stamp, sha256=sha256)
-    write_sealed(_note(dataset), seen.model_dump())
+def _note_seen(dataset: PathDataset, stamp: str | None, images: Images, sha256: str) -> None:
+    write_sealed(_note(dataset), _seen(dataset, stamp, images, sha256).model_dump(mode="json"))
+
+
+def _seen(dataset: PathDataset, stamp: str | None, images: Images, sha256: str) -> Seen:
+    there, about = _absolute(dataset), {"counts": images.counts, "shape": images.shape}
+    return Seen(typed=there.label, path=str(there.path), stamp=stamp, sha256=sha256, **about)
 
 
 def _keep(name: str, images: Images, sha256: str) -> PathDataset:
@@ -105,9 +115,9 @@ def _note(dataset: PathDataset) -> Path:
     return cache_root() / "images" / f"{content_hash(_absolute(dataset).label)}.json"
 
 
-def _read(note: Path) -> _Seen | None:
+def _read(note: Path) -> Seen | None:
     try:
-        return _Seen(**read_sealed(note)) if note.exists() else None
+        return Seen(**read_sealed(note)) if note.exists() else None
     except (Damaged, ValidationError):
         return None  # the images are there to be read again
 

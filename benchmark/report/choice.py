@@ -20,15 +20,15 @@ from benchmark.store.tunings import Try, Tuning, read_tunings
 
 SEEDS = (TUNING_SEED, TUNING_SEED + 1, TUNING_SEED + 2)
 FINALISTS = 3
-#: a trial may take so many times the seconds of the recipe's fit, and so many seconds more, which are the machine's
-LONGEST, GRACE = 3.0, 30.0
+#: a trial is ended after so many times the seconds of the recipe's fit, and so many more, which are the machine's
+LONGEST, GRACE = 3.0, 120.0
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried. `scores`: tuning seed -> FD, infinite where the fit failed or took too long.
+    """Settings that were tried. `scores`: tuning seed -> FD, infinite where the fit failed or was ended.
 
     `seconds`: of all its fits and scores. `failures`: why a score is infinite, by seed.
     """
@@ -159,17 +159,17 @@ class _Found:
                 self._ends[row["bundle"], row["prior"]].append(record)
 
     def judge(self, tuning: Tuning) -> Judged:
-        allowed = self._allowed(tuning)
         trials, sampled = (
-            [self._trial(tuning, number, each, allowed) for number, each in enumerate(tries)]
+            [self._trial(tuning, number, each) for number, each in enumerate(tries)]
             for tries in (tuning.trials, tuning.sampled)
         )
         return Judged(tuning, trials, sampled, self._find_ends(tuning))
 
-    def _trial(self, tuning: Tuning, number: int, tried: Try, allowed: float) -> Trial:
+    def _trial(self, tuning: Tuning, number: int, tried: Try) -> Trial:
+        """A fit that came to its end counts, however long it took: whether a machine was busy is to choose nothing."""
         scores: dict[int, float] = {}
         failures: dict[int, str] = {}
-        seconds, recipe = 0.0, tried.config_hash == tuning.trials[0].config_hash
+        seconds = 0.0
         for seed in SEEDS:
             unfit = self._unfit.get((tried.config_hash, seed))
             record = self._score(tuning, tried.config_hash, seed)
@@ -181,18 +181,9 @@ class _Found:
                 scores[seed] = float(value) if math.isfinite(value) else math.inf
                 if scores[seed] == math.inf:
                     failures[seed] = str(record.get("reason", "no number"))
-                elif took > allowed and not recipe and seed == SEEDS[0]:  # told once: machines are busy at times
-                    scores[seed] = math.inf
-                    failures[seed] = f"its fit took {took:.0f} s, of at most {allowed:.0f}"
             elif unfit is not None:
                 scores[seed], failures[seed] = math.inf, f"{unfit['status']}: {unfit['reason']}"
         return Trial(number, tried.settings, tried.config_hash, scores, seconds, failures)
-
-    def _allowed(self, tuning: Tuning) -> float:
-        """Seconds that a fit may take, by the recipe's; any where that has no fit."""
-        record = self._score(tuning, tuning.trials[0].config_hash, SEEDS[0])
-        fit = record and self._fits.get(record["identity"]["fit"])
-        return longest_fit(fit["values"].get("fit_seconds", 0.0)) if fit and fit["status"] == "ok" else math.inf
 
     def _score(self, tuning: Tuning, config_hash: str, seed: int) -> Record | None:
         return next((r for r in self._scores.get((config_hash, seed), []) if _is_of(r, tuning)), None)
@@ -214,7 +205,7 @@ class _Found:
 
 
 def longest_fit(recipe: float) -> float:
-    """Seconds that a trial's fit may take where the recipe's took so many."""
+    """Seconds after which a trial's fit is ended, where the recipe's took so many."""
     return LONGEST * recipe + GRACE
 
 

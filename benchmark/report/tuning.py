@@ -27,8 +27,8 @@ RULE = (
     f"sequence, beside its recipe (trial 0). Each is fitted with tuning seed {SEEDS[0]} and scored by its FD on the "
     f"validation split; the best {FINALISTS} are fitted with two more, and the lowest mean of the three is chosen. "
     "Settings of sampling are tried on the winner's fits, and four of them cost a trial. A trial that fails, diverges "
-    f"or takes more than {LONGEST:g} times the recipe's fit and {GRACE:g} s is spent. Nothing here is measured on "
-    "test; what is chosen is fitted anew with seeds from 0 on, and stands in tables of its own as `prior*`."
+    f"or is ended after {LONGEST:g} times the seconds of the recipe's fit and {GRACE:g} more is spent. Nothing here is "
+    "measured on test; what is chosen is fitted anew with seeds from 0 on, and stands in tables of its own as `prior*`."
 )
 
 

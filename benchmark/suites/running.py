@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmark import coordinator
 from benchmark.bundles.bundle import Bundle
-from benchmark.bundles.group_draws import say_of_how_many
 from benchmark.bundles.reference import Reference, find_reference, reference_command
 from benchmark.datasets.api import Dataset
 from benchmark.errors import UsageError
 from benchmark.extractors.api import Extractor
 from benchmark.jobs.forecast import total
+from benchmark.jobs.workspace import Workspace
 from benchmark.machine.devices import choose_device
 from benchmark.progress import format_seconds, say
-from benchmark.report.tables import make_tables
+from benchmark.protocol import CAPPED, Protocol
+from benchmark.report.tables import Table, make_tables
 from benchmark.request import Resolved, resolve, stored_reference
 from benchmark.store.places import data_roots, sharing
 from benchmark.store.sealed import content_hash
@@ -74,11 +76,10 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
             "--recorded the suite trains it"
         )
     resolved = [resolve(step.request, step.registry, reference_of=_require_reference) for step in steps]
-    for sentence in dict.fromkeys(filter(None, (say_of_how_many(each.work.bundle) for each in resolved))):
-        say(sentence)  # why nothing may be recorded of these draws
-    note = _note(suite, preset, typed, device, steps, resolved)
     made, damaged, _ = make_tables(results)
     apart, *_ = make_tables(folder_apart(results, suite.name))
+    protocols = [_as_recorded(each.work, [*made, *apart]) for each in resolved]
+    note = _note(suite, preset, typed, device, steps, resolved, protocols)
     missing = [each.place.name for each in find_tables(note, [*made, *apart]) if each.table is None]
     if len(missing) == len(note.places):
         raise UsageError(f"{of}: nothing is recorded of it on {device} in {results}: {'; '.join(missing)}")
@@ -106,11 +107,36 @@ def _require_reference(bundle: Bundle, dataset: Dataset | None, extractor: Extra
     return reference
 
 
-def _note(suite: Suite, preset: str, typed: str, device: str, steps: list[Step], resolved: list[Resolved]) -> Note:
-    """Where the rows of the steps stand; `typed`: the device as the command has it."""
+def _as_recorded(work: Workspace, tables: Sequence[Table]) -> Protocol:
+    """The protocol under which records stand: of latent groups that with draws of the most images.
+
+    Draws are made where a suite is run, and need not be here.
+    """
+    if work.protocol.groups is None:
+        return work.protocol
+
+    def but_draws(protocol: Protocol) -> tuple[dict[str, Any], Any]:
+        return protocol.model_dump(exclude={"groups", *CAPPED}), (protocol.groups or {}).get("chosen")
+
+    there = [table.protocol for table in tables if table.bundle == work.bundle.id[:16]]
+    alike = [protocol for protocol in there if but_draws(protocol) == but_draws(work.protocol)]
+    return max([*alike, work.protocol], key=lambda protocol: (protocol.groups or {})["train"])
+
+
+def _note(
+    suite: Suite,
+    preset: str,
+    typed: str,
+    device: str,
+    steps: list[Step],
+    resolved: list[Resolved],
+    protocols: Sequence[Protocol] | None = None,
+) -> Note:
+    """Where the rows of the steps stand; `typed`: the device as the command has it. `protocols`: theirs, if others."""
+    protocols = protocols or [each.work.protocol for each in resolved]
     places = [
-        make_place(suite, replace(step, bundle=each.work.bundle), each.work.protocol.hash, device)
-        for step, each in zip(steps, resolved, strict=True)
+        make_place(suite, replace(step, bundle=each.work.bundle), protocol.hash, device)
+        for step, each, protocol in zip(steps, resolved, protocols, strict=True)
     ]
     name = suite.name if suite.name in shipped() else f"{suite.name}.toml"
     command = spell("suite", name, preset=preset, device=None if typed == "auto" else typed)

@@ -12,7 +12,7 @@ from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle, open_bundle
 from benchmark.bundles.making import Asked, name_parts, require_images
 from benchmark.bundles.pretrain import pretrain, require_batch
-from benchmark.datasets.content import hash_images, load_images
+from benchmark.datasets.content import hash_images, look_at
 from benchmark.datasets.path import PathDataset
 from benchmark.names import find_dataset
 from benchmark.registry import Registry
@@ -47,7 +47,7 @@ def _require_enough(training: Training, cls: type[Backbone], asked: Asked) -> No
     if known:
         settings = {**cls.recipes[dataset.name][1], **settings}
     if isinstance(dataset, PathDataset):
-        found, _ = load_images(dataset, asked.roots)
+        found = look_at(dataset)
         counts, known, settings = found.counts, True, {**cls.recipe(dataset.name, found.shape)[0], **settings}
     if count and counts:
         require_images(counts[0], count, dataset.name)

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmark.bundles.group_draws import say_of_how_many
 from benchmark.coordinator import do_jobs, dry_run
 from benchmark.errors import UsageError
 from benchmark.jobs.identity import Job, Row
@@ -25,7 +26,7 @@ from benchmark.names import open_registry
 from benchmark.progress import say
 from benchmark.registry import Registry
 from benchmark.report.board import Board
-from benchmark.report.choice import GRACE, LONGEST, SEEDS, Judged, judge, longest_fit
+from benchmark.report.choice import SEEDS, Judged, judge, longest_fit
 from benchmark.request import ReferenceOf, Request, Resolved, resolve, stored_reference
 from benchmark.store.places import lock, sharing
 from benchmark.store.tunings import Try, Tuning, read_tunings
@@ -94,6 +95,8 @@ def _plan(
     executor = request.executor or "processes"  # which can end a trial that takes too long
     resolved = resolve(request.model_copy(update={**fixed, "executor": executor}), registry, reference_of)
     always = [job for job in resolved.jobs if job.row.prior or job.row.name == AGGREGATE_POSTERIOR]
+    if draws := say_of_how_many(resolved.work.bundle):
+        say(draws)
     resolved = replace(resolved, jobs=always, notes=[])
     entrants = []
     for name, base, space in _choose(registry, request):
@@ -213,7 +216,7 @@ def _note(resolved: Resolved, tunings: list[Tuning]) -> None:
 def _limit(entrant: _Entrant) -> float:
     """Seconds that a trial may take, by those of the recipe; any where the recipe itself failed."""
     seconds = entrant.found.recipe.seconds
-    return longest_fit(seconds) + LONGEST * GRACE if seconds else math.inf
+    return longest_fit(seconds) if seconds else math.inf
 
 
 Rows = tuple[list[Row], tuple[int, ...], float]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What goes along to a lent GPU, in two folders beside the code that git is told to ignore.
 #
-#     bash tools/gpu/pack.sh [NAME=RESULTS ...]
+#     bash tools/gpu/pack.sh [NAME=RESULTS[:DATASET/BACKBONE] ...]
 #
 # `.whl` gets wheels, for Python 3.12, of what its Python may lack, in the versions of constraints.txt. `.gpu` gets the
 # commit that is checked out, without its files, so that records can name it, and of each results folder what a run goes on
@@ -37,8 +37,8 @@ rm -rf "$bare"
 rm -rf .gpu/*.tar.gz .gpu/data
 [ -z "${DATA:-}" ] || cp -rL "$DATA" .gpu/data
 for pair in "$@"; do
-    results=${pair#*=}
-    mapfile -t there < <(cd "$results" && ls -d records protocols tunings suites 2>/dev/null)
+    IFS=: read -r results part <<<"${pair#*=}:"
+    mapfile -t there < <(cd "$results" && ls -d "records/${part%:}" protocols tunings suites 2>/dev/null)
     tar -C "$results" -czf ".gpu/${pair%%=*}.tar.gz" "${there[@]}"
 done
 du -sh .whl .gpu
