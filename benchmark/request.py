@@ -180,8 +180,8 @@ class Resolved:
     """A request whose names have become classes: jobs in order, what they share, and what is to be said beforehand.
 
     `ledger`: what is recorded of them. `left_out`: why priors that were asked for have no job; `broken`: why
-    plugins that were named were left out. `executor` has the jobs
-    done, on `terms`. `limits`: label -> seconds after which a job of that row is ended. `shared`: as of the request.
+    plugins that were named were left out. `executor` has the jobs done, on `terms`. `limits`: label -> seconds that a
+    fit of that row, or a measurement, may take. `shared`: as of the request.
     """
 
     jobs: list[Job]

@@ -518,6 +518,45 @@ def test_a_job_that_hangs_is_ended_and_recorded_and_the_others_go_on(small_bundl
     assert "hangs seed 0: FAILED fit timed out earlier: no end after 6s" in again.output
 
 
+SLOW = """
+import time
+import torch
+from benchmark.metrics.api import Metric, hookimpl as of_metrics
+from priors.api import LatentPrior, hookimpl
+
+class Slow(LatentPrior):
+    name = "slow"
+    def fit(self, posterior, generator, progress):
+        time.sleep(4)
+    def sample(self, n, generator):
+        return torch.randn(n, *self.latent_shape, generator=generator)
+
+class Waits(Metric):
+    name = "waits"
+    reads = ("split",)
+    def measure(self, evaluation):
+        time.sleep(4)
+        return {"waits": 1.0}
+
+@hookimpl
+def register_priors():
+    return [Slow]
+
+@of_metrics
+def register_metrics():
+    return [Waits]
+"""
+
+
+def test_a_measurement_is_not_ended_for_what_the_fit_took(small_bundle, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = ["run", "--bundle", small_bundle, "--priors", "slow", "--plugin", tmp_path / "slow.py", "--seeds", 1]
+    words += ["--device", "cpu", "--metrics", "waits", "--job-timeout", 7, "--results", tmp_path / "r"]
+    done = finish(start(words, tmp_path / "cache", tmp_path / "log"), tmp_path / "log")
+    assert done.code == 0, done.output
+    assert the_record(tmp_path / "r", "waits", prior="slow")[0]["status"] == "ok"
+
+
 DIES = """
 import os
 from pathlib import Path

@@ -74,7 +74,9 @@ def run(
     per_gpu: PerGpuOption = 1,
     job_timeout: Annotated[
         float | None,
-        typer.Option("--job-timeout", help="Seconds after which a job is ended, and recorded as timed out."),
+        typer.Option(
+            "--job-timeout", help="Seconds after which a fit, or a score, is ended and recorded as timed out."
+        ),
     ] = None,
     executor: Annotated[
         str | None, typer.Option(help="here (default for one worker), processes, ray, 'ray[num_cpus=0.5]', or yours.")

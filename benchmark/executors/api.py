@@ -53,8 +53,8 @@ class Terms:
     """What a run asks of an executor.
 
     `workers`: how many tasks are worked at once. `device`: where; with `per_gpu` of the workers on each GPU. `limit`:
-    seconds after which a task is ended and lost, None for no such limit. `settings`: the executor's own, as its
-    `Config` has them; None for the defaults.
+    seconds that a task's fit, or a measurement, may take before it is ended and lost, None for no such limit.
+    `settings`: the executor's own, as its `Config` has them; None for the defaults.
     """
 
     workers: int

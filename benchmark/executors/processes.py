@@ -21,7 +21,10 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass
 class _Worker:
-    """A process, the GPU that it sees, and the number of its task while it has one, with the seconds that may take."""
+    """A process, the GPU that it sees, and the number of its task while it has one.
+
+    `limit`: the seconds that the task's fit, or a measurement, may take since it `started`.
+    """
 
     child: Child
     gpu: str | None
@@ -90,6 +93,8 @@ class Processes(Executor):
             self._lose(worker, Loss("crashed", lines[-1], lines))
         else:
             if isinstance(message, Told):
+                if message.kind == "began":  # a measurement is not to end for what the fit took
+                    worker.started = time.monotonic()
                 self._pass_on(worker.task, message)
             else:
                 number, worker.task = worker.task, None

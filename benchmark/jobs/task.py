@@ -37,7 +37,7 @@ class Task:
     """What is asked of a job: its fit, and the metrics of these names.
 
     `recorded`: its fit is recorded as fine, and so is not handed in again. `threads`: how many its arithmetic takes.
-    `limit`: seconds after which it is ended, in place of the run's own limit.
+    `limit`: seconds that its fit, or a measurement, may take, in place of the run's own limit.
     """
 
     job: Job
