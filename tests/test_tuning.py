@@ -438,7 +438,10 @@ def test_machines_that_share_a_folder_share_the_trials_and_take_over_a_lost_one_
         found = [(path, read_claim(path)) for path in (shared / "claims").glob("[!.]*.json")]
         return [path for path, claim in found if claim and claim.process == lost.pid and claim.what]
 
-    while len(record_files(shared)) < 6 or not held_by_the_lost():
+    def both_have_measured():
+        return all(log.exists() and ": measured" in log.read_text() for log in logs[1:3])
+
+    while not (both_have_measured() and held_by_the_lost()):
         assert lost.is_alive(), logs[1].read_text()
         time.sleep(0.02)
     lost.kill()
