@@ -314,7 +314,8 @@ def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
     for changes, group in found:  # that on which most were tuned first
         of = {each.tuning.label: each for each in group.judged}
         for change in changes:
-            chosen.setdefault(change.label, (change, of[change.label]))
+            if change.label in of:  # else its plan is damaged, and named
+                chosen.setdefault(change.label, (change, of[change.label]))
     told = sorted((each for each in chosen.values() if each[0].tuned), key=lambda each: -_closed(each[0].tuned))
     if not told:
         return []
