@@ -320,7 +320,7 @@ def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
     if not told:
         return []
     devices = sorted({judged.tuning.device for _, judged in told})
-    both = [change for change, _ in told if change.recipe]
+    both = [change for change, _ in told if change.recipe and change.seeds >= RANKED_FROM]
     before = sorted(both, key=lambda change: -_closed(change.recipe))
     body = [
         [
@@ -328,7 +328,7 @@ def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
             "" if change.recipe is None else _share(change.recipe),
             "" if change.tuned is None else _share(change.tuned),
             format_change(change),
-            f"{before.index(change) + 1} → {both.index(change) + 1}" if change.recipe else "",
+            f"{before.index(change) + 1} → {both.index(change) + 1}" if change in both else "",
             format_short(judged.seconds / 60),
             judged.tuning.device,
             in_markdown(describe_settings(judged.chosen.settings)) if judged.chosen else "",
@@ -337,7 +337,8 @@ def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
     ]
     header = ["prior", "recipe, gap closed %", "tuned", "FD, tuned - recipe", "place", "core-min", "device"]
     each = ", each device's rows between its own N(0, I) and aggregate posterior" if len(devices) > 1 else ""
-    return [f"{in_markdown(vae)}{each}:", "", as_grid([*header, "settings chosen"], body), ""]
+    places = f"; places among rows with {RANKED_FROM} seeds of both"
+    return [f"{in_markdown(vae)}{each}{places}:", "", as_grid([*header, "settings chosen"], body), ""]
 
 
 def _closed(gap: Gap | None) -> float:

@@ -14,7 +14,7 @@ from benchmark.report.choice import FINALISTS, GRACE, LONGEST, SEEDS, Judged, Tr
 from benchmark.report.columns import format_short
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.names import name_groups
-from benchmark.report.statistics import Gap, Interval, paired_difference, spearman
+from benchmark.report.statistics import RANKED_FROM, Gap, Interval, paired_difference, spearman
 from benchmark.report.tables import Table
 from benchmark.settings import format_value
 from benchmark.store.tunings import STAR
@@ -253,7 +253,8 @@ def changes_of(tuned: Tuned, tables: list[Table]) -> list[Change]:
     ]
     recipes, of_tuned = ([table for table in alike if bool(table.protocol.settings) == kind] for kind in (False, True))
     pairs = [(one, other) for one in recipes for other in of_tuned if _same(one, other)]
-    return [_change(label, *pairs[-1]) for label in pairs[-1][1].fd] if pairs else []
+    changes = [_change(label, *pairs[-1]) for label in pairs[-1][1].fd] if pairs else []
+    return sorted(changes, key=lambda each: each.values[1])
 
 
 def _change(starred: str, before: Table, after: Table) -> Change:
@@ -292,7 +293,7 @@ def _changes(tuned: Tuned, tables: list[Table]) -> list[str]:
     score = tuned.judged[0].tuning.score
     header = ["prior", "recipe, gap closed %", "tuned, gap closed %", f"{score}, tuned - recipe", "seeds"]
     lines = ["On test, with seeds that chose nothing:", "", as_grid(header, body), ""]
-    paired = [each for each in changes if each.seeds]
+    paired = [each for each in changes if each.seeds >= RANKED_FROM]
     if len(paired) > 2:
         order = [each.label for each in paired]
         ranked = [each.label for each in sorted(paired, key=lambda each: each.values[0])]
