@@ -444,7 +444,7 @@ def test_pixels_that_differ_are_counted():
     assert differing_pixels(as_png(one), as_png(one[:1])) == 1
 
 
-def test_ctrl_c_ends_with_what_was_verified(results, cli, monkeypatch):
+def test_ctrl_c_ends_with_what_was_verified(results, cli, tmp_path, monkeypatch):
     groups = group_by_fit([json.loads(file.read_text()) for file in record_files(results)])
     of_priors = {fit for fit, scores in groups.items() if scores[0]["row"]["prior"] == "latent_flow"}
     # ids, and so the draw, differ from machine to machine: one that begins with both fits, the second interrupted
@@ -458,15 +458,15 @@ def test_ctrl_c_ends_with_what_was_verified(results, cli, monkeypatch):
         return fit(self, *given)
 
     monkeypatch.setattr(LatentFlow, "fit", interrupted)
-    left = set(Path(tempfile.gettempdir()).iterdir())
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))  # others are at work in the usual one
     done = cli("verify", "--share", 1, "--seed", seed, "--results", results)
     assert done.code == 130
     assert "interrupted" in done.err
     assert "Traceback" not in done.err
     assert summary(done) == [1 + 4, 0, 0, 0]  # the first fit and its scores, though no other line came after theirs
     assert sum(line.count(",") + 1 for line in done.out.splitlines()[:-1]) == 1 + 4
-    new = set(Path(tempfile.gettempdir()).iterdir()) - left
-    assert not [path for path in new if path.name.startswith("latent-prior-benchmark-")]
+    assert not [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("latent-prior-benchmark-")]
 
 
 def test_a_fresh_cache_is_empty_and_goes(monkeypatch):
