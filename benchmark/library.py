@@ -14,7 +14,7 @@ from backbones.trained import TrainedVAE
 from backbones.wrapped import Channels, Likelihood, Spread
 from benchmark import coordinator
 from benchmark.bundles.bundle import Bundle
-from benchmark.bundles.group_draws import say_of_how_many
+from benchmark.bundles.group_draws import describe_partial
 from benchmark.datasets.objects import as_dataset
 from benchmark.errors import UNUSABLE_PATH, UsageError
 from benchmark.fitted import FittedPrior
@@ -142,7 +142,7 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
     if len(request.priors or ()) != 1:
         raise UsageError(f"prior {prior}: expected one prior with one value for each setting")
     resolved = resolve(request, open_registry(request.plugins), reference_of=lambda *_: None)
-    if draws := say_of_how_many(resolved.work.bundle):
+    if draws := describe_partial(resolved.work.bundle):
         say(draws)
     name = (request.priors or ())[0][0]
     job = [job for job in resolved.jobs if job.row.name == name][-1]

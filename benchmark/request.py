@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.find import name_of
-from benchmark.bundles.group_draws import on_groups, say_of_how_many
+from benchmark.bundles.group_draws import describe_partial, on_groups
 from benchmark.bundles.groups import number_groups
 from benchmark.bundles.reference import Reference, find_reference, obtain_reference
 from benchmark.datasets.api import Dataset
@@ -257,7 +257,7 @@ def resolve(
         work,
         Ledger(RecordStore(request.results / "records"), request.retry),
         request.results,
-        [*filter(None, [say_of_how_many(bundle)]), *_notes(made), *unseen],
+        [*filter(None, [describe_partial(bundle)]), *_notes(made), *unseen],
         left_out,
         broken,
         executor,

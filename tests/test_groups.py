@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import finish, start
 from draws import CPU, seeded
+from experiments import suite_text
 from torch.distributions import Normal
 from vaes import SMALL, binary, hierarchy, untrained
 
@@ -271,8 +272,7 @@ def test_who_draws_on_a_part_of_the_images_is_told(command, stairs, tmp_path, cl
 
 
 def test_a_suite_is_judged_where_its_draws_are_not(stairs, tmp_path, cli):
-    text = SUITE.replace("DATA", str(stairs.data)).replace("BUNDLE", str(stairs.path))
-    (tmp_path / "own.toml").write_text(text)
+    (tmp_path / "own.toml").write_text(suite_of(stairs))
     words = ["suite", tmp_path / "own.toml", "--preset", "quick", "--results", tmp_path / "results", "--device", "cpu"]
     done = cli(*words, "--workers", 1)
     assert done.code == 0, done.err
@@ -398,29 +398,14 @@ def test_the_file_of_a_prior_says_of_which_groups_it_is(stairs, tmp_path, cli):
         assert chosen == {"top": None, "all": [0, 1, 2], "1": [1]}[groups]
 
 
-SUITE = """
-title = "Groups"
-question = "?"
-
-[[presets.quick.requests]]
-dataset = "DATA"
-bundle = "BUNDLE"
-groups = "all"
-priors = "fitted_gaussian"
-seeds = 1
-metrics = "mmd"
-
-[[claims]]
-says = "Lower"
-test = "lower"
-metric = "mmd_imq"
-row = "fitted_gaussian"
-than = "gaussian"
-"""
+def suite_of(stairs, budget="quick", data=True):
+    of_data = {"dataset": str(stairs.data)} if data else {}
+    request = {"bundle": str(stairs.path), "groups": "all", "budget": budget, "seeds": 1, "metrics": "mmd"}
+    return suite_text("mmd_imq", **of_data, **request)
 
 
 def test_a_suite_draws_groups_and_its_dry_run_does_not(stairs, tmp_path, cli):
-    (tmp_path / "own.toml").write_text(SUITE.replace("DATA", str(stairs.data)).replace("BUNDLE", str(stairs.path)))
+    (tmp_path / "own.toml").write_text(suite_of(stairs))
     words = ["suite", tmp_path / "own.toml", "--preset", "quick", "--results", tmp_path / "results", "--device", "cpu"]
     done = cli(*words, "--dry-run")
     assert done.code == 2
@@ -433,24 +418,21 @@ def test_a_suite_draws_groups_and_its_dry_run_does_not(stairs, tmp_path, cli):
 
 def test_a_suite_of_full_budget_takes_no_draws_of_a_part_of_the_images(stairs, tmp_path, cli):
     assert stairs.draw("--keep", "100,30,50", "--out", stairs.path / "groups").code == 0
-    text = SUITE.replace('metrics = "mmd"', 'metrics = "mmd"\nbudget = "BUDGET"').replace("BUNDLE", str(stairs.path))
     words = ["suite", tmp_path / "own.toml", "--preset", "quick", "--results", tmp_path / "results", "--device", "cpu"]
 
-    def asked(budget, data, *more):
-        said = text.replace("BUDGET", budget)
-        said = said.replace("DATA", str(data)) if data else said.replace('dataset = "DATA"\n', "")
-        (tmp_path / "own.toml").write_text(said)
+    def asked(budget, *more, data=True):
+        (tmp_path / "own.toml").write_text(suite_of(stairs, budget, data))
         return cli(*words, *more)
 
     partial = "latent groups are drawn of 100 of 200 training images; of all of them by: python -m benchmark groups"
-    assert partial in asked("quick", stairs.data, "--dry-run").err
+    assert partial in asked("quick", "--dry-run").err
     assert find_draws(open_bundle(stairs.path))[1]["counts"]["train"] == 100
     moved = stairs.data.rename(tmp_path / "moved.npz")
-    refused = asked("full", None, "--workers", 1)
+    refused = asked("full", "--workers", 1, data=False)
     assert refused.code == 2
     assert "the latent groups of bundle are drawn of 100 of 200 training images alone" in refused.err.splitlines()[-1]
     moved.rename(stairs.data)
-    done = asked("full", stairs.data, "--workers", 1)
+    done = asked("full", "--workers", 1)
     assert done.code == 0, done.err
     assert "drawn of 100" not in done.err
     assert {record["row"]["groups"]["train"] for record in rows_of(tmp_path / "results")} == {200}

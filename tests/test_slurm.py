@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, finish, numbers, only_line, record_files, start
+from experiments import suite_text
 from slurm_cluster import Cluster, missing, wait_for
 
 from benchmark.machine import slurm as slurm_of_this_process
@@ -28,26 +29,6 @@ time = "4:00:00"
 cpus = 2
 """
 RUN = ["--priors", "gaussian", "--seeds", 1, "--metrics", "fd", "--device", "cpu"]
-
-
-OWN = """
-title = "Own"
-question = "?"
-
-[[presets.quick.requests]]
-bundle = "BUNDLE"
-priors = "fitted_gaussian"
-extractor = "incepton"
-seeds = 2
-metrics = "fd"
-
-[[claims]]
-says = "Lower"
-test = "lower"
-metric = "fd"
-row = "fitted_gaussian"
-than = "gaussian"
-"""
 
 
 @pytest.fixture
@@ -118,7 +99,8 @@ def test_a_wrong_word_of_the_run_is_told_before_anything_waits_in_a_queue(
 ):
     monkeypatch.chdir(tmp_path)
     Path("ray.toml").write_text("executor = 'ray'\n")
-    Path("own.toml").write_text(OWN.replace("BUNDLE", str(small_bundle)))
+    of = {"bundle": str(small_bundle), "seeds": 2, "metrics": "fd"}
+    Path("own.toml").write_text(suite_text("fd", extractor="incepton", **of))
     line = only_line(cli("submit", "--slurm", toml(), "--", *words, "--results", tmp_path / "r"))
     for part in parts:
         assert part in line
@@ -195,7 +177,7 @@ def test_words_are_read_as_the_commands_read_them(small_bundle, toml, tmp_path, 
     """A home folder is one, and a worker's device decides which tunings are asked for, not that of this machine."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    Path("own.toml").write_text(OWN.replace("BUNDLE", str(small_bundle)).replace('extractor = "incepton"\n', ""))
+    Path("own.toml").write_text(suite_text("fd", bundle=str(small_bundle), seeds=2, metrics="fd"))
     done = cli("submit", "--slurm", toml(), "--", "suite", "own.toml", "--preset", "quick", "--results=~/r")
     assert done.code == 0, done.err
     assert (tmp_path / "home" / "r" / "slurm" / "submit.sh").exists()

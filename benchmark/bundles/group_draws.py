@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from benchmark.suggestion import suggest
 FOLDER = "groups"
 BATCH = 500  # images
 
+#: the file and its card
+Draws = tuple[Path, dict[str, Any]]
+
 
 def on_groups(
     bundle: Bundle,
@@ -47,27 +51,35 @@ def on_groups(
     if chosen is None:
         return bundle
     found = find_draws(bundle, backbone.group_shapes)
-    partial = _counts(bundle, found[1]) if found else ""
-    if found is None or (whole and partial and roots is not None):
-        missing = f"no draws of the latent groups of {bundle.path.name}"
-        if partial:
-            missing = f"the latent groups of {bundle.path.name} are drawn of {partial} alone"
-        found = _draw_missing(bundle, backbone, dataset, roots, missing, whole)
+    if not _are_enough(bundle, found, whole and roots is not None):
+        found = _draw_missing(bundle, backbone, dataset, roots, found, whole)
+    assert found is not None
     return replace(bundle, groups=Groups(chosen, *found))
 
 
+def _are_enough(bundle: Bundle, found: Draws | None, whole: bool) -> bool:
+    return found is not None and not (whole and _partial(bundle, found[1]))
+
+
 def _draw_missing(
-    bundle: Bundle, backbone: Backbone, dataset: Dataset | None, roots: list[Path] | None, missing: str, whole: bool
-) -> tuple[Path, dict[str, Any]]:
-    """Draws of all images, by one of those that want them. Raises `UsageError` where there are no images to draw of."""
-    command = suggest("groups", bundle=bundle.path)
+    bundle: Bundle,
+    backbone: Backbone,
+    dataset: Dataset | None,
+    roots: list[Path] | None,
+    found: Draws | None,
+    whole: bool,
+) -> Draws:
+    """Draws of all images, made by one of those that want them. Raises `UsageError` where no images are at hand."""
+    command, missing = suggest("groups", bundle=bundle.path), f"no draws of the latent groups of {bundle.path.name}"
+    if found is not None:
+        missing = f"the latent groups of {bundle.path.name} are drawn of {_partial(bundle, found[1])} alone"
     if roots is None:
         raise UsageError(f"{missing}; make them with: {command}")
     if dataset is None:
         raise UsageError(f"{missing}, and {without_images(bundle)}")
     with lock(f"groups-{bundle.id[:16]}", f"groups of {bundle.path.name} are drawn"):
         found = find_draws(bundle, backbone.group_shapes)
-        if found and not (whole and _counts(bundle, found[1])):  # made meanwhile
+        if found is not None and _are_enough(bundle, found, whole):  # made meanwhile
             return found
         try:
             images = load_images(dataset, roots)[0]
@@ -78,45 +90,55 @@ def _draw_missing(
             return make_draws(bundle, backbone, images, 1, None, None, progress)
 
 
-def say_of_how_many(bundle: Bundle) -> str | None:
+def describe_partial(bundle: Bundle) -> str | None:
     """A sentence where the draws of a bundle's groups are of a part of its training images."""
-    if bundle.groups is None or not (partial := _counts(bundle, bundle.groups.card)):
+    if bundle.groups is None or not (partial := _partial(bundle, bundle.groups.card)):
         return None
     more = suggest("groups", bundle=bundle.path)
     return f"latent groups are drawn of {partial}; of all of them by: {more}"
 
 
-def _counts(bundle: Bundle, card: dict[str, Any]) -> str:
+def _partial(bundle: Bundle, card: dict[str, Any]) -> str:
     """Of how many of how many training images draws are, in words; empty where they are of all."""
     drawn, images = card["counts"]["train"], bundle.card["dataset"]["counts"]["train"]
     return f"{drawn:,} of {images:,} training images" if drawn < images else ""
 
 
-def find_draws(bundle: Bundle, shapes: Sequence[Sequence[int]] | None = None) -> tuple[Path, dict[str, Any]] | None:
+def find_draws(bundle: Bundle, shapes: Sequence[Sequence[int]] | None = None) -> Draws | None:
     """The file of draws of a bundle's groups and its card; of several that of the most training images.
 
-    `shapes`: those of the groups that its backbone has, where that is at hand. A damaged file, or one of other groups,
-    is named and left out.
+    `shapes`: those of the groups that its backbone has, where that is at hand. What is damaged, or of other groups, is
+    named and left out.
     """
-    found: list[tuple[Path, dict[str, Any]]] = []
+    cards: list[Draws] = []
     folders = dict.fromkeys((bundle.path / FOLDER, _folder(bundle, made_root()), _folder(bundle, cache_root())))
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
-        try:
+        with _left_out():
             card = read_card(path, GroupsCard)
             if card["bundle"] != bundle.id:
                 raise Damaged(f"{path}: its draws are of another bundle, {card['bundle'][:16]}")
             if shapes is not None and card["shapes"] != [list(shape) for shape in shapes]:
                 raise Damaged(f"{path}: shapes of groups that the backbone of {bundle.path.name} has not")
+            cards.append((path, card))
+    cards.sort(key=lambda each: (each[1]["counts"]["train"], each[1]["each"]), reverse=True)
+    for path, card in cards:  # a file is read whole to be verified, so none but that which is taken
+        with _left_out():
             drawn = path.with_suffix(".safetensors")
             if not drawn.is_file() or file_hash(drawn) != card["sha256"]:
                 raise Damaged(f"{drawn}: missing, or does not match its hash in {path.name}")
             numbers = sum(torch.Size(shape).numel() for shape in card["shapes"])
             require_tensors(drawn, {split: [card["counts"][split], card["each"], numbers] for split in SPLITS})
-        except Damaged as error:
-            say(f"draws of latent groups are damaged and left out: {error}")
-        else:
-            found.append((drawn, card))
-    return max(found, key=lambda each: (each[1]["counts"]["train"], each[1]["each"]), default=None)
+            return drawn, card
+    return None
+
+
+@contextmanager
+def _left_out() -> Iterator[None]:
+    """Name what is damaged meanwhile, and go on."""
+    try:
+        yield
+    except Damaged as error:
+        say(f"draws of latent groups are damaged and left out: {error}")
 
 
 @torch.no_grad()
@@ -128,7 +150,7 @@ def make_draws(
     keep: list[int] | None,
     folder: Path | None,
     progress: Progress,
-) -> tuple[Path, dict[str, Any]]:
+) -> Draws:
     """Draw eps of all groups, `each` times an image, and write the draws with their card to `folder` (None: the cache).
 
     `keep`: how many train, val and test images are kept (None: all), drawn at random. Raises `UsageError` where

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -21,7 +21,6 @@ from benchmark.progress import format_seconds, say, show
 from benchmark.suggestion import spell
 
 if TYPE_CHECKING:
-    from benchmark.request import Request
     from benchmark.slurm import Slurm
 
 #: commands that workers can share
@@ -40,7 +39,9 @@ class _Asked:
 
     of: str
     results: Path
-    timed: bool
+    shared: bool
+    workers: int | None
+    timed: bool = False
 
 
 def submit(
@@ -63,15 +64,10 @@ def submit(
     if command not in SHARED:
         raise unknown_name("command that workers can share", command, SHARED)
     with _alone(command).make_context(command, list(rest)) as context:
-        given = context.params
-        request = None if command == "suite" else _request(cast(typer.Context, context))
-        for option, why in UNSHARED.items():
-            if given.get(option) or getattr(request, option, None):
-                raise UsageError(f"submit: a {command} with --{option.replace('_', '-')} {why}: leave it out")
-        asked = _look_up_suite(given, array) if request is None else _look_up(command, request, given, array)
-    is_shared, workers = (given["shared"], given["workers"]) if request is None else (request.shared, request.workers)
-    extra = [] if is_shared else ["--shared"]
-    if workers is None and not array.gpus:
+        look_up = _look_up_suite if command == "suite" else _look_up
+        asked = look_up(command, cast(typer.Context, context), array)
+    extra = [] if asked.shared else ["--shared"]
+    if asked.workers is None and not array.gpus:
         extra += ["--workers", str(array.cpus)]  # how many cores a node has says nothing of how many are this job's
     script = out or asked.results / "slurm" / "submit.sh"
     logs = asked.results.absolute() / "slurm"
@@ -80,8 +76,8 @@ def submit(
     each = f"{array.cpus} cores, {array.gpus} GPUs, {array.time}"
     say(f"written: {script}: {array.workers} workers ({each} each) for {asked.of}")
     if array.workers > 1 and asked.timed:
-        of = "" if request is None else ": --metrics scores leaves them out, for one worker alone"
-        say(f"timings of workers on one node disturb each other{of}")
+        of_run = ": --metrics scores leaves them out, for one worker alone" if command == "run" else ""
+        say(f"timings of workers on one node disturb each other{of_run}")
     sent = f"sent: array {send(script)}" if send_ else f"next: sbatch {shlex.quote(str(script))}"
     show(f"{sent}\nwho is at what: {spell('status', results=asked.results)}")
 
@@ -93,28 +89,31 @@ def _alone(name: str) -> TyperCommand:
     return cast(TyperCommand, typer.main.get_command(app))
 
 
-def _request(context: typer.Context) -> Request:
-    from benchmark.request import request_from
+def _refuse(command: str, given: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for an option with which workers share nothing."""
+    for option, why in UNSHARED.items():
+        if given.get(option):
+            raise UsageError(f"submit: a {command} with --{option.replace('_', '-')} {why}: leave it out")
 
-    return request_from(typed_options(context), context.params.get("file"))
 
-
-def _look_up(command: str, request: Request, given: dict[str, Any], array: Slurm) -> _Asked:
+def _look_up(command: str, context: typer.Context, array: Slurm) -> _Asked:
     """What a run, or a tuning, asks for. Raises `UsageError`: now, and not after it has waited in a queue."""
-    from benchmark.request import resolve, stored_reference
+    from benchmark.request import request_from, resolve, stored_reference
     from benchmark.tuning.tune import show_plan
 
+    given = context.params
+    request = request_from(typed_options(context), given.get("file"))
+    _refuse(command, {**given, "executor": request.executor})  # which a file may say
     here = request.model_copy(update={"device": "cpu"})  # where it is submitted there may be no GPU
     if command == "tune":
         show_plan(here, given["trials"], given["seed"])
-        return _Asked("a tuning", request.results, timed=False)
-    there = _device_type(request.device, array)
-    resolved = resolve(here, reference_of=stored_reference, device_type=there)
+        return _Asked("a tuning", request.results, request.shared, request.workers)
+    resolved = resolve(here, reference_of=stored_reference, device_type=_device_type(request.device, array))
     timed = any(metric.machine_bound for metric in resolved.work.metrics)
-    return _Asked(f"{len(resolved.jobs)} jobs", request.results, timed)
+    return _Asked(f"{len(resolved.jobs)} jobs", request.results, request.shared, request.workers, timed)
 
 
-def _look_up_suite(given: dict[str, Any], array: Slurm) -> _Asked:
+def _look_up_suite(command: str, context: typer.Context, array: Slurm) -> _Asked:
     """What a suite asks for, but of the VAEs that it trains first, of which less is known. Raises `UsageError`."""
     from benchmark.names import choose_metrics
     from benchmark.request import resolve, stored_reference
@@ -122,16 +121,18 @@ def _look_up_suite(given: dict[str, Any], array: Slurm) -> _Asked:
     from benchmark.suites.plan import make_steps
     from benchmark.suites.suite import find_suite
 
+    given = context.params
+    _refuse(command, given)
     asked, preset = find_suite(given["name"]), given["preset"]
     results = expand_home(results_of(preset, given["results"]))
-    there = _device_type(given["device"], array)
     common = {"device": "cpu", "results": results, "data_root": given["data_root"], "shared": True}
     steps = make_steps(asked, preset, common, make=False)
+    there = _device_type(given["device"], array)
     for step in steps:
         if step.bundle is not None:
             resolve(step.request, step.registry, reference_of=stored_reference, device_type=there)
     timed = any(cls.machine_bound for step in steps for cls in choose_metrics(step.registry, step.request.metrics))
-    return _Asked(f"suite {asked.name}, {preset}", results, timed)
+    return _Asked(f"suite {asked.name}, {preset}", results, given["shared"], given["workers"], timed)
 
 
 def _device_type(device: str, array: Slurm) -> str:

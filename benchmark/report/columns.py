@@ -126,12 +126,12 @@ def format_interval(mean: float, low: float, high: float, digits: int, unit: str
     return f"{mean:.{digits}f}{half}{unit}"
 
 
-def format_share(gap: tuple[float, float, float] | None) -> str:
+def format_share(gap: tuple[float, float, float] | None, unit: str = " %") -> str:
     """A gap closed, in per cent; blank where there is none to close."""
     if gap is None:
         return ""
     mean, low, high = (100 * part for part in gap)
-    return format_interval(mean, low, high, 1, " %")
+    return format_interval(mean, low, high, 1, unit)
 
 
 def format_short(value: float) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from benchmark.bundles.bundle import NO_PART
 from benchmark.report.across import Across
 from benchmark.report.choice import Judged
-from benchmark.report.columns import format_interval, format_share, format_short, quartiles
+from benchmark.report.columns import format_share, format_short, quartiles
 from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import find_front, make_points, pareto_file
 from benchmark.report.sample_grids import grid_file, has_samples
@@ -182,25 +182,20 @@ def _table(columns: list[Column], across: Across, labels: list[str]) -> str:
 def _cells(column: Column, label: str) -> Iterator[str]:
     """The share of the gap closed with half its interval, under the backbone's first seed and under others."""
     if gap := column.gap_closed(label):
-        share = _share(gap)
+        share = format_share(gap, "")
         elsewhere = column.table_of(label) is not column.first
         mark = "" if elsewhere or not is_recipe(label) else column.first.marks.get(label, "")
         cell = f"**{share}**" if mark == NEAR else f"{share} †" if elsewhere else f"{share} {mark}".strip()
         yield f"{cell}{_warning(label, [column])}"
     for table in column.repeats:
         if label in table.fd and (repeat := table.gap_closed(table.rows[label])[0]):
-            yield _share(repeat)
+            yield format_share(repeat, "")
 
 
 def _ends(column: Column) -> str:
     """The two scores between which the gap lies."""
     worst, best = (column.first.rows[label].mean(FD) for label in (ZERO_LINE, CEILING))
     return f"*{format_short(worst)} → {format_short(best)}*"
-
-
-def _share(gap: tuple[float, float, float]) -> str:
-    mean, low, high = (100 * part for part in gap)
-    return format_interval(mean, low, high, 1)
 
 
 def _rates(table: Table) -> dict[str, str]:
@@ -303,7 +298,7 @@ def _tuned(made: list[Table], tuned: list[Tuned]) -> list[str]:
         vaes[group.vae].append(group)
     for vae, groups in vaes.items():
         lines += _changed(vae, groups, made)
-    pages = [f"[{in_markdown(table.page)}]({page_of(table)})" for table in boards]
+    pages = list(map(_link, boards))
     return [*lines, *([f"Tuned rows: {', '.join(pages)}.", ""] if pages else [])]
 
 
@@ -319,14 +314,14 @@ def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
     told = sorted((each for each in chosen.values() if each[0].tuned), key=lambda each: -_closed(each[0].tuned))
     if not told:
         return []
-    devices = sorted({judged.tuning.device for _, judged in told})
+    devices = {judged.tuning.device for _, judged in told}
     both = [change for change, _ in told if change.recipe and change.seeds >= RANKED_FROM]
     before = sorted(both, key=lambda change: -_closed(change.recipe))
     body = [
         [
             in_markdown(change.label),
-            "" if change.recipe is None else _share(change.recipe),
-            "" if change.tuned is None else _share(change.tuned),
+            format_share(change.recipe, ""),
+            format_share(change.tuned, ""),
             format_change(change),
             f"{before.index(change) + 1} → {both.index(change) + 1}" if change in both else "",
             format_short(judged.seconds / 60),
@@ -336,9 +331,9 @@ def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
         for change, judged in told
     ]
     header = ["prior", "recipe, gap closed %", "tuned", "FD, tuned - recipe", "place", "core-min", "device"]
-    each = ", each device's rows between its own N(0, I) and aggregate posterior" if len(devices) > 1 else ""
+    ends = ", each device's rows between its own N(0, I) and aggregate posterior" if len(devices) > 1 else ""
     places = f"; places among rows with {RANKED_FROM} seeds of both"
-    return [f"{in_markdown(vae)}{each}{places}:", "", as_grid([*header, "settings chosen"], body), ""]
+    return [f"{in_markdown(vae)}{ends}{places}:", "", as_grid([*header, "settings chosen"], body), ""]
 
 
 def _closed(gap: Gap | None) -> float:
@@ -348,13 +343,17 @@ def _closed(gap: Gap | None) -> float:
 def _apart(standing: Standing) -> list[str]:
     if not standing.apart:
         return []
-    lines = [f"- [{in_markdown(table.page)}]({page_of(table)}): {in_markdown(why)}" for table, why in standing.apart]
+    lines = [f"- {_link(table)}: {in_markdown(why)}" for table, why in standing.apart]
     return ["Not ranked here:", "", *lines, ""]
+
+
+def _link(table: Table) -> str:
+    return f"[{in_markdown(table.page)}]({page_of(table)})"
 
 
 def _links(standing: Standing, across: Across, made: list[Table]) -> list[str]:
     tables = [table for column in standing.columns for table in (*column.tables, *column.repeats)]
-    pages = [f"[{in_markdown(table.page)}]({page_of(table)})" for table in tables]
+    pages = list(map(_link, tables))
     further = [f"[across data sets]({ACROSS})"] if across.labels else []
     if any(table.protocol.split != "test" for table in made):
         further.append(f"[settings chosen on the validation split]({TUNING})")

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.report.best_of import expected_best
 from benchmark.report.choice import FINALISTS, GRACE, LONGEST, SEEDS, Judged, Trial
-from benchmark.report.columns import format_short
+from benchmark.report.columns import format_share, format_short
 from benchmark.report.markdown_table import as_grid
 from benchmark.report.names import name_groups
 from benchmark.report.statistics import RANKED_FROM, Gap, Interval, paired_difference, spearman
@@ -229,13 +229,14 @@ class Change:
     """A prior on test by its recipe and by the settings that were chosen, with the same seeds.
 
     `recipe`, `tuned`: shares of the gap closed; None of a recipe that is not scored. `difference`: of FD, tuned less
-    recipe, with its 95 % interval, paired by seed. `values`: means of the two FDs, by which orders are told.
+    recipe, with its 95 % interval, paired by seed; None of fewer than two. `values`: means of the two FDs, by which
+    orders are told.
     """
 
     label: str
     recipe: Gap | None
     tuned: Gap | None
-    difference: Interval
+    difference: Interval | None
     seeds: int
     values: tuple[float, float]
 
@@ -265,18 +266,10 @@ def _change(starred: str, before: Table, after: Table) -> Change:
         label,
         before.gap_closed(before.rows[label])[0] if of_recipe else None,
         after.gap_closed(after.rows[starred])[0],
-        _interval_of([of_tuned[seed] for seed in seeds], [of_recipe[seed] for seed in seeds]),
+        paired_difference(*([of[seed] for seed in seeds] for of in (of_tuned, of_recipe))) if len(seeds) > 1 else None,
         len(seeds),
-        (_mean(of_recipe), _mean(of_tuned)),
+        (statistics.fmean(of_recipe.values()) if of_recipe else math.nan, statistics.fmean(of_tuned.values())),
     )
-
-
-def _interval_of(tuned: list[float], recipe: list[float]) -> Interval:
-    return paired_difference(tuned, recipe) if len(tuned) > 1 else (math.nan, math.nan, math.nan)
-
-
-def _mean(by_seed: dict[int, float]) -> float:
-    return statistics.fmean(by_seed.values()) if by_seed else math.nan
 
 
 def _changes(tuned: Tuned, tables: list[Table]) -> list[str]:
@@ -287,7 +280,13 @@ def _changes(tuned: Tuned, tables: list[Table]) -> list[str]:
     from scipy import stats
 
     body = [
-        [in_markdown(each.label), _interval(each.recipe), _interval(each.tuned), format_change(each), str(each.seeds)]
+        [
+            in_markdown(each.label),
+            format_share(each.recipe, ""),
+            format_share(each.tuned, ""),
+            format_change(each),
+            str(each.seeds),
+        ]
         for each in changes
     ]
     score = tuned.judged[0].tuning.score
@@ -305,19 +304,15 @@ def _changes(tuned: Tuned, tables: list[Table]) -> list[str]:
 
 def format_change(change: Change) -> str:
     """The difference of FD with its interval; blank of a single seed."""
+    if change.difference is None:
+        return ""
     mean, low, high = change.difference
-    return "" if math.isnan(mean) else f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
+    return f"{mean:+.3g} [{low:+.3g}, {high:+.3g}]"
 
 
 def _same(one: Table, other: Table) -> bool:
     """Whether two tables differ in nothing but whether settings were tuned."""
     return one.protocol.model_dump(exclude={"settings"}) == other.protocol.model_dump(exclude={"settings"})
-
-
-def _interval(gap: tuple[float, float, float] | None) -> str:
-    if gap is None:
-        return ""
-    return f"{100 * gap[0]:.1f}" + ("" if math.isnan(gap[1]) else f" ± {50 * (gap[2] - gap[1]):.1f}")
 
 
 def _listed(labels: list[str]) -> str:

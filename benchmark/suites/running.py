@@ -43,7 +43,8 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     steps = _trained(steps)
     resolved = [resolve(step.request, step.registry) for step in steps]
     typed = given.get("device") or "auto"
-    keep_note(results, _note(suite, preset, typed, resolved[0].work.device.type, steps, resolved))
+    protocols = [each.work.protocol for each in resolved]
+    keep_note(results, _note(suite, preset, typed, resolved[0].work.device.type, steps, resolved, protocols))
     if expected := _expected(resolved):
         say(expected)
     failed = 0
@@ -130,10 +131,9 @@ def _note(
     device: str,
     steps: list[Step],
     resolved: list[Resolved],
-    protocols: Sequence[Protocol] | None = None,
+    protocols: list[Protocol],
 ) -> Note:
-    """Where the rows of the steps stand; `typed`: the device as the command has it. `protocols`: theirs, if others."""
-    protocols = protocols or [each.work.protocol for each in resolved]
+    """Where the rows of the steps stand, under `protocols`; `typed`: the device as the command has it."""
     places = [
         make_place(suite, replace(step, bundle=each.work.bundle), protocol.hash, device)
         for step, each, protocol in zip(steps, resolved, protocols, strict=True)

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmark.bundles.group_draws import say_of_how_many
+from benchmark.bundles.group_draws import describe_partial
 from benchmark.coordinator import do_jobs, dry_run
 from benchmark.errors import UsageError
 from benchmark.jobs.identity import Job, Row
@@ -95,7 +95,7 @@ def _plan(
     executor = request.executor or "processes"  # which can end a trial that takes too long
     resolved = resolve(request.model_copy(update={**fixed, "executor": executor}), registry, reference_of)
     always = [job for job in resolved.jobs if job.row.prior or job.row.name == AGGREGATE_POSTERIOR]
-    if draws := say_of_how_many(resolved.work.bundle):
+    if draws := describe_partial(resolved.work.bundle):
         say(draws)
     resolved = replace(resolved, jobs=always, notes=[])
     entrants = []
