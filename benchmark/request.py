@@ -44,6 +44,7 @@ from benchmark.settings import construct, parse_named, read_toml
 from benchmark.store.places import data_roots, sharing
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged
+from benchmark.store.tunings import Tuning
 from benchmark.suggestion import suggest
 
 Priors = tuple[tuple[str, dict[str, Any]], ...]
@@ -292,11 +293,15 @@ def _tuned_rows(
     results = request.results
     judged, _ = judge_all(results, lambda: RecordStore(results / "records").all()[0])
     chosen: dict[str, Row] = {}
+    begun: dict[str, Tuning] = {}
     for each in judged:
         plan, best = each.tuning, each.chosen
         there = plan.identity["bundle"], plan.groups, plan.identity["budget"], plan.device, plan.extractor
         here = bundle.id, protocol.groups, protocol.budget, device_type, protocol.extractor
-        if best is None or there != here:
+        if there != here:
+            continue
+        if best is None:
+            begun[plan.label] = plan
             continue
         row = make_prior_row(registry, plan.prior, {**plan.base, **best.settings}, bundle, protocol.budget)
         if row.identity == plan.identity["prior"]:  # else it is of another version of the prior
@@ -308,12 +313,22 @@ def _tuned_rows(
         labels = [make_prior_row(registry, *each, bundle, protocol.budget).label for each in asked]
     for label in labels:
         if label not in chosen:
-            tune = suggest("tune", bundle=name_of(bundle), priors=label, budget=protocol.budget, results=results)
-            raise UsageError(f"{label}: no tuning of it on {bundle.path.name} is through; {tune} goes on with it")
+            of: dict[str, Any] = {"bundle": name_of(bundle), "groups": _typed_groups(request.groups), "priors": label}
+            of |= {"budget": protocol.budget, "device": device_type, "results": results}
+            if label in begun:
+                of |= {"trials": begun[label].allowed, "seed": begun[label].identity["seed"]}
+            does = "goes on with it" if label in begun else "does it"
+            raise UsageError(
+                f"{label}: no tuning of it on {bundle.path.name} is through; {suggest('tune', **of)} {does}"
+            )
     if not chosen:
         tune = suggest("tune", bundle=name_of(bundle), budget=protocol.budget, results=results)
         raise UsageError(f"no prior is tuned on {bundle.path.name}: {tune} does it")
     return [chosen[label] for label in dict.fromkeys(labels)]
+
+
+def _typed_groups(groups: Literal["all"] | tuple[int, ...] | None) -> str | None:
+    return groups if groups is None or groups == "all" else ",".join(map(str, groups))
 
 
 def _notes(rows: list[Row]) -> list[str]:

@@ -377,6 +377,31 @@ def test_fewer_trials_are_the_first_of_more(small_bundle, planted, tmp_path, cli
     assert {t.config_hash for t in other.trials[1:]}.isdisjoint(t.config_hash for t in more.trials[1:])
 
 
+def test_a_tuning_that_is_not_through_says_so_and_how_it_goes_on(small_bundle, planted, tmp_path, cli):
+    plugin, results = planted(), tmp_path / "results"
+    assert cli(*tune_words(small_bundle, plugin, results, "--trials", 2, "--seed", 3)).code == 0
+    assert "not through" not in (results / "leaderboard.md").read_text()
+    last = next(
+        path
+        for path in record_files(results)
+        if json.loads(path.read_text())["row"]["seed"] == 1002
+        and json.loads(path.read_text())["row"]["prior"] == "planted"
+    )
+    last.unlink()
+    assert cli("leaderboard", "--results", results).code == 0
+    first = (results / "leaderboard.md").read_text()
+    assert "Tunings that are not through, and so choose nothing: `planted` (small" in first
+    assert "trials of each prior" not in first, "none is through"
+    words = ["run", "--bundle", small_bundle, "--plugin", plugin, "--results", results, "--device", "cpu"]
+    said = only_line(cli(*words, "--settings", "tuned", "--priors", "planted"))
+    assert "--trials 2 --seed 3 goes on with it" in said
+    assert only_line(cli(*words, "--settings", "tuned", "--priors", "gmm")).endswith("does it")
+    assert (results / "tuning.md").exists()
+    shutil.rmtree(results / "tunings")
+    assert cli("leaderboard", "--results", results).code == 0
+    assert not (results / "tuning.md").exists(), "nothing backs it"
+
+
 def test_settings_that_are_typed_stay_as_they_are(small_bundle, planted, tmp_path, cli):
     results = tmp_path / "results"
     words = tune_words(small_bundle, planted(), results, "--trials", 2)

@@ -63,7 +63,7 @@ def submit(
     command, *rest = words
     if command not in SHARED:
         raise unknown_name("command that workers can share", command, SHARED)
-    with _alone(command).make_context(command, list(rest)) as context:
+    with _alone(command).make_context(f"python -m benchmark {command}", list(rest)) as context:
         look_up = _look_up_suite if command == "suite" else _look_up
         asked = look_up(command, cast(typer.Context, context), array)
     extra = [] if asked.shared else ["--shared"]
@@ -105,10 +105,11 @@ def _look_up(command: str, context: typer.Context, array: Slurm) -> _Asked:
     request = request_from(typed_options(context), given.get("file"))
     _refuse(command, {**given, "executor": request.executor})  # which a file may say
     here = request.model_copy(update={"device": "cpu"})  # where it is submitted there may be no GPU
+    there = _device_type(request.device, array)
     if command == "tune":
         show_plan(here, given["trials"], given["seed"])
         return _Asked("a tuning", request.results, request.shared, request.workers)
-    resolved = resolve(here, reference_of=stored_reference, device_type=_device_type(request.device, array))
+    resolved = resolve(here, reference_of=stored_reference, device_type=there)
     timed = any(metric.machine_bound for metric in resolved.work.metrics)
     return _Asked(f"{len(resolved.jobs)} jobs", request.results, request.shared, request.workers, timed)
 
@@ -136,7 +137,9 @@ def _look_up_suite(command: str, context: typer.Context, array: Slurm) -> _Asked
 
 
 def _device_type(device: str, array: Slurm) -> str:
-    """That of a worker: what is asked for, or what it has."""
+    """That of a worker: what is asked for, or what it has. Raises `UsageError` for a GPU that no worker will have."""
+    if device == "cuda" and not array.gpus and not any("gres" in each or "gpu" in each for each in array.options):
+        raise UsageError("--device cuda, but the workers have no GPU: gpus = 1 in the file of --slurm asks for one")
     return ("cuda" if array.gpus else "cpu") if device == "auto" else device
 
 

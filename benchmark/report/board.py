@@ -93,6 +93,8 @@ class Board:
             for page, text in pages.items():
                 write_page(results / page, text)
             _sweep(results / "boards", {Path(page).name for page in pages})
+            if TUNING not in pages and _starts_with(results / TUNING, _TUNING, _BY_HAND):  # its plans are gone
+                (results / TUNING).unlink(missing_ok=True)
             lines = (line for table in self.tables for line in _tidy(table))
             write_page(results / "leaderboard.csv", _csv(lines))
         end = time.monotonic()
@@ -154,8 +156,13 @@ def make_pages(tables: list[Table], left_out: list[str], tuned: list[Tuned]) -> 
 def _sweep(boards: Path, kept: set[str]) -> None:
     """Remove pages of ours whose table is no more, or has another name."""
     for path in boards.glob("*.md"):
-        if path.name not in kept and path.read_text(errors="replace").startswith(_BACK):
+        if path.name not in kept and _starts_with(path, _BACK):
             path.unlink(missing_ok=True)
+
+
+def _starts_with(path: Path, *heads: str) -> bool:
+    """Whether a page is there, and one of ours."""
+    return path.is_file() and path.read_text(errors="replace").startswith(heads)
 
 
 def write_page(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from benchmark.report.standing import Column, Standing, is_recipe
 from benchmark.report.statistics import MARGIN, RANKED_FROM, Gap
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, UNTOLD, ZERO_LINE, Table
 from benchmark.report.tuning import Change, Tuned, changes_of, describe_settings, format_change
-from benchmark.text import in_markdown
+from benchmark.text import in_code, in_markdown
 
 TITLE = "# Leaderboard"
 TUNING = "tuning.md"
@@ -287,19 +287,22 @@ def _tuned(made: list[Table], tuned: list[Tuned]) -> list[str]:
     boards = [table for table in made if table.protocol.settings and table.fd]
     if not boards and not tuned:
         return []
-    trials = sorted({each.tuning.allowed for group in tuned for each in group.judged})
+    judged = [(each, group) for group in tuned for each in group.judged]
+    trials = sorted({each.tuning.allowed for each, _ in judged if each.chosen})
     of = f", {' or '.join(map(str, trials))} trials of each prior" if trials else ""
-    lines = [
-        f"Tuned: settings chosen on val{of}, apart from the recipes above ([how, and at what cost]({TUNING})).",
-        "",
-    ]
+    how = f"[how, and at what cost]({TUNING})"
+    lines = [f"Tuned: settings chosen on val{of}, in tables apart from recipes ({how}).", ""]
     vaes: dict[str, list[Tuned]] = defaultdict(list)
     for group in tuned:
         vaes[group.vae].append(group)
     for vae, groups in vaes.items():
         lines += _changed(vae, groups, made)
-    pages = list(map(_link, boards))
-    return [*lines, *([f"Tuned rows: {', '.join(pages)}.", ""] if pages else [])]
+    if boards:
+        lines += [f"Tuned rows: {', '.join(map(_link, boards))}.", ""]
+    open_ = [f"{in_code(each.tuning.label)} ({in_markdown(group.title)})" for each, group in judged if not each.chosen]
+    if open_:
+        lines += [f"Tunings that are not through, and so choose nothing: {', '.join(open_)}.", ""]
+    return lines
 
 
 def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
