@@ -87,7 +87,7 @@ def tiny(small_bundle, tmp_path_factory):
     (folder / "tiny.toml").write_text(TINY.replace("BUNDLE", str(small_bundle)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
-        failed = run_suite(read_suite(folder / "tiny.toml"), "quick", folder / "results", {"device": "cpu"})
+        _, failed = run_suite(read_suite(folder / "tiny.toml"), "quick", folder / "results", {"device": "cpu"})
     assert failed == 0
     return SimpleNamespace(file=folder / "tiny.toml", results=folder / "results", cache=folder / "cache")
 
@@ -218,7 +218,7 @@ than = "gaussian"
 def test_a_grid_of_bundles_is_trained_once(tmp_path, monkeypatch):
     suite = parse_suite("grid", tomllib.loads(GRID), "grid.toml")
     assert "would be trained first on 200 images" in dry_run(suite, "quick", tmp_path / "r", {"device": "cpu"})
-    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu"}) == 0
+    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu"})[1] == 0
     trained = {name: b for name, b in all_bundles()[0].items() if "images200" in name}
     assert sorted(b.card["backbone"]["config"]["kl_weight"] for b in trained.values()) == [0.1, 10]
     assert {b.card["dataset"]["counts"]["train"] for b in trained.values()} == {200}
@@ -230,7 +230,7 @@ def test_a_grid_of_bundles_is_trained_once(tmp_path, monkeypatch):
     before = record_files(tmp_path / "r" / "suites" / "grid")
     assert before
     assert record_files(tmp_path / "r") == []  # no column of the usual first screen
-    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu"}) == 0
+    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu"})[1] == 0
     assert record_files(tmp_path / "r" / "suites" / "grid") == before
 
 
@@ -260,9 +260,9 @@ def test_machines_that_share_a_suite_train_each_bundle_once_and_do_each_job_once
 
 def test_a_bundle_that_a_machine_has_is_handed_to_those_that_share(tmp_path, monkeypatch):
     suite = parse_suite("grid", tomllib.loads(GRID.replace("[0.1, 10]", "[10]")), "grid.toml")
-    assert run_suite(suite, "quick", tmp_path / "alone", {"device": "cpu"}) == 0
+    assert run_suite(suite, "quick", tmp_path / "alone", {"device": "cpu"})[1] == 0
     monkeypatch.setattr("benchmark.suites.training.pretrain", lambda *_: pytest.fail("it was trained again"))
-    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu", "shared": True}) == 0
+    assert run_suite(suite, "quick", tmp_path / "r", {"device": "cpu", "shared": True})[1] == 0
     one, other = (
         {path.name for path in record_files(tmp_path / results / "suites" / "grid")} for results in ("alone", "r")
     )
@@ -632,10 +632,15 @@ def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, mo
         record = json.loads(path.read_text())
         record["row"]["device"] = "cuda"
         write_sealed(path, {key: value for key, value in record.items() if key != "seal"})
+    note = (tmp_path / "suites" / "tiny.json").read_bytes()
     done = cli(*words, "--device", "cuda")
     assert done.code == 0
-    assert (tmp_path / "findings.md").read_bytes() == (tiny.results / "findings.md").read_bytes()
-    assert "--device cuda" in (tmp_path / "suites" / "tiny.md").read_text()
+    assert "tiny-cuda.md" in done.err
+    assert "--device cuda" in (tmp_path / "suites" / "tiny-cuda.md").read_text()
+    assert (tmp_path / "suites" / "tiny.json").read_bytes() == note, "each device has its own"
+    findings = (tmp_path / "findings.md").read_text()
+    assert findings.count("quick, cuda") == findings.count("quick, cpu") == len(VERDICTS)
+    assert findings.count("- [A tiny suite](suites/tiny") == 1, "asked once"
     assert contents(tmp_path / "records").keys() == before.keys()
     assert not (tmp_path / "cache" / "fits").exists()
 

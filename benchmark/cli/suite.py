@@ -67,11 +67,11 @@ def suite(
         show(dry_run_suite(asked, preset, folder, given))
         return
     if recorded:
-        failed = judge_suite(asked, preset, folder, given)
+        page, failed = judge_suite(asked, preset, folder, given)
     else:
         given["workers"] = workers or count_workers(device, per_gpu)
         with giving_back(shared):
-            failed = run_suite(asked, preset, folder, given)
-    show((folder / "suites" / f"{asked.name}.md").read_text())
-    say(f"written: {folder / 'suites' / f'{asked.name}.md'}, {folder / 'findings.md'}")
+            page, failed = run_suite(asked, preset, folder, given)
+    show(page.read_text())
+    say(f"written: {page}, {folder / 'findings.md'}")
     raise typer.Exit(1 if failed else 0)

@@ -54,12 +54,13 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
         write_page(
             path.with_suffix(".md"), suite_markdown(note, suite, recorded, judged, picture.name if drawn else "")
         )
-        page = f"suites/{note.name}.md"
+        page, run = f"suites/{path.stem}.md", f"{note.preset}, {note.device}"
         findings += [
-            Finding(claim.says, verdict, note.preset, note.name, page, isinstance(claim, Correlation))
+            Finding(claim.says, verdict, run, note.name, page, isinstance(claim, Correlation))
             for claim, verdict in judged
         ]
-        questions.append(Question(suite.title, page, suite.question))
+        if all((each.title, each.question) != (suite.title, suite.question) for each in questions):
+            questions.append(Question(suite.title, page, suite.question))  # asked once, on however many devices
         all_recorded += recorded
     joint, damaged_arms = write_joint_page(results)
     damaged += damaged_arms
@@ -171,5 +172,5 @@ def _facts(note: Note, recorded: Sequence[Recorded]) -> str:
     """Which preset, on which machines."""
     machines = sorted({machine for each in recorded for machine in each.machines})
     protocols = sorted({each.table.protocol.preset for each in recorded if each.table})
-    named = [f"Preset {note.preset}", *(f"protocol {each}" for each in protocols), *machines]
+    named = [f"Preset {note.preset} on {note.device}", *(f"protocol {each}" for each in protocols), *machines]
     return ", ".join(named)

@@ -1,7 +1,8 @@
 """Where a suite's numbers stand: on which bundle under which protocol, with which rows; and what is recorded there.
 
 A run notes its places in a sealed file, `results/suites/NAME.json`, with what the suite's file said: so pages can be
-made again from a results folder alone, on a machine that has neither the bundles nor the suite.
+made again from a results folder alone, on a machine that has neither the bundles nor the suite. A run on another type
+of device has a note of its own, `NAME-cuda.json`: its times are others, and so may its verdicts be.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.report.curves import fit_logs
 from benchmark.report.frame import is_number
@@ -95,7 +96,17 @@ class Note(BaseModel):
     preset: str
     command: str
     content: dict[str, Any]
-    places: list[Place]
+    places: Annotated[list[Place], Field(min_length=1)]
+
+    @property
+    def device(self) -> str:
+        """The type of device that all of it was run on."""
+        return self.places[0].device
+
+    @property
+    def page(self) -> str:
+        """The name of its page, its picture and its own file, without an ending."""
+        return self.name if self.device == "cpu" else f"{self.name}-{self.device}"
 
     @property
     def suite(self) -> Suite:
@@ -116,15 +127,19 @@ def folder_apart(results: Path, name: str) -> Path:
     return results / "suites" / name
 
 
-def keep_note(results: Path, note: Note) -> None:
-    """Write a note into a results folder, unless it is there as it is to be; a damaged one is replaced."""
-    path = results / "suites" / f"{note.name}.json"
+def keep_note(results: Path, note: Note) -> Path:
+    """Write a note into a results folder, unless it is there as it is to be; a damaged one is replaced.
+
+    Returns where its page is.
+    """
+    path = results / "suites" / f"{note.page}.json"
     try:
         known = path.exists() and read_note(path) == note
     except Damaged:
         known = False
     if not known:
         write_sealed(path, note.model_dump(mode="json"))
+    return path.with_suffix(".md")
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from benchmark.suites.suite import Suite, shipped
 from benchmark.suites.training import shared_bundles, train
 
 
-def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> int:
-    """Do what is not done yet and write the pages; returns how many jobs failed, or rows were left out.
+def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> tuple[Path, int]:
+    """Do what is not done yet and write the pages; returns its own, and how many jobs failed, or rows were left out.
 
     `given`: fields of all requests that the command decides. Raises `UsageError` before anything is computed where the
     suite names what is not there.
@@ -42,9 +42,9 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
         say(f"bundles that are trained first: {len(untrained)}")
     steps = _trained(steps)
     resolved = [resolve(step.request, step.registry) for step in steps]
-    typed = given.get("device") or "auto"
     protocols = [each.work.protocol for each in resolved]
-    keep_note(results, _note(suite, preset, typed, resolved[0].work.device.type, steps, resolved, protocols))
+    note = _note(suite, preset, resolved[0].work.device.type, steps, resolved, protocols)
+    page = keep_note(results, note)
     if expected := _expected(resolved):
         say(expected)
     failed = 0
@@ -55,13 +55,13 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
             failed += finished.failed
     finally:  # of an interrupted suite, too, what is known so far
         _tell(write_pages(results))
-    return failed
+    return page, failed
 
 
-def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> int:
-    """Write the pages from what is recorded on the device that is asked for; returns how many files are damaged.
+def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> tuple[Path, int]:
+    """Write the pages from what is recorded on a device, which need not be here.
 
-    The device need not be here.
+    Returns the suite's own page, and how many files are damaged.
 
     Nothing is trained, fitted or measured. Raises `UsageError`, before a page is touched, where a bundle or a reference
     is not here that tells which records are asked for, and where there are none.
@@ -80,14 +80,14 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
     made, damaged, _ = make_tables(results)
     apart, *_ = make_tables(folder_apart(results, suite.name))
     protocols = [_as_recorded(each.work, [*made, *apart]) for each in resolved]
-    note = _note(suite, preset, typed, device, steps, resolved, protocols)
+    note = _note(suite, preset, device, steps, resolved, protocols)
     missing = [each.place.name for each in find_tables(note, [*made, *apart]) if each.table is None]
     if len(missing) == len(note.places):
         raise UsageError(f"{of}: nothing is recorded of it on {device} in {results}: {'; '.join(missing)}")
     for name in missing:
         say(f"nothing is recorded of {name} on {device}")
-    keep_note(results, note)
-    return _tell(damaged + write_pages(results, made))
+    page = keep_note(results, note)
+    return page, _tell(damaged + write_pages(results, made))
 
 
 def _tell(damaged: list[str]) -> int:
@@ -127,19 +127,18 @@ def _as_recorded(work: Workspace, tables: Sequence[Table]) -> Protocol:
 def _note(
     suite: Suite,
     preset: str,
-    typed: str,
     device: str,
     steps: list[Step],
     resolved: list[Resolved],
     protocols: list[Protocol],
 ) -> Note:
-    """Where the rows of the steps stand, under `protocols`; `typed`: the device as the command has it."""
+    """Where the rows of the steps stand, under `protocols`."""
     places = [
         make_place(suite, replace(step, bundle=each.work.bundle), protocol.hash, device)
         for step, each, protocol in zip(steps, resolved, protocols, strict=True)
     ]
     name = suite.name if suite.name in shipped() else f"{suite.name}.toml"
-    command = spell("suite", name, preset=preset, device=None if typed == "auto" else typed)
+    command = spell("suite", name, preset=preset, device=device)
     return Note(name=suite.name, preset=preset, command=command, content=suite.content, places=join(places))
 
 
