@@ -267,6 +267,12 @@ def test_a_bundle_that_a_machine_has_is_handed_to_those_that_share(tmp_path, mon
         {path.name for path in record_files(tmp_path / results / "suites" / "grid")} for results in ("alone", "r")
     )
     assert one == other
+    (made,) = (tmp_path / "r" / "suites" / "grid" / "cache" / "bundles").iterdir()
+    monkeypatch.setattr("benchmark.suites.training.SHIPPED", tmp_path / "shipped")
+    monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "fresh"))
+    shutil.copytree(made, tmp_path / "shipped" / made.name)
+    assert run_suite(suite, "quick", tmp_path / "of shipped", {"device": "cpu"})[1] == 0, "nothing is trained"
+    assert {path.name for path in record_files(tmp_path / "of shipped" / "suites" / "grid")} == one
 
 
 def test_equal_values_of_a_grid_are_told_from_a_setting_that_is_a_list(tmp_path):

@@ -1,4 +1,4 @@
-"""The VAEs that a suite needs: found where they were trained before, else trained now."""
+"""The VAEs that a suite needs: found where they were trained before, or shipped, else trained now."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle, open_bundle
+from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.making import Asked, name_parts, require_images
 from benchmark.bundles.pretrain import pretrain, require_batch
 from benchmark.datasets.content import hash_images, look_at
@@ -28,14 +29,17 @@ def find_trained(
 ) -> Bundle | None:
     """The bundle of one training, None where it is not there. `bundles`: the folder that it is in (None: the cache's).
 
+    One that is shipped under the name of its training is everybody's, whatever was trained here.
+
     Raises `UsageError` for unknown names, and where it is known to have too few images to be trained.
     """
     cls = registry.get("backbone", training.backbone)
     validate(cls.Config, training.settings, f"backbone {cls.name}")
     asked = _asked(training, registry, device, roots)
     folder = _folder(training, cls, asked, bundles)
-    if (folder / "bundle.json").exists():
-        return open_bundle(folder)
+    for there in (SHIPPED / folder.name, folder):
+        if (there / "bundle.json").exists():
+            return open_bundle(there)
     _require_enough(training, cls, asked)
     return None
 
