@@ -161,7 +161,7 @@ def _share(judged: Judged, trial: Trial) -> str:
     scores = [score for score in trial.scores.values() if math.isfinite(score)]
     if not scores or len(scores) < len(trial.scores):
         return "spent" if trial.scores else ""
-    seeds = "" if len(scores) == len(SEEDS) else f" ({len(scores)} seed)"
+    seeds = "" if len(scores) == len(SEEDS) else f" ({len(scores)} seed{'s' if len(scores) > 1 else ''})"
     closed = judged.closed(statistics.fmean(scores))
     return "no gap" if math.isnan(closed) else f"{100 * closed:.1f}{seeds}"
 
