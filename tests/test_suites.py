@@ -348,7 +348,8 @@ def test_a_shipped_suite_names_what_is_there(name):
         assert {step.request.budget for step in steps} == {budget}
         assert {step.request.split for step in steps} == {"test"}
         for step in steps:
-            if step.bundle is not None:
+            # draws of the groups of what a suite trains are in the cache of who made them
+            if step.bundle is not None and (step.training is None or step.request.groups is None):
                 assert resolve(step.request, step.registry, reference_of=stored_reference).jobs
 
 
