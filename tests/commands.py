@@ -18,6 +18,11 @@ from benchmark.processes import fork_server
 from benchmark.processes.child import Child
 
 ROOT = Path(benchmark.__file__).resolve().parent.parent
+#: what commands import, some of it only when they train or draw, which takes seconds in each of them
+PRELOADED = [
+    *("benchmark.cli.app", "benchmark.coordinator", "benchmark.bundles.pretrain", "priors.evalp"),
+    *("torch._dynamo", "seaborn"),
+]
 #: what to type for a run that takes a second, beside its bundle and results
 RUN = ["--priors", "gaussian", "--seeds", 1, "--metrics", "fd", "--device", "cpu"]
 
@@ -40,9 +45,7 @@ def alone(words):
 def start(words, cache, log):
     """The command line in a process of its own, forked from one that has imported the packages already."""
     forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload(
-        ["benchmark.cli.app", "benchmark.coordinator", "benchmark.bundles.pretrain", "priors.evalp", __name__]
-    )
+    forked.set_forkserver_preload([*PRELOADED, __name__])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
         multiprocessing.forkserver.ensure_running()
