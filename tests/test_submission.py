@@ -1,14 +1,11 @@
 """A prior packed into one folder, verified by somebody else, and shown with its author."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from boards import all_pages
-from commands import ROOT, only_line, record_files
+from commands import finish, only_line, record_files, start
 
 from benchmark.store.sealed import read_sealed, write_sealed
 
@@ -38,14 +35,14 @@ RUN = ["run", "--priors", "shifted,gaussian", "--dataset", "digits", "--seeds", 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with a plugin, its results and what was packed of them."""
-    folder = tmp_path_factory.mktemp("made")
+    folder, log = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("log") / "log"
     (folder / "mine.py").write_text(PRIOR)
-    environment = os.environ | {"LATENT_PRIOR_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-    for words in ([*RUN, "--workers", 1, "--plugin", "mine.py"], ["pack", "mine.py", "--author", "A. Author"]):
-        command = [sys.executable, "-m", "benchmark", *map(str, words)]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    assert "python -m benchmark verify mine-packed" in done.stderr
+    for words in ([*RUN, "--plugin", "mine.py"], ["pack", "mine.py", "--author", "A. Author"]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            done = finish(start(words, folder / "cache", log), log)
+        assert done.code == 0, done.output
+    assert "python -m benchmark verify mine-packed" in done.output
     return folder
 
 
