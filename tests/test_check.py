@@ -29,8 +29,16 @@ MEMBERS = [
     "evalp[sampler=autoregressive]",
     "evalp[sampler=mlp,kl_weight=0]",
 ]
-#: settings that are known to several priors, so small that a fit takes no time
-FEW = {"steps": 20, "draws": 1_000, "kept": 200, "iterations": 5}
+#: settings of priors, so small that a fit takes no time
+FEW = {
+    "steps": 20,
+    "draws": 1_000,
+    "kept": 200,
+    "iterations": 5,
+    "normaliser_draws": 100_000,
+    "contrast_steps": 10,
+    "chain": 10,
+}
 
 
 def broken(member, more, targets):
