@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from commands import alone
+from devices import AS_IT_WAS
 from draws import seeded
 from faces import PARTITION, jpeg
 from vaes import SMALL
@@ -37,13 +38,6 @@ from benchmark.store.sealed import read_sealed
 from priors.api import PosteriorSplit
 
 CPU = torch.device("cpu")
-#: what is proved here are the CPU's bits, so `--device auto` is to find no GPU; test_cuda.py gives it back to commands.
-#: The workers of pytest-xdist inherit this environment as it is made here: what it was is handed on beside it.
-GIVEN = os.environ.setdefault("GPUS_OF_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
-AS_IT_WAS = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-if GIVEN != "all":
-    AS_IT_WAS["CUDA_VISIBLE_DEVICES"] = GIVEN
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
 #: the workers of pytest-xdist share the cores: threads that outnumber these wait for each other
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))

@@ -43,8 +43,8 @@ def test_workers_of_the_tests_give_commands_the_gpus_that_the_tests_were_given()
     """A worker of pytest-xdist starts from the environment that its parent has already taken the GPUs out of."""
     environment = {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "GPUS_OF_TESTS")}
     environment["PYTHONPATH"] = search_path(*Path(__file__).parents[:2])
-    ask = "import conftest; print(conftest.AS_IT_WAS.get('CUDA_VISIBLE_DEVICES'))"
-    parent = "import subprocess, sys; import conftest; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    ask = "import devices; print(devices.AS_IT_WAS.get('CUDA_VISIBLE_DEVICES'))"
+    parent = "import subprocess, sys; import devices; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
     done = subprocess.run([sys.executable, "-c", parent, ask], env=environment, capture_output=True, text=True)
     assert done.stdout == "None\n", done.stderr
 
