@@ -18,7 +18,7 @@ from commands import alone
 from devices import AS_IT_WAS
 from draws import seeded
 from faces import PARTITION, jpeg
-from vaes import SMALL
+from vaes import words_of_squares, write_squares
 
 from backbones.conv_vae import ConvVAE
 from benchmark.bundles.bundle import open_bundle
@@ -33,7 +33,6 @@ from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.jobs.evaluation import Evaluation
 from benchmark.protocol import PRESETS, make_protocol
 from benchmark.registry import Registry
-from benchmark.settings import format_value
 from benchmark.store.sealed import read_sealed
 from priors.api import PosteriorSplit
 
@@ -143,15 +142,10 @@ def faces():
 @pytest.fixture
 def squares(tmp_path, cli):
     """`squares(name, setting=value, ...)` trains a tiny hierarchy on 200 images of 4 x 4 squares -> card, stderr."""
-    blocks = torch.rand(300, 4, 4, generator=seeded()).gt(0.5).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    images = (255 * blocks).to(torch.uint8).numpy()
-    np.savez(tmp_path / "squares.npz", train=images[:200], val=images[200:240], test=images[240:])
+    write_squares(tmp_path / "squares.npz")
 
     def train(name, **settings):
-        settings = {**SMALL, "batch_size": 50, **settings}
-        words = [word for setting, value in settings.items() for word in ("--set", f"{setting}={format_value(value)}")]
-        words += ["--backbone", "nvae", "--device", "cpu", "--out", tmp_path / name]
-        done = cli("pretrain", "--dataset", tmp_path / "squares.npz", *words)
+        done = cli(*words_of_squares(tmp_path / "squares.npz", tmp_path / name, **settings))
         assert done.code == 0, done.err
         return read_sealed(tmp_path / name / "bundle.json"), done.err
 

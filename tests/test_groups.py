@@ -10,7 +10,7 @@ from commands import finish, start
 from draws import CPU, seeded
 from experiments import suite_text
 from torch.distributions import Normal
-from vaes import SMALL, binary, hierarchy, untrained
+from vaes import SMALL, binary, hierarchy, untrained, words_of_squares, write_squares
 
 from backbones.training import as_input
 from benchmark.bundles.bundle import open_bundle
@@ -18,6 +18,7 @@ from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.group_draws import find_draws
 from benchmark.bundles.groups import GroupDecoder, Groups
 from benchmark.bundles.prior_file import read_facts
+from benchmark.cli.app import main
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.jobs.parcels import Sent, parcel_of_plugins, parcel_of_run, unpack
@@ -140,10 +141,25 @@ def test_a_vae_without_a_hierarchy_has_one_group():
 # ---- as the latents of a bundle -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with images of squares and a bundle of a tiny hierarchy that was trained on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_squares(folder / "squares.npz")
+    words = words_of_squares(folder / "squares.npz", folder / "bundle", epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENT_PRIOR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("sys.argv", ["benchmark", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert not stop.value.code
+    return folder
+
+
 @pytest.fixture
-def stairs(squares, tmp_path, cli):
+def stairs(trained, tmp_path, cli):
     """A bundle of a tiny hierarchy, and its draws in the cache, with those of its images that were asked for."""
-    squares("bundle", epochs=2)
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
 
     def draw(*words):
         return cli("groups", "--bundle", tmp_path / "bundle", "--dataset", tmp_path / "squares.npz", *words)

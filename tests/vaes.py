@@ -1,5 +1,6 @@
 """Small backbones with the images they take, and bundles of them."""
 
+import numpy as np
 import pytest
 import torch
 from draws import CPU, seeded
@@ -14,6 +15,7 @@ from benchmark.bundles.bundle import open_bundle, write_bundle
 from benchmark.bundles.reconstructions import find_reconstructions
 from benchmark.extractors.digit_cnn import DigitCNN
 from benchmark.registry import Registry
+from benchmark.settings import format_value
 
 #: those that `pretrain` trains
 BACKBONES = {name: cls for name, cls in Registry().all("backbone").items() if not issubclass(cls.Config, WrappedConfig)}
@@ -41,6 +43,20 @@ def tiny(cls: type[Backbone], dataset: str = "mnist", init: int = 0, **settings)
 def pictures(shape, n: int, seed: int = 0) -> torch.Tensor:
     """Noise in [0, 1]."""
     return torch.rand(n, *shape, generator=seeded(seed))
+
+
+def write_squares(path) -> None:
+    """Images of 4 x 4 squares, 200 of them to train on."""
+    blocks = torch.rand(300, 4, 4, generator=seeded()).gt(0.5).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    images = (255 * blocks).to(torch.uint8).numpy()
+    np.savez(path, train=images[:200], val=images[200:240], test=images[240:])
+
+
+def words_of_squares(data, out, **settings) -> list:
+    """What to type for a training of a tiny hierarchy on them."""
+    settings = {**SMALL, "batch_size": 50, **settings}
+    words = [word for setting, value in settings.items() for word in ("--set", f"{setting}={format_value(value)}")]
+    return ["pretrain", "--dataset", data, *words, "--backbone", "nvae", "--device", "cpu", "--out", out]
 
 
 def bright_squares(n: int, seed: int = 0, shape=DATASETS["mnist"]) -> torch.Tensor:
