@@ -454,6 +454,19 @@ def test_a_suite_of_full_budget_takes_no_draws_of_a_part_of_the_images(stairs, t
     assert {record["row"]["groups"]["train"] for record in rows_of(tmp_path / "results")} == {200}
 
 
+def test_nor_does_one_whose_vae_was_trained_before(stairs, tmp_path, cli, monkeypatch):
+    assert stairs.draw("--keep", "100,30,50").code == 0
+    monkeypatch.setattr("benchmark.suites.plan.find_trained", lambda *_: open_bundle(stairs.path))
+    trained = f'\n[presets.quick.bundles.squares]\ndataset = "{stairs.data}"\nbackbone = "nvae"\n'
+    request = {"bundle": "squares", "groups": "all", "budget": "full", "seeds": 1, "metrics": "mmd"}
+    words = ["suite", tmp_path / "own.toml", "--preset", "quick", "--results", tmp_path / "results", "--device", "cpu"]
+    (tmp_path / "own.toml").write_text(suite_text("mmd_imq", **request) + trained)
+    done = cli(*words, "--workers", 1)
+    assert done.code == 0, done.err
+    apart = tmp_path / "results" / "suites" / "own"
+    assert {record["row"]["groups"]["train"] for record in rows_of(apart)} == {200}
+
+
 def test_damaged_draws_are_named_and_left_out(stairs, tmp_path, cli):
     stairs.draw()
     path, _ = find_draws(open_bundle(stairs.path))

@@ -90,6 +90,8 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = Tr
             for training in trainings:
                 try:
                     found = find_trained(training, registry, *where)
+                    if found is not None and make:
+                        found = _with_groups(found, request, registry)
                 except UsageError as error:
                     raise UsageError(f"{of}, bundles.{name}: {error}") from error
                 step = Step(
@@ -101,15 +103,20 @@ def make_steps(suite: Suite, preset: str, given: dict[str, Any], make: bool = Tr
             registry = registry_of(request)
             try:
                 bundle = choose_bundle(registry, request.dataset, request.backbone, request.bundle)
-                dataset = find_dataset_of(registry, request.dataset, bundle)
-                whole = choose_preset(request.protocol, request.budget, request.split).budget == "full"
-                bundle = choose_groups(request, registry, bundle, dataset, make, whole)
+                bundle = _with_groups(bundle, request, registry, make)
             except UsageError as error:
                 more = f"; trained by this preset: {', '.join(asked.bundles)}" if asked.bundles else ""
                 raise UsageError(f"{of}: {error}{more}") from error
             steps.append(Step(bundle.path.name + _of_groups(request), request, registry, None, bundle))
     _require_names(suite, preset, steps)
     return steps
+
+
+def _with_groups(bundle: Bundle, request: Request, registry: Registry, make: bool = True) -> Bundle:
+    """The bundle with the latent groups that a request asks for. Raises `UsageError`."""
+    dataset = find_dataset_of(registry, request.dataset, bundle)
+    whole = choose_preset(request.protocol, request.budget, request.split).budget == "full"
+    return choose_groups(request, registry, bundle, dataset, make, whole)
 
 
 def _of_groups(request: Request) -> str:
