@@ -648,6 +648,14 @@ def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, mo
     findings = (tmp_path / "findings.md").read_text()
     assert findings.count("quick, cuda") == findings.count("quick, cpu") == len(VERDICTS)
     assert findings.count("- [A tiny suite](suites/tiny") == 1, "asked once"
+    shutil.copy(tiny.file, tmp_path / "tiny-cuda.toml")
+    words[1] = tmp_path / "tiny-cuda.toml"
+    page = (tmp_path / "suites" / "tiny-cuda.md").read_bytes()
+    shutil.copytree(tiny.results / "records", tmp_path / "records", dirs_exist_ok=True)
+    assert "is the note of the suite tiny: give tiny-cuda.toml another name" in only_line(
+        cli(*words, "--device", "cpu")
+    )
+    assert (tmp_path / "suites" / "tiny-cuda.md").read_bytes() == page
     assert contents(tmp_path / "records").keys() == before.keys()
     assert not (tmp_path / "cache" / "fits").exists()
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from benchmark.errors import UsageError
 from benchmark.report.curves import fit_logs
 from benchmark.report.frame import is_number
 from benchmark.report.selection import machine_of_most
@@ -130,14 +131,17 @@ def folder_apart(results: Path, name: str) -> Path:
 def keep_note(results: Path, note: Note) -> Path:
     """Write a note into a results folder, unless it is there as it is to be; a damaged one is replaced.
 
-    Returns where its page is.
+    Returns where its page is. Raises `UsageError` where another suite has that page: `x-cuda` on a CPU has that of `x`
+    on a GPU.
     """
     path = results / "suites" / f"{note.page}.json"
     try:
-        known = path.exists() and read_note(path) == note
+        known = read_note(path) if path.exists() else None
     except Damaged:
-        known = False
-    if not known:
+        known = None
+    if known is not None and known.name != note.name:
+        raise UsageError(f"{path} is the note of the suite {known.name}: give {note.name}.toml another name")
+    if known != note:
         write_sealed(path, note.model_dump(mode="json"))
     return path.with_suffix(".md")
 
