@@ -485,6 +485,22 @@ def test_where_no_gap_is_shown_a_margin_says_nothing():
     assert (both.word, both.why) == ("held", "no gap is shown on flat")
 
 
+@pytest.mark.parametrize("lacking", ["all of it", "the second seed of N(0, I)"])
+def test_a_place_of_which_too_little_is_recorded_leaves_a_claim_open(lacking):
+    """Else a claim over two places would hold when one of them has been run."""
+    said = claim(test="not_behind", metric="fd", row="gmm[components=1]", than="gmm[components=2]")
+    rows = {**ENDS, **gmm(1, 1.0, 1.1, 0.9), **gmm(2, 1.0, 1.1, 0.9)}
+    partly = {**rows, "gaussian": ({}, {"fd": [9]})}
+    if lacking == "all of it":
+        partly = {name: (config, {"fd": []}) for name, (config, _) in rows.items()}
+    known, unknown = recorded("known", rows), recorded("unknown", partly)
+    assert judge(said, [known]).word == "held"
+    both = judge(said, [known, unknown])
+    assert (both.word, both.why) == ("undecided", "too little is recorded to tell a gap on unknown")
+    wrong = recorded("known", {**rows, **gmm(1, 9.0, 9.1, 8.9)})
+    assert judge(said, [wrong, unknown]).word == "did not hold", "one that is wrong is enough"
+
+
 def test_a_row_that_was_asked_for_and_is_not_recorded_leaves_a_claim_undecided():
     place = recorded("a", {**ENDS, **gmm(1, 1.0, 1.1, 0.9), **gmm(2)})
     verdict = judge(

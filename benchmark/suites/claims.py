@@ -29,21 +29,22 @@ def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:
     """The verdict of a claim over all places where its rows stand.
 
     A margin is a share of the gap from N(0, I) to the aggregate posterior. Where no gap is shown, such a claim has
-    nothing to say: the place is left out of it, and named. Times are compared as ratios, by their logarithms: a chain
-    that takes twenty times as long scatters twenty times as much.
+    nothing to say: the place is left out of it, and named. Where too little is recorded to tell whether there is one,
+    the claim is open, unless another place refutes it. Times are compared as ratios, by their logarithms: a chain that
+    takes twenty times as long scatters twenty times as much.
     """
     if isinstance(claim, Correlation):
         return correlation(list(_points(claim, recorded)), claim.direction)
-    quantity, without = parse_quantity(claim.metric), list[str]()
+    quantity, without = parse_quantity(claim.metric), list[Recorded]()
     margins = [_margin(claim, each, quantity) for each in recorded]
     if isinstance(claim, Trend):
         lines = _lines(claim, recorded, quantity, margins, without)
-        return _naming(_as_ratios(trend(lines, claim.direction), quantity), without)
+        return _naming(_as_ratios(trend(lines, claim.direction), quantity), without, quantity)
     samples = []
     for each, margin in zip(recorded, margins, strict=True):
         pairs = list(_pairs(claim, each))
         if pairs and margin is None:
-            without.append(each.place.name)
+            without.append(each)
             continue
         for one, other in pairs:
             name = f"{one} {'/' if quantity.is_time else '-'} {other}"
@@ -51,7 +52,7 @@ def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:
             first, second = (_values(each, label, quantity) for label in (one, other))
             samples.append(Sample(name, first, second, margin or 0.0))
     test = {"lower": lower, "not_behind": not_behind, "alike": alike}[claim.test]
-    return _naming(_as_ratios(test(samples), quantity), without)
+    return _naming(_as_ratios(test(samples), quantity), without, quantity)
 
 
 def _values(recorded: Recorded, label: str, quantity: Quantity) -> BySeed:
@@ -75,11 +76,17 @@ def _margin(claim: Lower | NotBehind | Alike | Trend, recorded: Recorded, quanti
     return None if gap is None else claim.margin * gap
 
 
-def _naming(verdict: Verdict, without: list[str]) -> Verdict:
+def _naming(verdict: Verdict, without: list[Recorded], quantity: Quantity) -> Verdict:
+    """The verdict with the places that are left out of it, and open where nobody knows whether one should be."""
     if not without:
         return verdict
-    said = f"no gap is shown on {'; '.join(without)}"  # whose names have commas
-    return replace(verdict, why=f"{verdict.why}; {said}" if verdict.why and verdict.comparisons else said)
+    flat = [each.place.name for each in without if each.has_ends(quantity)]
+    unknown = [each.place.name for each in without if not each.has_ends(quantity)]
+    said = [verdict.why] if verdict.why and verdict.comparisons else []
+    said += [f"no gap is shown on {'; '.join(flat)}"] if flat else []  # names have commas
+    said += [f"too little is recorded to tell a gap on {'; '.join(unknown)}"] if unknown else []
+    word = "undecided" if unknown and verdict.word == "held" else verdict.word
+    return replace(verdict, word=word, why="; ".join(said))
 
 
 def _pairs(claim: Lower | NotBehind | Alike, recorded: Recorded) -> Iterator[tuple[str, str]]:
@@ -92,7 +99,7 @@ def _pairs(claim: Lower | NotBehind | Alike, recorded: Recorded) -> Iterator[tup
 
 
 def _lines(
-    claim: Trend, recorded: Sequence[Recorded], quantity: Quantity, margins: list[float | None], without: list[str]
+    claim: Trend, recorded: Sequence[Recorded], quantity: Quantity, margins: list[float | None], without: list[Recorded]
 ) -> list[Line]:
     """Rows along a setting: of a prior, those of one place; of bundles, those of one label over all places."""
     along = parse_quantity(claim.along)
@@ -101,7 +108,7 @@ def _lines(
     for each, margin in zip(recorded, margins, strict=True):
         found = each.place.find(claim.rows)
         if found and margin is None:
-            without.append(each.place.name)
+            without.append(each)
             continue
         for label in found:
             at = each.setting(label, along)

@@ -180,15 +180,23 @@ class Recorded:
 
     def gap(self, quantity: Quantity) -> float | None:
         """From N(0, I) to the aggregate posterior; None where it is not shown to be above 0."""
-        if ZERO_LINE not in self.place.rows or CEILING not in self.place.rows:
+        differences = self._differences_of_ends(quantity)
+        if len(differences) < 2:
             return None
+        mean, low, _ = mean_interval(differences)
+        return mean if low > 0 else None
+
+    def has_ends(self, quantity: Quantity) -> bool:
+        """Whether enough of both ends is recorded to tell whether there is a gap."""
+        return len(self._differences_of_ends(quantity)) > 1
+
+    def _differences_of_ends(self, quantity: Quantity) -> list[float]:
+        """N(0, I) less the aggregate posterior, of each seed that both have."""
+        if ZERO_LINE not in self.place.rows or CEILING not in self.place.rows:
+            return []
         ends = [self.values(label, quantity) for label in (ZERO_LINE, CEILING)]
         differences = [ends[0][s] - ends[1][s] for s in ends[0] if s in ends[1]]
-        good = [value for value in differences if math.isfinite(value)]
-        if len(good) < 2:
-            return None
-        mean, low, _ = mean_interval(good)
-        return mean if low > 0 else None
+        return [value for value in differences if math.isfinite(value)]
 
     @property
     def machines(self) -> set[str]:
