@@ -668,9 +668,10 @@ def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, mo
     words[1] = tmp_path / "tiny-cuda.toml"
     page = (tmp_path / "suites" / "tiny-cuda.md").read_bytes()
     shutil.copytree(tiny.results / "records", tmp_path / "records", dirs_exist_ok=True)
-    assert "is the note of the suite tiny: give tiny-cuda.toml another name" in only_line(
-        cli(*words, "--device", "cpu")
-    )
+    refused = only_line(cli(*words, "--device", "cpu"))
+    assert "is the note of the suite tiny: give tiny-cuda.toml another name" in refused
+    monkeypatch.setattr(running, "_trained", lambda *_: pytest.fail("hours before it is refused"))
+    assert only_line(cli(*words[:-1], "--device", "cpu", "--workers", 1)) == refused
     assert (tmp_path / "suites" / "tiny-cuda.md").read_bytes() == page
     assert contents(tmp_path / "records").keys() == before.keys()
     assert not (tmp_path / "cache" / "fits").exists()

@@ -105,11 +105,6 @@ class Note(BaseModel):
         return self.places[0].device
 
     @property
-    def page(self) -> str:
-        """The name of its page, its picture and its own file, without an ending."""
-        return self.name if self.device == "cpu" else f"{self.name}-{self.device}"
-
-    @property
     def suite(self) -> Suite:
         """The suite as it was when it was run. Raises `UsageError` where this version reads its file no more."""
         return parse_suite(self.name, self.content, f"{self.name}.json")
@@ -128,22 +123,29 @@ def folder_apart(results: Path, name: str) -> Path:
     return results / "suites" / name
 
 
-def keep_note(results: Path, note: Note) -> Path:
-    """Write a note into a results folder, unless it is there as it is to be; a damaged one is replaced.
+def place_note(results: Path, name: str, device: str) -> Path:
+    """The file of a suite's note on a type of device; its page and picture have the same name.
 
-    Returns where its page is. Raises `UsageError` where another suite has that page: `x-cuda` on a CPU has that of `x`
-    on a GPU.
+    Raises `UsageError` where another suite has it: `x-cuda` on a CPU would have that of `x` on a GPU.
     """
-    path = results / "suites" / f"{note.page}.json"
+    path = results / "suites" / f"{name if device == 'cpu' else f'{name}-{device}'}.json"
     try:
-        known = read_note(path) if path.exists() else None
+        other = read_note(path).name if path.exists() else name
     except Damaged:
-        known = None
-    if known is not None and known.name != note.name:
-        raise UsageError(f"{path} is the note of the suite {known.name}: give {note.name}.toml another name")
-    if known != note:
+        other = name
+    if other != name:
+        raise UsageError(f"{path} is the note of the suite {other}: give {name}.toml another name")
+    return path
+
+
+def keep_note(path: Path, note: Note) -> None:
+    """Write a note, unless it is there as it is to be; a damaged one is replaced."""
+    try:
+        known = path.exists() and read_note(path) == note
+    except Damaged:
+        known = False
+    if not known:
         write_sealed(path, note.model_dump(mode="json"))
-    return path.with_suffix(".md")
 
 
 @dataclass(frozen=True)
