@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torchvision
 from commands import contents, finish, only_line, record_files, start
+from draws import CPU
 
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import all_bundles
 from benchmark.errors import UsageError
 from benchmark.protocol import PRESETS as PROTOCOLS
+from benchmark.registry import Registry
 from benchmark.report.findings import cells
 from benchmark.report.statistics import mean_interval
 from benchmark.report.tables import TableRow
@@ -32,6 +34,7 @@ from benchmark.suites.plan import make_steps
 from benchmark.suites.quantities import parse_quantity
 from benchmark.suites.running import dry_run, run_suite
 from benchmark.suites.suite import PRESETS, Figure, find_suite, parse_suite, read_suite, shipped
+from benchmark.suites.training import find_trained
 
 TINY = """
 title = "A tiny suite"
@@ -273,6 +276,12 @@ def test_a_bundle_that_a_machine_has_is_handed_to_those_that_share(tmp_path, mon
     shutil.copytree(made, tmp_path / "shipped" / made.name)
     assert run_suite(suite, "quick", tmp_path / "of shipped", {"device": "cpu"})[1] == 0, "nothing is trained"
     assert {path.name for path in record_files(tmp_path / "of shipped" / "suites" / "grid")} == one
+    (training,) = suite.preset("quick").bundles["hole"].each()
+    where = Registry(), CPU, []
+    assert find_trained(training, *where) is not None
+    for keep in (None, (150, 40, 40)):
+        other = training.model_copy(update={"keep": keep})
+        assert find_trained(other, *where) is None, "of what is shipped another part is kept"
 
 
 def test_equal_values_of_a_grid_are_told_from_a_setting_that_is_a_list(tmp_path):
@@ -672,6 +681,7 @@ def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, mo
     assert "is the note of the suite tiny: give tiny-cuda.toml another name" in refused
     monkeypatch.setattr(running, "_trained", lambda *_: pytest.fail("hours before it is refused"))
     assert only_line(cli(*words[:-1], "--device", "cpu", "--workers", 1)) == refused
+    assert only_line(cli(*words[:-1], "--device", "cpu", "--dry-run")) == refused
     assert (tmp_path / "suites" / "tiny-cuda.md").read_bytes() == page
     assert contents(tmp_path / "records").keys() == before.keys()
     assert not (tmp_path / "cache" / "fits").exists()

@@ -397,6 +397,10 @@ def test_a_tuning_that_is_not_through_says_so_and_how_it_goes_on(small_bundle, p
     assert "--trials 2 --seed 3 goes on with it" in said
     assert only_line(cli(*words, "--settings", "tuned", "--priors", "gmm")).endswith("does it")
     assert (results / "tuning.md").exists()
+    (plan,) = (results / "tunings").glob("*/*.json")
+    plan.write_bytes(plan.read_bytes()[:-9])
+    assert cli("leaderboard", "--results", results).code == 1
+    assert (results / "tuning.md").exists(), "what backs it is damaged, and not gone"
     shutil.rmtree(results / "tunings")
     assert cli("leaderboard", "--results", results).code == 0
     assert not (results / "tuning.md").exists(), "nothing backs it"

@@ -138,7 +138,8 @@ def _look_up_suite(command: str, context: typer.Context, array: Slurm) -> _Asked
 
 def _device_type(device: str, array: Slurm) -> str:
     """That of a worker: what is asked for, or what it has. Raises `UsageError` for a GPU that no worker will have."""
-    if device == "cuda" and not array.gpus and not any("gres" in each or "gpu" in each for each in array.options):
+    asks = any("gres" in each or "gpu" in each or each.startswith("-G") for each in array.options)
+    if device == "cuda" and not array.gpus and not asks:
         raise UsageError("--device cuda, but the workers have no GPU: gpus = 1 in the file of --slurm asks for one")
     return ("cuda" if array.gpus else "cpu") if device == "auto" else device
 

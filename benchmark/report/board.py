@@ -30,6 +30,7 @@ from benchmark.report.tuning_figures import draw_tuning
 from benchmark.store.places import lock
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import content_hash, write_atomic
+from benchmark.store.tunings import FOLDER as PLANS
 from benchmark.text import one_line
 
 COLUMNS = [
@@ -93,7 +94,8 @@ class Board:
             for page, text in pages.items():
                 write_page(results / page, text)
             _sweep(results / "boards", {Path(page).name for page in pages})
-            if TUNING not in pages and _starts_with(results / TUNING, _TUNING, _BY_HAND):  # its plans are gone
+            unbacked = TUNING not in pages and not any((results / PLANS).glob("*/*.json"))
+            if unbacked and _starts_with(results / TUNING, _TUNING, _BY_HAND):
                 (results / TUNING).unlink(missing_ok=True)
             lines = (line for table in self.tables for line in _tidy(table))
             write_page(results / "leaderboard.csv", _csv(lines))

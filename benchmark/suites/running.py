@@ -176,6 +176,7 @@ def _expected(resolved: list[Resolved]) -> str:
 
 def dry_run(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> str:
     """What `run_suite` would do, as text: bundles to be trained, and each request's jobs with about how long."""
+    place_note(results, suite.name, choose_device(given.get("device") or "auto").type)
     parts, known = [], []
     for step in make_steps(suite, preset, {**given, "results": results}, make=False):
         if step.bundle is None and step.training is not None:

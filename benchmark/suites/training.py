@@ -29,7 +29,7 @@ def find_trained(
 ) -> Bundle | None:
     """The bundle of one training, None where it is not there. `bundles`: the folder that it is in (None: the cache's).
 
-    One that is shipped under the name of its training is everybody's, whatever was trained here.
+    One that is shipped under the name of its training, with as many posteriors as are kept, is everybody's.
 
     Raises `UsageError` for unknown names, and where it is known to have too few images to be trained.
     """
@@ -37,9 +37,13 @@ def find_trained(
     validate(cls.Config, training.settings, f"backbone {cls.name}")
     asked = _asked(training, registry, device, roots)
     folder = _folder(training, cls, asked, bundles)
-    for there in (SHIPPED / folder.name, folder):
-        if (there / "bundle.json").exists():
-            return open_bundle(there)
+    if (SHIPPED / folder.name / "bundle.json").exists():
+        shipped = open_bundle(SHIPPED / folder.name)
+        counts = shipped.card["posterior_counts"].values()
+        if list(counts) == list(training.keep or shipped.card["dataset"]["counts"].values()):
+            return shipped
+    if (folder / "bundle.json").exists():
+        return open_bundle(folder)
     _require_enough(training, cls, asked)
     return None
 
