@@ -63,7 +63,7 @@ def submit(
     command, *rest = words
     if command not in SHARED:
         raise unknown_name("command that workers can share", command, SHARED)
-    with _alone(command).make_context(f"python -m benchmark {command}", list(rest)) as context:
+    with _alone(command).make_context(spell(command), list(rest)) as context:
         look_up = _look_up_suite if command == "suite" else _look_up
         asked = look_up(command, cast(typer.Context, context), array)
     extra = [] if asked.shared else ["--shared"]
