@@ -209,6 +209,13 @@ def test_what_the_toml_says_is_in_the_script_and_no_gpu_is_named(toml, tmp_path)
     assert not [line for line in lines if "partition" in line]
 
 
+@pytest.mark.parametrize("option", ["-G1", "-G 1", "--gres=gpu:1", "--gpus-per-node=1", "--gpus=h100:1"])
+def test_options_of_sbatch_ask_for_gpus_too(option, small_bundle, toml, tmp_path, cli):
+    array = toml(TOML + f'options = ["{option}"]')
+    words = ["run", "--bundle", small_bundle, *RUN, "--results", tmp_path / "r", "--device", "cuda"]
+    assert cli("submit", "--slurm", array, "--", *words).code == 0
+
+
 def test_timings_of_workers_side_by_side_are_warned_of(small_bundle, toml, tmp_path, cli):
     words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--results", tmp_path / "r", "--device", "cpu"]
     assert "timings of workers on one node disturb each other" in cli("submit", "--slurm", toml(), "--", *words).err

@@ -673,18 +673,31 @@ def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, mo
     findings = (tmp_path / "findings.md").read_text()
     assert findings.count("quick, cuda") == findings.count("quick, cpu") == len(VERDICTS)
     assert findings.count("- [A tiny suite](suites/tiny") == 1, "asked once"
-    shutil.copy(tiny.file, tmp_path / "tiny-cuda.toml")
-    words[1] = tmp_path / "tiny-cuda.toml"
-    page = (tmp_path / "suites" / "tiny-cuda.md").read_bytes()
-    shutil.copytree(tiny.results / "records", tmp_path / "records", dirs_exist_ok=True)
-    refused = only_line(cli(*words, "--device", "cpu"))
-    assert "is the note of the suite tiny: give tiny-cuda.toml another name" in refused
-    monkeypatch.setattr(running, "_trained", lambda *_: pytest.fail("hours before it is refused"))
-    assert only_line(cli(*words[:-1], "--device", "cpu", "--workers", 1)) == refused
-    assert only_line(cli(*words[:-1], "--device", "cpu", "--dry-run")) == refused
-    assert (tmp_path / "suites" / "tiny-cuda.md").read_bytes() == page
     assert contents(tmp_path / "records").keys() == before.keys()
     assert not (tmp_path / "cache" / "fits").exists()
+
+
+def test_the_page_of_a_gpu_moves_from_where_an_earlier_version_had_it(tiny, tmp_path, cli):
+    shutil.copytree(tiny.results, tmp_path, dirs_exist_ok=True)
+    suites = tmp_path / "suites"
+    note = read_note(suites / "tiny.json")
+    places = [place.model_copy(update={"device": "cuda"}) for place in note.places]
+    write_sealed(suites / "tiny.json", note.model_copy(update={"places": places}).model_dump(mode="json"))
+    assert (
+        cli("suite", tiny.file, "--preset", "quick", "--results", tmp_path, "--device", "cpu", "--recorded").code == 0
+    )
+    assert read_note(suites / "tiny.json").device == "cpu"
+    assert read_note(suites / "tiny-cuda.json").device == "cuda"
+    assert {path.name for path in suites.glob("tiny*.md")} == {"tiny.md", "tiny-cuda.md"}
+
+
+@pytest.mark.parametrize("name, said", [("a.json", "letters"), ("..", "letters"), ("mine-cuda", "ends the page")])
+def test_a_name_that_pages_of_another_would_have_is_refused(name, said, tiny, tmp_path, cli):
+    file = tmp_path / f"{name}.toml"
+    shutil.copy(tiny.file, file)
+    line = only_line(cli("suite", file, "--preset", "quick", "--results", tmp_path / "r", "--dry-run"))
+    assert str(file) in line
+    assert said in line
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from benchmark.report.verdicts import Verdict
 from benchmark.store.sealed import Damaged
 from benchmark.suites.claims import judge
 from benchmark.suites.figures import draw_suite
-from benchmark.suites.places import Note, Recorded, find_tables, folder_apart, read_note
+from benchmark.suites.places import Note, Recorded, find_notes, find_tables, folder_apart, read_note
 from benchmark.suites.quantities import Quantity, parse_quantity
 from benchmark.suites.suite import Claim, Correlation, Suite
 from benchmark.text import in_code, in_markdown
@@ -33,7 +33,7 @@ def write_pages(results: Path, tables: Sequence[Table] | None = None) -> list[st
     `tables` are those of the folder, where they are at hand. Returns what is damaged of the experiments, and of their
     records, but for those of tables at hand.
     """
-    paths = sorted((results / "suites").glob("*.json"))
+    paths = find_notes(results)
     made, damaged = tables or [], list[str]()
     if tables is None and paths:
         made, damaged, _ = make_tables(results)

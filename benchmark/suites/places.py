@@ -11,13 +11,13 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmark.errors import UsageError
 from benchmark.report.curves import fit_logs
 from benchmark.report.frame import is_number
 from benchmark.report.selection import machine_of_most
@@ -27,7 +27,7 @@ from benchmark.settings import parse_named
 from benchmark.store.schema import read_model
 from benchmark.store.sealed import Damaged, write_sealed
 from benchmark.suites.quantities import Quantity
-from benchmark.suites.suite import Suite, parse_suite
+from benchmark.suites.suite import OF_GPU, Suite, parse_suite
 
 Log = list[dict[str, Any]]
 
@@ -123,29 +123,36 @@ def folder_apart(results: Path, name: str) -> Path:
     return results / "suites" / name
 
 
-def place_note(results: Path, name: str, device: str) -> Path:
-    """The file of a suite's note on a type of device; its page and picture have the same name.
+def find_notes(results: Path) -> list[Path]:
+    """The notes of all suites in a results folder.
 
-    Raises `UsageError` where another suite has it: `x-cuda` on a CPU would have that of `x` on a GPU.
+    One of a GPU that an earlier version put where that of a CPU belongs moves to its own place, with page and picture.
     """
-    path = results / "suites" / f"{name if device == 'cpu' else f'{name}-{device}'}.json"
-    try:
-        other = read_note(path).name if path.exists() else name
-    except Damaged:
-        other = name
-    if other != name:
-        raise UsageError(f"{path} is the note of the suite {other}: give {name}.toml another name")
-    return path
+    for path in sorted((results / "suites").glob("*.json")):
+        with suppress(Damaged):
+            own = _place(results, read_note(path))
+            if path != own and not own.exists():
+                for each in (path, path.with_suffix(".md"), path.with_suffix(".png")):
+                    if each.exists():
+                        each.rename(own.with_suffix(each.suffix))
+    return sorted((results / "suites").glob("*.json"))
 
 
-def keep_note(path: Path, note: Note) -> None:
-    """Write a note, unless it is there as it is to be; a damaged one is replaced."""
+def keep_note(results: Path, note: Note) -> Path:
+    """Write a note, unless it is there as it is to be; a damaged one is replaced. Returns its file."""
+    path = _place(results, note)
     try:
-        known = path.exists() and read_note(path) == note
+        known = path in find_notes(results) and read_note(path) == note
     except Damaged:
         known = False
     if not known:
         write_sealed(path, note.model_dump(mode="json"))
+    return path
+
+
+def _place(results: Path, note: Note) -> Path:
+    """The file of a note; page and picture have the same name. No suite's own name ends in `OF_GPU`."""
+    return results / "suites" / f"{note.name}{'' if note.device == 'cpu' else OF_GPU}.json"
 
 
 @dataclass(frozen=True)

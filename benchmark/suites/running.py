@@ -24,7 +24,7 @@ from benchmark.store.places import data_roots, sharing
 from benchmark.store.sealed import content_hash
 from benchmark.suggestion import spell
 from benchmark.suites.pages import write_pages
-from benchmark.suites.places import Note, find_tables, folder_apart, keep_note, place_note
+from benchmark.suites.places import Note, find_tables, folder_apart, keep_note
 from benchmark.suites.plan import Step, join, make_place, make_steps
 from benchmark.suites.suite import Suite, shipped
 from benchmark.suites.training import shared_bundles, train
@@ -36,7 +36,6 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     `given`: fields of all requests that the command decides. Raises `UsageError` before anything is computed where the
     suite names what is not there.
     """
-    path = place_note(results, suite.name, choose_device(given.get("device") or "auto").type)
     steps = make_steps(suite, preset, {**given, "results": results})
     untrained = {_key(step) for step in steps if step.bundle is None}
     if untrained:
@@ -44,7 +43,8 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     steps = _trained(steps)
     resolved = [resolve(step.request, step.registry) for step in steps]
     protocols = [each.work.protocol for each in resolved]
-    keep_note(path, _note(suite, preset, resolved[0].work.device.type, steps, resolved, protocols))
+    device = resolved[0].work.device.type
+    page = keep_note(results, _note(suite, preset, device, steps, resolved, protocols)).with_suffix(".md")
     if expected := _expected(resolved):
         say(expected)
     failed = 0
@@ -55,7 +55,7 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
             failed += finished.failed
     finally:  # of an interrupted suite, too, what is known so far
         _tell(write_pages(results))
-    return path.with_suffix(".md"), failed
+    return page, failed
 
 
 def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> tuple[Path, int]:
@@ -68,7 +68,6 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
     """
     typed = given.get("device") or "auto"
     device = choose_device("auto").type if typed == "auto" else typed
-    path = place_note(results, suite.name, device)
     steps = make_steps(suite, preset, {**given, "device": "cpu", "results": results}, make=False)
     of = f"suite {suite.name}, presets.{preset}"
     untrained = list(dict.fromkeys(step.name for step in steps if step.bundle is None))
@@ -87,8 +86,8 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
         raise UsageError(f"{of}: nothing is recorded of it on {device} in {results}: {'; '.join(missing)}")
     for name in missing:
         say(f"nothing is recorded of {name} on {device}")
-    keep_note(path, note)
-    return path.with_suffix(".md"), _tell(damaged + write_pages(results, made))
+    page = keep_note(results, note).with_suffix(".md")
+    return page, _tell(damaged + write_pages(results, made))
 
 
 def _tell(damaged: list[str]) -> int:
@@ -176,7 +175,6 @@ def _expected(resolved: list[Resolved]) -> str:
 
 def dry_run(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -> str:
     """What `run_suite` would do, as text: bundles to be trained, and each request's jobs with about how long."""
-    place_note(results, suite.name, choose_device(given.get("device") or "auto").type)
     parts, known = [], []
     for step in make_steps(suite, preset, {**given, "results": results}, make=False):
         if step.bundle is None and step.training is not None:

@@ -30,6 +30,7 @@ from benchmark.store.sealed import content_hash
 
 PRESETS = ("quick", "default", "full")
 SHIPPED = Path(__file__).parent
+OF_GPU = "-cuda"  # ends the names of pages that tell of a GPU
 #: fields of a request that the command decides, for all requests alike
 OF_COMMAND = ("results", "workers", "per_gpu", "device", "executor", "job_timeout", "retry", "data_root")
 
@@ -214,8 +215,10 @@ def find_suite(typed: str) -> Suite:
 def read_suite(path: Path) -> Suite:
     """The suite of a file. Raises `UsageError` for whatever is not as it is to be, naming its place."""
     content = read_toml(path, str(path))
-    if not re.fullmatch(r"[\w.-]+", path.stem):
-        raise UsageError(f"{path}: a suite is named after its file: letters, digits, '-', '_' and '.'")
+    if not re.fullmatch(r"[\w-]+", path.stem):
+        raise UsageError(f"{path}: a suite is named after its file: letters, digits, '-' and '_'")
+    if path.stem.endswith(OF_GPU):
+        raise UsageError(f"{path}: so ends the page of a suite that is run on a GPU: rename the file")
     return parse_suite(path.stem, content, str(path))
 
 
