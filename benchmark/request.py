@@ -226,6 +226,7 @@ def resolve(
     roots = data_roots(request.data_root)
     fixed = settings or {}
     left_out: list[str] = []
+    notes: list[str] = []
     reference_split = fixed.get("reference_split", preset.reference_split)
     priors = () if request.settings == "tuned" else request.priors
     made = make_rows(registry, priors, bundle, preset.budget, reference_split, left_out)
@@ -245,7 +246,9 @@ def resolve(
     require_distinct(registry, metrics, protocol)
     if request.settings == "tuned":
         protocol = protocol.model_copy(update={"settings": "tuned"})
-        made += _tuned_rows(request, registry, bundle, protocol, device_type or device.type)
+        rows, unfinished = _tuned_rows(request, registry, bundle, protocol, device_type or device.type)
+        made += rows
+        notes += unfinished
     work = Workspace(bundle, registry, protocol, extractor, reference, metrics, device)
     made = [
         row for row in made if row.prior or not REFERENCES[row.name].from_images or work.reconstructions is not None
@@ -258,7 +261,7 @@ def resolve(
         work,
         Ledger(RecordStore(request.results / "records"), request.retry),
         request.results,
-        [*filter(None, [describe_partial(bundle)]), *_notes(made), *unseen],
+        [*filter(None, [describe_partial(bundle)]), *_notes(made), *unseen, *notes],
         left_out,
         broken,
         executor,
@@ -283,15 +286,16 @@ def choose_groups(
 
 def _tuned_rows(
     request: Request, registry: Registry, bundle: Bundle, protocol: Protocol, device_type: str
-) -> list[Row]:
+) -> tuple[list[Row], list[str]]:
     """The rows of priors with the settings that were chosen for them; of all that have any, where none is named.
 
-    Raises `UsageError` where one has none.
+    Returns what is not through, or damaged, too, a sentence each. Raises `UsageError` where one that is named has none,
+    and where nobody has any.
     """
     from benchmark.report.choice import judge_all  # which no other run needs
 
     results = request.results
-    judged, _ = judge_all(results, lambda: RecordStore(results / "records").all()[0])
+    judged, damaged = judge_all(results, lambda: RecordStore(results / "records").all()[0])
     chosen: dict[str, Row] = {}
     begun: dict[str, Tuning] = {}
     for each in judged:
@@ -306,25 +310,30 @@ def _tuned_rows(
         row = make_prior_row(registry, plan.prior, {**plan.base, **best.settings}, bundle, protocol.budget)
         if row.identity == plan.identity["prior"]:  # else it is of another version of the prior
             chosen[plan.label] = replace(row, label=plan.starred)
+    told = [f"left out: {sentence}" for sentence in damaged]
+
+    def unfinished(label: str) -> str:
+        of: dict[str, Any] = {"bundle": name_of(bundle), "groups": _typed_groups(request.groups), "priors": label}
+        of |= {"budget": protocol.budget, "device": device_type, "results": results}
+        if label in begun:
+            of |= {"trials": begun[label].allowed, "seed": begun[label].identity["seed"]}
+        does = "goes on with it" if label in begun else "does it"
+        return f"{label}: no tuning of it on {bundle.path.name} is through; {suggest('tune', **of)} {does}"
+
     if request.priors is None:
         labels = list(chosen)
+        told += [f"left out: {unfinished(label)}" for label in begun if label not in chosen]
     else:
         asked = find_asked(registry, request.priors)
         labels = [make_prior_row(registry, *each, bundle, protocol.budget).label for each in asked]
     for label in labels:
         if label not in chosen:
-            of: dict[str, Any] = {"bundle": name_of(bundle), "groups": _typed_groups(request.groups), "priors": label}
-            of |= {"budget": protocol.budget, "device": device_type, "results": results}
-            if label in begun:
-                of |= {"trials": begun[label].allowed, "seed": begun[label].identity["seed"]}
-            does = "goes on with it" if label in begun else "does it"
-            raise UsageError(
-                f"{label}: no tuning of it on {bundle.path.name} is through; {suggest('tune', **of)} {does}"
-            )
+            raise UsageError("; ".join([unfinished(label), *damaged]))
     if not chosen:
         tune = suggest("tune", bundle=name_of(bundle), budget=protocol.budget, results=results)
-        raise UsageError(f"no prior is tuned on {bundle.path.name}: {tune} does it")
-    return [chosen[label] for label in dict.fromkeys(labels)]
+        waiting = [unfinished(label) for label in begun] or [f"no prior is tuned on {bundle.path.name}: {tune} does it"]
+        raise UsageError("; ".join([*waiting, *damaged]))
+    return [chosen[label] for label in dict.fromkeys(labels)], told
 
 
 def _typed_groups(groups: Literal["all"] | tuple[int, ...] | None) -> str | None:

@@ -381,6 +381,18 @@ def test_a_tuning_that_is_not_through_says_so_and_how_it_goes_on(small_bundle, p
     plugin, results = planted(), tmp_path / "results"
     assert cli(*tune_words(small_bundle, plugin, results, "--trials", 2, "--seed", 3)).code == 0
     assert "not through" not in (results / "leaderboard.md").read_text()
+    words = ["run", "--bundle", small_bundle, "--plugin", plugin, "--results", results, "--device", "cpu"]
+    words += ["--settings", "tuned"]
+    ((through,), _) = read_tunings(results)
+    begun = [Try(settings={}, config_hash="0" * 64)]
+    update = {"label": "planted[scale=1]", "identity": {**through.identity, "base": {"scale": 1}}, "trials": begun}
+    other = through.model_copy(update=update)
+    other.save(results)
+    beside = cli(*words, "--dry-run")
+    assert beside.code == 0
+    assert "| planted*" in beside.out
+    assert re.search(r"left out: planted\[scale=1\]: no tuning .* --seed 3 goes on with it", beside.err + beside.out)
+    (results / "tunings" / other.bundle / f"{other.id}.json").unlink()
     last = next(
         path
         for path in record_files(results)
@@ -392,15 +404,15 @@ def test_a_tuning_that_is_not_through_says_so_and_how_it_goes_on(small_bundle, p
     first = (results / "leaderboard.md").read_text()
     assert "Tunings that are not through, and so choose nothing: `planted` (small" in first
     assert "trials of each prior" not in first, "none is through"
-    words = ["run", "--bundle", small_bundle, "--plugin", plugin, "--results", results, "--device", "cpu"]
-    said = only_line(cli(*words, "--settings", "tuned", "--priors", "planted"))
-    assert "--trials 2 --seed 3 goes on with it" in said
-    assert only_line(cli(*words, "--settings", "tuned", "--priors", "gmm")).endswith("does it")
+    for prior in (["--priors", "planted"], []):
+        assert "--trials 2 --seed 3 goes on with it" in only_line(cli(*words, *prior))
+    assert only_line(cli(*words, "--priors", "gmm")).endswith("does it")
     assert (results / "tuning.md").exists()
     (plan,) = (results / "tunings").glob("*/*.json")
     plan.write_bytes(plan.read_bytes()[:-9])
     assert cli("leaderboard", "--results", results).code == 1
     assert (results / "tuning.md").exists(), "what backs it is damaged, and not gone"
+    assert str(plan) in only_line(cli(*words))
     shutil.rmtree(results / "tunings")
     assert cli("leaderboard", "--results", results).code == 0
     assert not (results / "tuning.md").exists(), "nothing backs it"

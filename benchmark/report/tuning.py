@@ -148,7 +148,7 @@ def _chosen(tuned: Tuned) -> str:
                 "" if math.isnan(gained) else f"{gained:.1f}",
                 " / ".join(f"{value:.1f}" for value in quartiles),
                 str(sum(not _is_fit(trial) for trial in through)),
-                f"{len(through) - 1} of {len(each.trials) - 1}",
+                f"{sum(trial.number > 0 for trial in through)} of {len(each.trials) - 1}",
                 format_short(each.seconds / 60),
                 in_markdown(describe_settings(best.settings)) if best else "",
             ]
