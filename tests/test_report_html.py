@@ -1,10 +1,10 @@
 """report.html says what the markdown pages say, in one file that asks nobody for anything."""
 
 import re
-from html.parser import HTMLParser
 
 import pytest
 from boards import Results, tables_of
+from html_reader import Reader
 from PIL import Image
 
 from benchmark.report.html.page import report_html
@@ -30,45 +30,6 @@ def results(tmp_path):
     results.add("evalp[steps=1]", "fit", {"status": "failed", "reason": "<img src=http://x.y/z>"})
     results.scores("gmm", [1.0], protocol=results.new_protocol(split="val"))
     return results
-
-
-class Reader(HTMLParser):
-    """Tags that are open, what they ask for, ids and links to them, and the cells of each table."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.asked, self.ids, self.links, self.tags, self.tables = [], [], set(), set(), [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.tags.append(tag)
-        self.asked += [given[name] for name in ("src", "data", "srcset", "action") if name in given]
-        self.asked += [given["href"]] if tag == "link" else []
-        self.ids |= {given["id"]} if "id" in given else set()
-        self.links |= {given["href"][1:]} if tag == "a" and given.get("href", "").startswith("#") else set()
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-        if tag not in ("meta", "link", "input", "img", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        if tag in self.open:
-            while self.open.pop() != tag:
-                pass
-
-    def handle_data(self, text):
-        if {"td", "th"} & set(self.open):
-            self.tables[-1][-1][-1] += text
 
 
 def test_it_is_one_file_that_asks_for_nothing_and_whose_links_lead_somewhere(results):

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from boards import Results
 from commands import contents, finish, only_line, record_files, start
+from html_reader import Reader
 
 from benchmark.bundles.find import SHIPPED
 from benchmark.errors import UsageError
 from benchmark.registry import Registry
 from benchmark.report.best_of import expected_best, expected_best_band
 from benchmark.report.choice import SEEDS, judge, judge_all
+from benchmark.report.html.page import report_html
 from benchmark.report.tuning import summary_of
 from benchmark.request import request_from
 from benchmark.store.held import STALE, read_claim
@@ -357,6 +359,16 @@ def test_a_planted_prior_is_mended_on_val_alone_and_its_rows_stand_apart(planted
     assert float(tuned.split(" ± ")[0]) > float(recipe.split(" ± ")[0])
     assert float(difference.split()[0]) < 0, "a lower FD is a larger share of the gap"
     assert place == "", "two seeds rank nothing"
+    report = report_html(results)
+    page = Reader(report)
+    assert [recipe, tuned, difference] in [cells[1:4] for table in page.tables for cells in table]
+    assert page.links <= page.ids
+    assert "tuning" in page.links
+    assert page.tags.count("caption") == page.tags.count("table")
+    assert sum(asked.startswith("data:image/webp") for asked in page.asked) >= 2, "its pictures are inside"
+    assert page.asked.count("data:,") == 1, "the icon alone has none"
+    trial = next(line for line in (results / "tuning.md").read_text().splitlines() if "planted, trial" in line)
+    assert trial.removeprefix("- ").partition("(")[0] in report
     verified = cli("verify", "--results", results, "--plugin", plugin, "--share", 0.02)
     assert verified.code == 0, verified.out + verified.err
     assert "the tables are the records'" in verified.err

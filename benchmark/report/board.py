@@ -18,13 +18,14 @@ from typing import Any
 
 from benchmark.report.across import across_markdown, find_across
 from benchmark.report.choice import judge_all
-from benchmark.report.first_screen import ACROSS, TUNING, first_screen, page_of
+from benchmark.report.first_screen import ACROSS, first_screen, page_of
 from benchmark.report.markdown import summary_markdown, table_markdown
 from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
 from benchmark.report.sample_grids import draw_grid
 from benchmark.report.standing import find_standing
 from benchmark.report.tables import FD, Table, make_tables
+from benchmark.report.tuned import TUNING
 from benchmark.report.tuning import Tuned, group_tunings, tuning_markdown
 from benchmark.report.tuning_figures import draw_tuning
 from benchmark.store.places import lock

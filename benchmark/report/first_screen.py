@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections import defaultdict
 from collections.abc import Iterator
 
 from benchmark.bundles.bundle import NO_PART
 from benchmark.report.across import Across
-from benchmark.report.choice import Judged
 from benchmark.report.columns import format_share, format_short, quartiles
 from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.pareto import find_front, make_points, pareto_file
@@ -17,13 +14,13 @@ from benchmark.report.sample_grids import grid_file, has_samples
 from benchmark.report.selection import machine_of
 from benchmark.report.signatures import AUC, GOOD_IMAGES, WRONG_LATENTS, flags_of, is_deterministic
 from benchmark.report.standing import Column, Standing, is_recipe
-from benchmark.report.statistics import MARGIN, RANKED_FROM, Gap
+from benchmark.report.statistics import MARGIN, RANKED_FROM
 from benchmark.report.tables import CEILING, FD, FIT_SECONDS, NEAR, UNTOLD, ZERO_LINE, Table
-from benchmark.report.tuning import Change, Tuned, changes_of, describe_settings, format_change
-from benchmark.text import in_code, in_markdown
+from benchmark.report.tuned import TUNING, tuned_grids, tuned_head, unfinished
+from benchmark.report.tuning import Tuned
+from benchmark.text import in_markdown
 
 TITLE = "# Leaderboard"
-TUNING = "tuning.md"
 WARNED = "⚠"
 ACROSS = "boards/across.md"
 NO_COLUMN = "No table of the test split has both N(0, I) and the aggregate posterior to hold its rows against."
@@ -287,60 +284,10 @@ def _tuned(made: list[Table], tuned: list[Tuned]) -> list[str]:
     boards = [table for table in made if table.protocol.settings and table.fd]
     if not boards and not tuned:
         return []
-    judged = [(each, group) for group in tuned for each in group.judged]
-    trials = sorted({each.tuning.allowed for each, _ in judged if each.chosen})
-    of = f", {' or '.join(map(str, trials))} trials of each prior" if trials else ""
-    how = f"[how, and at what cost]({TUNING})"
-    lines = [f"Tuned: settings chosen on val{of}, in tables apart from recipes ({how}).", ""]
-    vaes: dict[str, list[Tuned]] = defaultdict(list)
-    for group in tuned:
-        vaes[group.vae].append(group)
-    for vae, groups in vaes.items():
-        lines += _changed(vae, groups, made)
-    if boards:
-        lines += [f"Tuned rows: {', '.join(map(_link, boards))}.", ""]
-    open_ = [f"{in_code(each.tuning.label)} ({in_markdown(group.title)})" for each, group in judged if not each.chosen]
-    if open_:
-        lines += [f"Tunings that are not through, and so choose nothing: {', '.join(open_)}.", ""]
-    return lines
-
-
-def _changed(vae: str, groups: list[Tuned], made: list[Table]) -> list[str]:
-    """The table of one VAE. A prior that was tuned on several types of device stands there once."""
-    found = sorted(((changes_of(group, made), group) for group in groups), key=lambda each: -len(each[0]))
-    chosen: dict[str, tuple[Change, Judged]] = {}
-    for changes, group in found:  # that on which most were tuned first
-        of = {each.tuning.label: each for each in group.judged}
-        for change in changes:
-            if change.label in of:  # else its plan is damaged, and named
-                chosen.setdefault(change.label, (change, of[change.label]))
-    told = sorted((each for each in chosen.values() if each[0].tuned), key=lambda each: -_closed(each[0].tuned))
-    if not told:
-        return []
-    devices = {judged.tuning.device for _, judged in told}
-    both = [change for change, _ in told if change.recipe and change.seeds >= RANKED_FROM]
-    before = sorted(both, key=lambda change: -_closed(change.recipe))
-    body = [
-        [
-            in_markdown(change.label),
-            format_share(change.recipe, ""),
-            format_share(change.tuned, ""),
-            format_change(change),
-            f"{before.index(change) + 1} → {both.index(change) + 1}" if change in both else "",
-            format_short(judged.seconds / 60),
-            judged.tuning.device,
-            in_markdown(describe_settings(judged.chosen.settings)) if judged.chosen else "",
-        ]
-        for change, judged in told
-    ]
-    header = ["prior", "recipe, gap closed %", "tuned", "FD, tuned - recipe", "place", "core-min", "device"]
-    ends = ", each device's rows between its own N(0, I) and aggregate posterior" if len(devices) > 1 else ""
-    places = f"; places among rows with {RANKED_FROM} seeds of both"
-    return [f"{in_markdown(vae)}{ends}{places}:", "", as_grid([*header, "settings chosen"], body), ""]
-
-
-def _closed(gap: Gap | None) -> float:
-    return gap[0] if gap else math.nan
+    lines = [tuned_head(tuned), ""]
+    lines += [line for grid in tuned_grids(tuned, made) for line in (f"{grid.caption}:", "", grid.text, "")]
+    lines += [f"Tuned rows: {', '.join(map(_link, boards))}.", ""] if boards else []
+    return [*lines, *(line for sentence in unfinished(tuned) for line in (sentence, ""))]
 
 
 def _apart(standing: Standing) -> list[str]:

@@ -56,10 +56,11 @@ def draw_strips(table: Table) -> list[tuple[str, str]]:
     """What each row draws from the same noise: label, and the picture inside the page."""
     order = [RECONSTRUCTION, CEILING, ZERO_LINE, *(row.label for row in table.priors)]
     found = {label: table.rows[label].over_seeds(SAMPLES)[:1] for label in order if label in table.rows}
-    return [(label, _compressed(from_png(strip[0]))) for label, strip in found.items() if strip]
+    return [(label, embed(from_png(strip[0]))) for label, strip in found.items() if strip]
 
 
-def _compressed(picture: Image.Image) -> str:
+def embed(picture: Image.Image) -> str:
+    """A picture as the source of an image, compressed."""
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "WEBP", quality=QUALITY, method=6)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -97,4 +98,4 @@ def _svg(make: Callable[[], Any], title: str, description: str, figures: Path | 
 
 def draw_interpolations(draws: Draws) -> list[tuple[str, str]]:
     """What lies between two draws of each row: label, and the picture inside the page."""
-    return [(label, _compressed(path)) for label, path in decode_paths(draws, Registry()).items()]
+    return [(label, embed(path)) for label, path in decode_paths(draws, Registry()).items()]

@@ -10,16 +10,27 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from benchmark.report.across import across_grids, find_across
+from benchmark.report.choice import judge_all
 from benchmark.report.draws import Draws, find_draws
-from benchmark.report.first_screen import ACROSS, NO_COLUMN, TUNING, headlines, legend, overview, scale
-from benchmark.report.html.drawings import draw_curves, draw_interpolations, draw_paretos, draw_strips, draw_views
+from benchmark.report.first_screen import ACROSS, NO_COLUMN, headlines, legend, overview, scale
+from benchmark.report.html.drawings import (
+    draw_curves,
+    draw_interpolations,
+    draw_paretos,
+    draw_strips,
+    draw_views,
+    embed,
+)
 from benchmark.report.markdown import facts_of, grids_of, remarks_of, title_of
 from benchmark.report.markdown_table import Grid
 from benchmark.report.sample_grids import grid_file
 from benchmark.report.standing import find_standing
 from benchmark.report.tables import Table, make_tables
+from benchmark.report.tuned import TUNING, tuned_grids, tuned_head, unfinished
+from benchmark.report.tuning import group_tunings, tuning_markdown
 from benchmark.store.records import RecordStore
 
 HERE = Path(__file__).parent
@@ -56,6 +67,7 @@ def report_html(results: Path, figures: Path | None = None, store: RecordStore |
     across = find_across(standing.columns)
     drawn = {column.first.page for column in standing.columns}
     tests = [table for table in tables if table.protocol.split == "test"]
+    tuned = group_tunings(judge_all(results, lambda: (store or RecordStore(results / "records")).all()[0])[0])
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("template.html").render(
         style=(HERE / "style.css").read_text(),
@@ -64,10 +76,13 @@ def report_html(results: Path, figures: Path | None = None, store: RecordStore |
         headlines=[_inline(line) for line in headlines(standing.columns, across)],
         overview=[_table(grid) for grid in (overview(standing.columns, across) if standing.columns else [])],
         legend=[_inline(line) for line in (legend(standing.columns, across) if standing.columns else [])],
+        tuned_words=[_inline(line) for line in ([tuned_head(tuned), *unfinished(tuned)] if tuned else [])],
+        tuned=[_table(grid) for grid in tuned_grids(tuned, tables)],
         apart=[(table.page, title_of(table), why) for table, why in standing.apart],
         across=[_table(grid) for grid in across_grids(across)],
         sections=[_section(table, tables, results, table.page in drawn, figures) for table in tests],
         tuning=[_section(table, tables, results, False, None) for table in tables if table not in tests],
+        chosen=_chosen(tuning_markdown(tuned, tables), results) if tuned else "",
         left_out=[*damaged, *in_none],
     )
 
@@ -110,6 +125,20 @@ def _table(grid: Grid) -> str:
     caption = f"<caption>{_inline(grid.caption)}</caption>"
     table = _MARKDOWN.render(grid.text).replace("<table>", f"<table>{caption}", 1).replace("<th ", '<th scope="col" ')
     return _within(table)
+
+
+def _chosen(text: str, results: Path) -> str:
+    """What tuning.md says below its title: the sentence before a table is its caption, and pictures are inside."""
+    page = _MARKDOWN.render(text).replace("<th ", '<th scope="col" ')
+    page = re.sub(r"<h2>(.*?)</h2>", r"<h3>\1</h3>", page)
+    page = re.sub(r"<p>([^\n]*)</p>\n<table>", r'<div class="wide"><table><caption>\1</caption>', page)
+    page = page.replace("</table>", "</table></div>")
+
+    def picture(found: re.Match[str]) -> str:
+        path = results / html.unescape(found[1])
+        return f'src="{embed(Image.open(path))}"' if path.is_file() else 'src="data:,"'
+
+    return _within(re.sub(r'src="([^"]*)"', picture, page))
 
 
 def _within(text: str) -> str:
