@@ -21,7 +21,9 @@ from benchmark.registry import Registry
 from benchmark.report.best_of import expected_best, expected_best_band
 from benchmark.report.choice import SEEDS, judge, judge_all
 from benchmark.report.html.page import report_html
-from benchmark.report.tuning import summary_of
+from benchmark.report.tables import make_tables
+from benchmark.report.tuned import tuned_grids
+from benchmark.report.tuning import Change, group_tunings, summary_of
 from benchmark.request import request_from
 from benchmark.store.held import STALE, read_claim
 from benchmark.store.records import RecordStore
@@ -546,6 +548,31 @@ def test_a_damaged_plan_is_named_and_harms_no_table(tmp_path, cli):
     done = cli("leaderboard", "--results", results.folder)
     assert done.code == 1
     assert f"left out: {path}: content does not match its seal" in done.err
+
+
+def test_a_recipe_that_is_scored_on_another_device_alone_is_marked(tmp_path, monkeypatch):
+    results = Results(tmp_path / "results")
+    for device, worst in (("cuda", 10.0), ("cpu", 20.0)):
+        results.references(gaussian=[worst] * 5, ceiling=[2.0] * 5, device=device)
+    results.scores("p", [4.0] * 5, device="cuda")
+    tables, *_ = make_tables(results.folder)
+    row = Change("p", None, (0.9, 0.9, 0.9), None, 0, (math.nan, 3.8))
+    monkeypatch.setattr("benchmark.report.tuned.changes_of", lambda *_: [row])
+    (plain,) = tuned_grids([tuned_here("cuda", results.protocol)], tables)
+    assert "†" not in plain.text + plain.caption, "it is its own device's: nothing was to be found elsewhere"
+    (grid,) = tuned_grids([tuned_here("cpu", results.protocol)], tables)
+    assert "| p " in grid.text
+    assert "75.0 ± 0.0 †" in grid.text, "of its own gap, 10 to 2"
+    assert "†: on another type of device" in grid.caption
+    other = results.protocol.model_copy(update={"budget": "full"})
+    (none,) = tuned_grids([tuned_here("cpu", other)], tables)
+    assert "†" not in none.text + none.caption, "another budget's recipe is another"
+
+
+def tuned_here(device, protocol):
+    fd = {"metric": {"name": "fd", "version": 1}, "settings": {"split": "val", "extractor": protocol.extractor}}
+    identity = {**plan(3).identity, "fd": fd, "bundle": "b" * 64, "device": device, "budget": protocol.budget}
+    return group_tunings([judge(plan(3).model_copy(update={"identity": identity}), [])])[0]
 
 
 def test_a_dry_run_says_what_would_be_tried(small_bundle, planted, tmp_path, cli):

@@ -10,7 +10,7 @@ from benchmark.report.columns import format_share, format_short
 from benchmark.report.markdown_table import Grid, as_grid
 from benchmark.report.statistics import RANKED_FROM, Gap
 from benchmark.report.tables import Table
-from benchmark.report.tuning import Change, Tuned, changes_of, describe_settings, format_change
+from benchmark.report.tuning import Change, Tuned, changes_of, describe_settings, find_recipe_elsewhere, format_change
 from benchmark.text import in_code, in_markdown
 
 TUNING = "tuning.md"
@@ -47,11 +47,14 @@ def _grid(vae: str, groups: list[Tuned], tables: list[Table]) -> Grid | None:
     """The table of one VAE. A prior that was tuned on several types of device stands there once."""
     found = sorted(((changes_of(group, tables), group) for group in groups), key=lambda each: -len(each[0]))
     chosen: dict[str, tuple[Change, Judged]] = {}
+    elsewhere: dict[str, Gap | None] = {}
     for changes, group in found:  # that on which most were tuned first
         of = {each.tuning.label: each for each in group.judged}
         for change in changes:
-            if change.label in of:  # else its plan is damaged, and named
-                chosen.setdefault(change.label, (change, of[change.label]))
+            if change.label in of and change.label not in chosen:  # else its plan is damaged, and named
+                chosen[change.label] = change, of[change.label]
+                if change.recipe is None:
+                    elsewhere[change.label] = find_recipe_elsewhere(change.label, group, tables)
     told = sorted((each for each in chosen.values() if each[0].tuned), key=lambda each: -_closed(each[0].tuned))
     if not told:
         return None
@@ -61,7 +64,7 @@ def _grid(vae: str, groups: list[Tuned], tables: list[Table]) -> Grid | None:
     body = [
         [
             in_markdown(change.label),
-            format_share(change.recipe, ""),
+            f"{format_share(gap, '')} †" if (gap := elsewhere.get(change.label)) else format_share(change.recipe, ""),
             format_share(change.tuned, ""),
             format_change(change),
             f"{before.index(change) + 1} → {both.index(change) + 1}" if change in both else "",
@@ -74,6 +77,7 @@ def _grid(vae: str, groups: list[Tuned], tables: list[Table]) -> Grid | None:
     header = ["prior", "recipe, gap closed %", "tuned", "FD, tuned - recipe", "place", "core-min", "device"]
     ends = ", each device's rows between its own N(0, I) and aggregate posterior" if len(devices) > 1 else ""
     places = f"; places among rows with {RANKED_FROM} seeds of both"
+    places += "; †: on another type of device, so not tested against it" if any(elsewhere.values()) else ""
     return Grid(f"{in_markdown(vae)}{ends}{places}", as_grid([*header, "settings chosen"], body))
 
 

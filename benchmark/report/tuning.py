@@ -243,19 +243,34 @@ class Change:
 
 def changes_of(tuned: Tuned, tables: list[Table]) -> list[Change]:
     """What tuning changed, the best tuned row first; none where tuned rows, or no recipes, are scored on test."""
-    plan = tuned.judged[0].tuning
-    alike = [
-        table
-        for table in tables
-        if (table.bundle, table.device, table.protocol.split) == (plan.bundle, plan.device, "test")
-        and table.protocol.groups == plan.groups
-        and table.protocol.extractor == plan.extractor
-        and table.protocol.budget == plan.identity["budget"]
-    ]
+    device = tuned.judged[0].tuning.device
+    alike = [table for table in _of_same(tuned, tables) if table.device == device]
     recipes, of_tuned = ([table for table in alike if bool(table.protocol.settings) == kind] for kind in (False, True))
     pairs = [(one, other) for one in recipes for other in of_tuned if _same(one, other)]
     changes = [_change(label, *pairs[-1]) for label in pairs[-1][1].fd] if pairs else []
     return sorted(changes, key=lambda each: each.values[1])
+
+
+def find_recipe_elsewhere(label: str, tuned: Tuned, tables: list[Table]) -> Gap | None:
+    """The share of the gap that a recipe closes on another type of device; None where it is scored on none."""
+    device = tuned.judged[0].tuning.device
+    for table in _of_same(tuned, tables):
+        if table.device != device and not table.protocol.settings and label in table.fd:
+            return table.gap_closed(table.rows[label])[0]
+    return None
+
+
+def _of_same(tuned: Tuned, tables: list[Table]) -> list[Table]:
+    """The tables of the test split that tell, on whatever device, of what was tuned, by the same score."""
+    plan = tuned.judged[0].tuning
+    return [
+        table
+        for table in tables
+        if (table.bundle, table.protocol.split) == (plan.bundle, "test")
+        and table.protocol.groups == plan.groups
+        and table.protocol.extractor == plan.extractor
+        and table.protocol.budget == plan.identity["budget"]
+    ]
 
 
 def _change(starred: str, before: Table, after: Table) -> Change:
