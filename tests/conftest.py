@@ -113,13 +113,25 @@ def cli(monkeypatch, capsys):
     return call
 
 
+def _shorten(monkeypatch, **changes):
+    shorter = lambda *given: make_protocol(*given).model_copy(update=changes)  # noqa: E731
+    monkeypatch.setattr("benchmark.request.make_protocol", shorter)
+
+
+#: the shipped decoder takes seconds for the timings of the protocol
+TIMINGS_OF_FOUR = {"timing_batches": (4,), "timing_seconds": 0.0}
+
+
 @pytest.fixture
 def brief_timings(monkeypatch):
-    """Timings of four samples: the shipped decoder takes seconds for those of the protocol."""
-    monkeypatch.setattr(
-        "benchmark.request.make_protocol",
-        lambda *given: make_protocol(*given).model_copy(update={"timing_batches": (4,), "timing_seconds": 0.0}),
-    )
+    """Timings of four samples."""
+    _shorten(monkeypatch, **TIMINGS_OF_FOUR)
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Timings of four samples, and scores of 30 for each row, where a test is not about what they come to."""
+    _shorten(monkeypatch, **TIMINGS_OF_FOUR, generated=30, mmd_latents=30)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,8 @@ LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 FOLDERS = ("benchmark", "priors", "backbones", "docs", "results", "tests", "tools", ".ci")
 SUITE = ["python", "-m", "benchmark"]
 TOOLS = ("ruff", "mypy", "python", "pre-commit")
+#: the steps of a VAE that a page trains, and how many are enough to see that what follows runs
+STEPS = ("steps=600", "steps=100")
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,14 @@ def parse(words: list[str]) -> str | None:
 
 
 @pytest.fixture
-def run_page(cli, tmp_path, monkeypatch):
+def run_page(cli, tmp_path, monkeypatch, brief):
     """Do all that a page says, in a folder of its own."""
 
     def run(page: Path) -> None:
         monkeypatch.chdir(tmp_path)
         namespace = {"__name__": "page"}
         for block in blocks(page):
-            execute(block, namespace, cli)
+            execute(replace(block, text=block.text.replace(*STEPS)), namespace, cli)
 
     return run
 

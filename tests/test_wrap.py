@@ -54,7 +54,7 @@ def found(trained, images):
 # ---- numbers ------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrapped_copy_of_a_shipped_bundle_has_its_numbers(shipped, tmp_path):
+def test_a_wrapped_copy_of_a_shipped_bundle_has_its_numbers(shipped, tmp_path, brief):
     original = all_bundles()[0]["digits-conv_vae"]
     bundle = benchmark.wrap(
         encode=shipped.encode, decode=shipped.decode, images="digits", name="copy", value_range=(0, 1), spread="std"
