@@ -14,7 +14,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from commands import alone
+from commands import alone, shorten
 from devices import AS_IT_WAS
 from draws import seeded
 from faces import PARTITION, jpeg
@@ -98,8 +98,10 @@ def small_bundle(tmp_path_factory):
 def cli(monkeypatch, capsys):
     """Call the command line in this process: `cli("run", ...)` -> code, out, err.
 
-    A run has one worker, this process, if no other number is asked for: what a test patches is in force.
+    A run has one worker, this process, if no other number is asked for: what a test patches is in force. Its timings
+    are brief.
     """
+    shorten(monkeypatch)
 
     def call(*words):
         words = alone(words)
@@ -113,25 +115,10 @@ def cli(monkeypatch, capsys):
     return call
 
 
-def _shorten(monkeypatch, **changes):
-    shorter = lambda *given: make_protocol(*given).model_copy(update=changes)  # noqa: E731
-    monkeypatch.setattr("benchmark.request.make_protocol", shorter)
-
-
-#: the shipped decoder takes seconds for the timings of the protocol
-TIMINGS_OF_FOUR = {"timing_batches": (4,), "timing_seconds": 0.0}
-
-
 @pytest.fixture
-def brief_timings(monkeypatch):
-    """Timings of four samples."""
-    _shorten(monkeypatch, **TIMINGS_OF_FOUR)
-
-
-@pytest.fixture
-def brief(monkeypatch):
-    """Timings of four samples, and scores of 30 for each row, where a test is not about what they come to."""
-    _shorten(monkeypatch, **TIMINGS_OF_FOUR, generated=30, mmd_latents=30)
+def brief(cli, monkeypatch):
+    """Scores of 30 latents and images for each row, where a test is not about what they come to."""
+    shorten(monkeypatch, generated=30, mmd_latents=30)
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def register_priors():
 
 
 @pytest.mark.parametrize("name", ["prior_seconds_4", "replayed_seconds_4_quartiles", "parameters", "fd", "fit_seconds"])
-def test_a_draw_s_diagnostics_are_no_measurement(name, run, tmp_path, brief_timings):
+def test_a_draw_s_diagnostics_are_no_measurement(name, run, tmp_path):
     done = run(PRIOR.format(told={name: 1e-9}), "sampling_time", "boaster")
     assert done.code == 1
     record, _ = the_record(tmp_path / "results", "sampling_time", "boaster")
@@ -103,7 +103,7 @@ def test_a_draw_s_diagnostics_are_no_measurement(name, run, tmp_path, brief_timi
     assert name in record["reason"]
 
 
-def test_what_no_metric_measures_is_a_draw_s_own(run, tmp_path, brief_timings):
+def test_what_no_metric_measures_is_a_draw_s_own(run, tmp_path):
     assert run(PRIOR.format(told={"acceptance": 0.5}), "sampling_time", "boaster").code == 0
     assert the_record(tmp_path / "results", "sampling_time", "boaster")[0]["values"]["acceptance"] == 0.5
 

@@ -246,7 +246,7 @@ def test_a_full_disk_is_one_line(small_bundle, tmp_path, cli, monkeypatch):
     assert str(tmp_path / "r") in line
 
 
-def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli, brief_timings):
+def test_pretrain_writes_a_bundle_that_run_uses(tmp_path, cli):
     """From images to a leaderboard; the bundle holds what its own encoder says, and its reference is made once."""
     out = tmp_path / "bundle"
     done = cli("pretrain", *TINY, "--set", "epochs=1", "--out", out)

@@ -70,7 +70,7 @@ def untimed(results):
 def work(small_bundle, tmp_path_factory):
     """A run that nothing disturbed: `words` without --results, `results`, `cache`."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    words = ["run", "--bundle", small_bundle, "--priors", "evalp[steps=200]", "--seeds", 2, "--device", "cpu"]
+    words = ["run", "--bundle", small_bundle, "--priors", "evalp[steps=50]", "--seeds", 2, "--device", "cpu"]
     process = start([*words, "--results", folder / "results"], folder / "cache", folder / "log")
     done = finish(process, folder / "log")
     assert done.code == 0, done.output
@@ -216,7 +216,7 @@ def register_metrics():
 """
 
 
-def test_the_counter_counts_the_steps_that_are_announced(small_bundle, tmp_path, cli, brief_timings):
+def test_the_counter_counts_the_steps_that_are_announced(small_bundle, tmp_path, cli):
     words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--seeds", 2, "--results", tmp_path / "r"]
     said = cli(*words, "--metrics", "fd,sampling_time").err
     assert "6 jobs: 3 rows, 2 seeds" in said
@@ -228,7 +228,7 @@ def test_the_counter_counts_the_steps_that_are_announced(small_bundle, tmp_path,
 
 
 def test_fits_that_are_gone_are_made_again_before_any_timing_and_as_they_were_made(
-    small_bundle, tmp_path, cli, brief_timings, monkeypatch
+    small_bundle, tmp_path, cli, monkeypatch
 ):
     """Else a timing would fit with all threads, alone, while other processors wait, and be taken by a warm machine."""
     monkeypatch.setenv("LATENT_PRIOR_CACHE", str(tmp_path / "cache"))
@@ -289,7 +289,7 @@ def test_a_new_metric_measures_without_a_new_fit(copied, tmp_path):
     assert all(path.name.startswith("mean_norm-") for path in added)
     board = pd.read_csv(copied.results / "leaderboard.csv")
     norms = board[board["metric"] == "mean_norm"].set_index("prior")["mean"]
-    assert set(norms.index) == {"aggregate_posterior", "gaussian", "evalp[steps=200]"}
+    assert set(norms.index) == {"aggregate_posterior", "gaussian", "evalp[steps=50]"}
     assert norms["gaussian"] == pytest.approx(1.88, abs=0.06)  # E|z| of N(0, I) in 4 dimensions
 
 
@@ -362,7 +362,7 @@ def test_ctrl_c_leaves_a_true_leaderboard(small_bundle, tmp_path):
     assert shown.to_dict() == pytest.approx(fd, rel=1e-6)
 
 
-def test_stage_2_opens_no_image_file(tmp_path, cli, monkeypatch, brief_timings):
+def test_stage_2_opens_no_image_file(tmp_path, cli, monkeypatch, brief):
     opened, listening = [], [False]
 
     def hear(event, arguments):
@@ -858,10 +858,10 @@ def test_a_seed_decides_every_number(work, tmp_path):
 
 def test_a_sampling_setting_needs_no_new_fit(copied):
     before = contents(copied.cache / "fits")
-    done = copied.again("--priors", "evalp[steps=200,proposals=4]", "--seeds", 1)
+    done = copied.again("--priors", "evalp[steps=50,proposals=4]", "--seeds", 1)
     assert done.code == 0, done.output
     assert contents(copied.cache / "fits") == before
-    labels = ("evalp[steps=200]", "evalp[steps=200,proposals=4]")
+    labels = ("evalp[steps=50]", "evalp[steps=50,proposals=4]")
     one, four = (the_record(copied.results, "fd", label=label)[0] for label in labels)
     assert one["identity"]["fit"] == four["identity"]["fit"]
     assert one["values"] != four["values"]
