@@ -10,6 +10,7 @@ from commands import ROOT, contents
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.extractors.api import Features
+from benchmark.protocol import make_protocol
 
 #: torchvision and what it brings take as long as torch; the others a tenth to a half of a second each
 DRAWING = {"matplotlib", "seaborn"}
@@ -38,8 +39,9 @@ def imported(code, *words, **given):
 
 
 @pytest.fixture
-def recorded(small_bundle, tmp_path, cli):
-    """The words of a run that is recorded whole, and its results."""
+def recorded(small_bundle, tmp_path, cli, monkeypatch):
+    """The words of a run that is recorded whole, and its results, by the protocol that a process of its own has."""
+    monkeypatch.setattr("benchmark.request.make_protocol", make_protocol)
     words = ["run", "--bundle", small_bundle, "--priors", "evalp[steps=5],gaussian", "--seeds", 2, "--device", "cpu"]
     words += ["--metrics", "fd,mmd,samples", "--results", tmp_path / "results"]
     assert cli(*words).code == 0
