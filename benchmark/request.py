@@ -30,7 +30,7 @@ from benchmark.extractors.api import Extractor, Unavailable
 from benchmark.jobs.claims import require_distinct
 from benchmark.jobs.identity import Job, Row
 from benchmark.jobs.pending import Ledger, takes_job_and_workspace
-from benchmark.jobs.plan import find_asked, make_jobs, make_prior_row, make_rows
+from benchmark.jobs.plan import describe_space, find_asked, make_jobs, make_prior_row, make_rows
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.jobs.workspace import Workspace
 from benchmark.machine.devices import DeviceName, choose_device
@@ -44,7 +44,6 @@ from benchmark.settings import construct, parse_named, read_toml
 from benchmark.store.places import data_roots, sharing
 from benchmark.store.records import RecordStore
 from benchmark.store.sealed import Damaged
-from benchmark.store.tunings import Tuning
 from benchmark.suggestion import suggest
 
 Priors = tuple[tuple[str, dict[str, Any]], ...]
@@ -292,12 +291,12 @@ def _tuned_rows(
     Returns what is not through, or damaged, too, a sentence each. Raises `UsageError` where one that is named has none,
     and where nobody has any.
     """
-    from benchmark.report.choice import judge_all  # which no other run needs
+    from benchmark.report.choice import Judged, judge_all  # which no other run needs
 
     results = request.results
     judged, damaged = judge_all(results, lambda: RecordStore(results / "records").all()[0])
     chosen: dict[str, Row] = {}
-    begun: dict[str, Tuning] = {}
+    begun: dict[str, Judged] = {}
     for each in judged:
         plan, best = each.tuning, each.chosen
         there = plan.identity["bundle"], plan.groups, plan.identity["budget"], plan.device, plan.extractor
@@ -305,35 +304,44 @@ def _tuned_rows(
         if there != here:
             continue
         if best is None:
-            begun[plan.label] = plan
+            begun[plan.label] = each
             continue
         row = make_prior_row(registry, plan.prior, {**plan.base, **best.settings}, bundle, protocol.budget)
         if row.identity == plan.identity["prior"]:  # else it is of another version of the prior
             chosen[plan.label] = replace(row, label=plan.starred)
-    told = [f"left out: {sentence}" for sentence in damaged]
+    typed: dict[str, Any] = {"bundle": name_of(bundle), "groups": _typed_groups(request.groups)}
+    typed |= {"plugin": [str(path) for path in request.plugins], "extractor": request.extractor}
+    typed |= {"budget": protocol.budget, "device": device_type, "results": results}
+    damaged = [f"{sentence}; put it back, or remove it and tune again" for sentence in damaged]
 
-    def unfinished(label: str) -> str:
-        of: dict[str, Any] = {"bundle": name_of(bundle), "groups": _typed_groups(request.groups), "priors": label}
-        of |= {"budget": protocol.budget, "device": device_type, "results": results}
-        if label in begun:
-            of |= {"trials": begun[label].allowed, "seed": begun[label].identity["seed"]}
-        does = "goes on with it" if label in begun else "does it"
-        return f"{label}: no tuning of it on {bundle.path.name} is through; {suggest('tune', **of)} {does}"
+    def unfinished(label: str, name: str) -> str:
+        known = begun.get(label)
+        if known is not None and known.spent:
+            return f"{label}: every trial of its tuning on {bundle.path.name} failed, so nothing was chosen"
+        if known is None and not describe_space(registry, name):
+            return f"{label} has no search space, so nothing of it is ever tuned: leave it out"
+        trials = {"trials": known.tuning.allowed, "seed": known.tuning.identity["seed"]} if known else {}
+        tune = suggest("tune", **{**typed, "priors": label, **trials})
+        does = "goes on with it" if known else "does it"
+        return f"{label}: no tuning of it on {bundle.path.name} is through; {tune} {does}"
 
+    waiting = [unfinished(label, each.tuning.prior) for label, each in begun.items() if label not in chosen]
     if request.priors is None:
         labels = list(chosen)
-        told += [f"left out: {unfinished(label)}" for label in begun if label not in chosen]
+        if not chosen:
+            tune = suggest("tune", **typed)
+            none = [f"no prior is tuned on {bundle.path.name}: {tune} does it"]
+            raise UsageError("; ".join([*(waiting or none), *damaged]))
     else:
         asked = find_asked(registry, request.priors)
-        labels = [make_prior_row(registry, *each, bundle, protocol.budget).label for each in asked]
-    for label in labels:
-        if label not in chosen:
-            raise UsageError("; ".join([unfinished(label), *damaged]))
-    if not chosen:
-        tune = suggest("tune", bundle=name_of(bundle), budget=protocol.budget, results=results)
-        waiting = [unfinished(label) for label in begun] or [f"no prior is tuned on {bundle.path.name}: {tune} does it"]
-        raise UsageError("; ".join([*waiting, *damaged]))
-    return [chosen[label] for label in dict.fromkeys(labels)], told
+        names = {make_prior_row(registry, *each, bundle, protocol.budget).label: each[0] for each in asked}
+        labels = list(names)
+        for label, name in names.items():
+            if label not in chosen:
+                raise UsageError("; ".join([unfinished(label, name), *damaged]))
+        waiting = []
+    left_out = [f"left out: {sentence}" for sentence in (*waiting, *damaged)]
+    return [chosen[label] for label in dict.fromkeys(labels)], left_out
 
 
 def _typed_groups(groups: Literal["all"] | tuple[int, ...] | None) -> str | None:

@@ -23,6 +23,9 @@ SHORTEST = MARGIN + 120
 #: minutes, minutes:seconds, hours:minutes:seconds, days-hours and so on, as Slurm has them
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<h>\d+)(?::(?P<m>\d+))?(?::(?P<s>\d+))?|(?P<rest>\d+(?::\d+){0,2}))")
 
+#: -G1, --gpus=h100:2, --gpus-per-node=1, --gres=gpu:1, and none of them with 0
+_GPUS = re.compile(r"(?:-G ?|--gpus(?:-per-\w+)?[= ]|--gres[= ](?:.*,)?gpu\b)(?!\s*(?:.*[:=])?0\s*$)")
+
 
 class Slurm(BaseModel):
     """What is asked of Slurm for each worker, by the names that a TOML file has.
@@ -42,6 +45,11 @@ class Slurm(BaseModel):
     memory: str | None = Field(None, pattern=r"^\d+[KMGT]?$")
     options: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether a worker has a GPU, by `gpus` or by an option of sbatch's own."""
+        return self.gpus > 0 or any(_GPUS.match(option) for option in self.options)
 
     @field_validator("time")
     @classmethod

@@ -214,6 +214,16 @@ def test_options_of_sbatch_ask_for_gpus_too(option, small_bundle, toml, tmp_path
     array = toml(TOML + f'options = ["{option}"]')
     words = ["run", "--bundle", small_bundle, *RUN, "--results", tmp_path / "r", "--device", "cuda"]
     assert cli("submit", "--slurm", array, "--", *words).code == 0
+    assert "--workers" not in (tmp_path / "r" / "slurm" / "submit.sh").read_text(), "as where gpus = 1: one on each GPU"
+
+
+@pytest.mark.parametrize(
+    "option", ["-G0", "--gpus=0", "--gres=gpu:0", "--gpu-bind=none", "--gres=license:gpus", "--mem=0"]
+)
+def test_other_options_of_sbatch_ask_for_none(option, small_bundle, toml, tmp_path, cli):
+    array = toml(TOML + f'options = ["{option}"]')
+    words = ["run", "--bundle", small_bundle, *RUN, "--results", tmp_path / "r", "--device", "cuda"]
+    assert "the workers have no GPU" in only_line(cli("submit", "--slurm", array, "--", *words))
 
 
 def test_timings_of_workers_side_by_side_are_warned_of(small_bundle, toml, tmp_path, cli):

@@ -29,7 +29,7 @@ from benchmark.suites import running
 from benchmark.suites.claims import judge, without_setting
 from benchmark.suites.figures import make_series
 from benchmark.suites.pages import write_pages
-from benchmark.suites.places import Place, PlacedRow, Recorded, find_tables, read_note
+from benchmark.suites.places import Place, PlacedRow, Recorded, find_tables, keep_note, read_note
 from benchmark.suites.plan import make_steps
 from benchmark.suites.quantities import parse_quantity
 from benchmark.suites.running import dry_run, run_suite
@@ -142,8 +142,11 @@ def test_a_damaged_note_is_named_and_others_stay(tiny, tmp_path):
     write_sealed(tmp_path / "suites" / "other.json", {"name": "other"})
     note = read_sealed(tiny.results / "suites" / "tiny.json")
     write_sealed(tmp_path / "suites" / "tiny.json", note)
+    elsewhere = {**note, "name": "../../evil"}
+    write_sealed(tmp_path / "suites" / "leads.json", {key: each for key, each in elsewhere.items() if key != "seal"})
     damaged = write_pages(tmp_path)
-    assert [said.split(": ")[0].rpartition("/")[2] for said in damaged] == ["cut.json", "other.json"]
+    assert [said.split(": ")[0].rpartition("/")[2] for said in damaged] == ["cut.json", "leads.json", "other.json"]
+    assert not list(tmp_path.parent.glob("evil*"))
     assert (tmp_path / "findings.md").read_text().count("**undecided**") == 3  # there are no records
     with pytest.raises(Damaged, match="preset"):
         read_note(tmp_path / "suites" / "other.json")
@@ -691,7 +694,17 @@ def test_the_page_of_a_gpu_moves_from_where_an_earlier_version_had_it(tiny, tmp_
     assert {path.name for path in suites.glob("tiny*.md")} == {"tiny.md", "tiny-cuda.md"}
 
 
-@pytest.mark.parametrize("name, said", [("a.json", "letters"), ("..", "letters"), ("mine-cuda", "ends the page")])
+def test_a_suite_of_an_earlier_version_that_has_the_name_of_a_gpu_s_page_keeps_it(tiny, tmp_path):
+    note = read_note(tiny.results / "suites" / "tiny.json")
+    on_gpu = note.model_copy(update={"places": [each.model_copy(update={"device": "cuda"}) for each in note.places]})
+    other = keep_note(tmp_path, note.model_copy(update={"name": "tiny-cuda"}))
+    before = other.read_bytes()
+    with pytest.raises(UsageError, match="is the note of the suite tiny-cuda: move it"):
+        keep_note(tmp_path, on_gpu)
+    assert other.read_bytes() == before
+
+
+@pytest.mark.parametrize("name, said", [("a.json", "letters"), ("..", "letters"), ("mine-CUDA", "so ends the page")])
 def test_a_name_that_pages_of_another_would_have_is_refused(name, said, tiny, tmp_path, cli):
     file = tmp_path / f"{name}.toml"
     shutil.copy(tiny.file, file)

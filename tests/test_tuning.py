@@ -369,6 +369,11 @@ def test_a_planted_prior_is_mended_on_val_alone_and_its_rows_stand_apart(planted
     assert page.tags.count("caption") == page.tags.count("table")
     assert sum(asked.startswith("data:image/webp") for asked in page.asked) >= 2, "its pictures are inside"
     assert page.asked.count("data:,") == 1, "the icon alone has none"
+    for picture in (results / "tuning").iterdir():
+        picture.write_bytes(b"not a picture") if "trials" in picture.name else picture.unlink()
+    without = report_html(results)
+    assert without.count("here: <code>leaderboard</code> draws it") == 2
+    assert Reader(without).open == []
     trial = next(line for line in (results / "tuning.md").read_text().splitlines() if "planted, trial" in line)
     assert trial.removeprefix("- ").partition("(")[0] in report
     verified = cli("verify", "--results", results, "--plugin", plugin, "--share", 0.02)
@@ -420,7 +425,13 @@ def test_a_tuning_that_is_not_through_says_so_and_how_it_goes_on(small_bundle, p
     assert "trials of each prior" not in first, "none is through"
     for prior in (["--priors", "planted"], []):
         assert "--trials 2 --seed 3 goes on with it" in only_line(cli(*words, *prior))
-    assert only_line(cli(*words, "--priors", "gmm")).endswith("does it")
+    for more in (["--priors", "gmm"], ["--priors", "gmm", "--extractor", "digit-cnn"]):
+        said = only_line(cli(*words, *more))
+        assert said.endswith("does it")
+        assert ("--extractor digit-cnn" in said) == ("--extractor" in more), (
+            "what is tuned by another says nothing here"
+        )
+    assert "kde has no search space" in only_line(cli(*words, "--priors", "kde"))
     assert (results / "tuning.md").exists()
     (plan,) = (results / "tunings").glob("*/*.json")
     plan.write_bytes(plan.read_bytes()[:-9])
@@ -457,6 +468,15 @@ def test_a_trial_that_takes_too_long_is_ended_and_spent(small_bundle, planted, t
         6.0,
         *(t.settings["width"] for t in each.trials[1:] if t.settings["width"] <= 2),
     )
+
+
+def test_a_tuning_of_which_every_trial_fails_is_through_and_chooses_nothing(small_bundle, planted, tmp_path, cli):
+    plugin, results = planted("raise ValueError('never')"), tmp_path / "results"
+    assert cli(*tune_words(small_bundle, plugin, results, "--trials", 2)).code == 1
+    words = ["run", "--bundle", small_bundle, "--plugin", plugin, "--results", results, "--settings", "tuned"]
+    assert "planted: every trial of its tuning on" in only_line(cli(*words))
+    assert "Tunings of which every trial failed, and so choose nothing" in (results / "leaderboard.md").read_text()
+    assert "none fits" in (results / "tuning.md").read_text()
 
 
 def test_two_shells_one_of_which_is_killed_choose_the_same(small_bundle, planted, tmp_path):

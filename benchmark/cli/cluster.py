@@ -67,7 +67,7 @@ def submit(
         look_up = _look_up_suite if command == "suite" else _look_up
         asked = look_up(command, cast(typer.Context, context), array)
     extra = [] if asked.shared else ["--shared"]
-    if asked.workers is None and not array.gpus:
+    if asked.workers is None and not array.has_gpu:
         extra += ["--workers", str(array.cpus)]  # how many cores a node has says nothing of how many are this job's
     script = out or asked.results / "slurm" / "submit.sh"
     logs = asked.results.absolute() / "slurm"
@@ -138,10 +138,9 @@ def _look_up_suite(command: str, context: typer.Context, array: Slurm) -> _Asked
 
 def _device_type(device: str, array: Slurm) -> str:
     """That of a worker: what is asked for, or what it has. Raises `UsageError` for a GPU that no worker will have."""
-    asks = any("gres" in each or "gpu" in each or each.startswith("-G") for each in array.options)
-    if device == "cuda" and not array.gpus and not asks:
+    if device == "cuda" and not array.has_gpu:
         raise UsageError("--device cuda, but the workers have no GPU: gpus = 1 in the file of --slurm asks for one")
-    return ("cuda" if array.gpus else "cpu") if device == "auto" else device
+    return ("cuda" if array.has_gpu else "cpu") if device == "auto" else device
 
 
 def status(results: ResultsOption = Path("results")) -> None:

@@ -82,6 +82,12 @@ class Judged:
         return _lowest(self.finalists)
 
     @property
+    def spent(self) -> bool:
+        """Whether every trial is through, and none of them fits with all tuning seeds: nothing is left to choose."""
+        through = all(trial.score is not None for trial in self.trials)
+        return through and all(trial.mean is not None for trial in self.finalists) and self.winner is None
+
+    @property
     def chosen(self) -> Trial | None:
         """The winner, or it with other settings of sampling, where that is better still; None before that is known."""
         winner = self.winner

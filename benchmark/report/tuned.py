@@ -33,14 +33,14 @@ def tuned_grids(tuned: list[Tuned], tables: list[Table]) -> list[Grid]:
 
 
 def unfinished(tuned: list[Tuned]) -> list[str]:
-    """The tunings that chose nothing yet, in a sentence, if there are any."""
-    open_ = [
-        f"{in_code(each.tuning.label)} ({in_markdown(group.title)})"
-        for group in tuned
-        for each in group.judged
-        if not each.chosen
-    ]
-    return [f"Tunings that are not through, and so choose nothing: {', '.join(open_)}."] if open_ else []
+    """The tunings that chose nothing: those that are not through, and those of which no trial fits."""
+    told: dict[str, list[str]] = defaultdict(list)
+    for group in tuned:
+        for each in group.judged:
+            if not each.chosen:
+                kind = "of which every trial failed" if each.spent else "that are not through"
+                told[kind].append(f"{in_code(each.tuning.label)} ({in_markdown(group.title)})")
+    return [f"Tunings {kind}, and so choose nothing: {', '.join(of)}." for kind, of in told.items()]
 
 
 def _grid(vae: str, groups: list[Tuned], tables: list[Table]) -> Grid | None:

@@ -144,7 +144,7 @@ def _chosen(tuned: Tuned) -> str:
             [
                 in_markdown(each.tuning.label),
                 _share(each, each.recipe),
-                _share(each, best) if best else "not through",
+                _share(each, best) if best else "none fits" if each.spent else "not through",
                 "" if math.isnan(gained) else f"{gained:.1f}",
                 " / ".join(f"{value:.1f}" for value in quartiles),
                 str(sum(not _is_fit(trial) for trial in through)),

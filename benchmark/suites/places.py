@@ -18,13 +18,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from benchmark.errors import UsageError
 from benchmark.report.curves import fit_logs
 from benchmark.report.frame import is_number
 from benchmark.report.selection import machine_of_most
 from benchmark.report.statistics import mean_interval
 from benchmark.report.tables import CEILING, FD, ZERO_LINE, Key, Table
 from benchmark.settings import parse_named
-from benchmark.store.schema import read_model
+from benchmark.store.schema import Name, read_model
 from benchmark.store.sealed import Damaged, write_sealed
 from benchmark.suites.quantities import Quantity
 from benchmark.suites.suite import OF_GPU, Suite, parse_suite
@@ -93,7 +94,7 @@ class Note(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str
+    name: Name
     preset: str
     command: str
     content: dict[str, Any]
@@ -126,26 +127,31 @@ def folder_apart(results: Path, name: str) -> Path:
 def find_notes(results: Path) -> list[Path]:
     """The notes of all suites in a results folder.
 
-    One of a GPU that an earlier version put where that of a CPU belongs moves to its own place, with page and picture.
+    One of a GPU that an earlier version put where that of a CPU belongs moves to its own place, after page and picture,
+    so that what was interrupted is done again.
     """
     for path in sorted((results / "suites").glob("*.json")):
         with suppress(Damaged):
             own = _place(results, read_note(path))
             if path != own and not own.exists():
-                for each in (path, path.with_suffix(".md"), path.with_suffix(".png")):
-                    if each.exists():
-                        each.rename(own.with_suffix(each.suffix))
+                for ending in (".md", ".png", ".json"):
+                    with suppress(OSError):  # there is none, or another process was first
+                        path.with_suffix(ending).rename(own.with_suffix(ending))
     return sorted((results / "suites").glob("*.json"))
 
 
 def keep_note(results: Path, note: Note) -> Path:
-    """Write a note, unless it is there as it is to be; a damaged one is replaced. Returns its file."""
+    """Write a note, unless it is there as it is to be; a damaged one is replaced. Returns its file.
+
+    Raises `UsageError` where the note of another suite is there, which an earlier version let have this name.
+    """
     path = _place(results, note)
-    try:
-        known = path in find_notes(results) and read_note(path) == note
-    except Damaged:
-        known = False
-    if not known:
+    known = None
+    with suppress(Damaged):
+        known = read_note(path) if path in find_notes(results) else None
+    if known is not None and known.name != note.name:
+        raise UsageError(f"{path} is the note of the suite {known.name}: move it to another folder")
+    if known != note:
         write_sealed(path, note.model_dump(mode="json"))
     return path
 

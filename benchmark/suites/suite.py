@@ -216,8 +216,8 @@ def read_suite(path: Path) -> Suite:
     """The suite of a file. Raises `UsageError` for whatever is not as it is to be, naming its place."""
     content = read_toml(path, str(path))
     if not re.fullmatch(r"[\w-]+", path.stem):
-        raise UsageError(f"{path}: a suite is named after its file: letters, digits, '-' and '_'")
-    if path.stem.endswith(OF_GPU):
+        raise UsageError(f"{path}: a suite is named after its file: letters, digits, '-' and '_': rename it")
+    if path.stem.lower().endswith(OF_GPU):
         raise UsageError(f"{path}: so ends the page of a suite that is run on a GPU: rename the file")
     return parse_suite(path.stem, content, str(path))
 

@@ -135,10 +135,13 @@ def _chosen(text: str, results: Path) -> str:
     page = page.replace("</table>", "</table></div>")
 
     def picture(found: re.Match[str]) -> str:
-        path = results / html.unescape(found[1])
-        return f'src="{embed(Image.open(path))}"' if path.is_file() else 'src="data:,"'
+        name = html.unescape(found[1])
+        try:
+            return f'<p><img src="{embed(Image.open(results / name))}" alt="{found[2]}"></p>'
+        except OSError:  # there is none, or it is none
+            return f'<p class="missing">No picture {html.escape(name)} here: <code>leaderboard</code> draws it.</p>'
 
-    return _within(re.sub(r'src="([^"]*)"', picture, page))
+    return _within(re.sub(r'<p><img src="([^"]*)" alt="([^"]*)" /></p>', picture, page))
 
 
 def _within(text: str) -> str:
