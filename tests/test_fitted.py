@@ -170,15 +170,32 @@ def lines_of_the_page():
     return lines
 
 
-@pytest.mark.parametrize("prior", ["latent_flow[steps=5]", "evalp[steps=5]", "gmm", "kde", "gaussian", "vamp[steps=5]"])
-def test_the_lines_of_the_page_draw_from_a_state_with_priors_alone(prior, loaded, tmp_path):
-    made = loaded(prior)
-    made.save(tmp_path / "prior.safetensors")
-    assert len([line for line in lines_of_the_page().splitlines() if line]) <= 12
-    code = lines_of_the_page() + 'torch.save(prior.sample(7, torch.Generator().manual_seed(3)), "out.pt")\n'
-    returned, said, out = in_a_fresh_process(code, tmp_path, ["benchmark", "backbones"])
+OF_THE_PAGE = ["latent_flow[steps=5]", "evalp[steps=5]", "gmm", "kde", "gaussian", "vamp[steps=5]"]
+
+
+@pytest.fixture(scope="module")
+def drawn_alone(small_bundle, tmp_path_factory):
+    """For each prior what it draws, and what the lines of the page draw from its state: in one process for all."""
+    folder = tmp_path_factory.mktemp("alone")
+    ours, code = {}, f"import os\nlines, theirs = {lines_of_the_page()!r}, {{}}\n"
+    for number, prior in enumerate(OF_THE_PAGE):
+        made = benchmark.load_prior(prior, bundle=small_bundle, device="cpu")
+        (folder / str(number)).mkdir()
+        made.save(folder / str(number) / "prior.safetensors")
+        ours[prior] = made.prior.sample(7, seeded(3))
+        code += f"os.chdir({str(folder / str(number))!r})\nexec(lines)\n"
+        code += f"theirs[{prior!r}] = prior.sample(7, torch.Generator().manual_seed(3))\n"
+    code += f"torch.save(theirs, {str(folder / 'out.pt')!r})\n"
+    returned, said, out = in_a_fresh_process(code, folder, ["benchmark", "backbones"])
     assert returned == 0, said
-    assert torch.equal(torch.load(out), made.prior.sample(7, seeded(3)))
+    return ours, torch.load(out)
+
+
+@pytest.mark.parametrize("prior", OF_THE_PAGE)
+def test_the_lines_of_the_page_draw_from_a_state_with_priors_alone(prior, drawn_alone):
+    ours, theirs = drawn_alone
+    assert len([line for line in lines_of_the_page().splitlines() if line]) <= 12
+    assert torch.equal(theirs[prior], ours[prior])
 
 
 def test_the_fresh_process_would_fail_if_the_suite_were_imported(tmp_path):

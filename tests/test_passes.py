@@ -122,7 +122,7 @@ def test_the_solver_given_the_exact_velocity_draws_the_mixture(name, steps, tole
     velocity, times = EQUATIONS[name]
     z = heun(velocity(truth), normal(8_000, 2, 1).double(), times(steps))
     real = truth.draw(100_000, seeded(2))
-    assert mmd_between(z[:2_000].float(), real[:2_000].float()) < 0.003
+    assert mmd_between(z[:1_000].float(), real[:1_000].float()) < 0.003
     near = torch.cdist(z, truth.means).min(1).values.square().mean() / 2
     expected = torch.cdist(real, truth.means).min(1).values.square().mean() / 2
     assert near.item() == pytest.approx(expected.item(), rel=6 * tolerance + 0.04)
@@ -204,7 +204,7 @@ def test_flow_matching_draws_the_mixture_that_it_was_fitted_to(pairing):
     target = TARGETS["ring"]()
     prior = fitted("flow_matching", target, steps=400, width=64, blocks=2, batch_size=256, pairing=pairing)
     z = prior.sample(2_000, seeded(1))
-    assert mmd_between(z, target.draw(2_000, seeded(2))) < 0.02
+    assert mmd_between(z[:1_000], target.draw(1_000, seeded(2))) < 0.02
     assert target.coverage(z) == 1
 
 
