@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torchvision
-from commands import contents, finish, only_line, record_files, start
+from commands import contents, finish, only_line, record_files, shorten, start
 from draws import CPU
 
 from benchmark.bundles.bundle import open_bundle
@@ -90,6 +90,7 @@ def tiny(small_bundle, tmp_path_factory):
     (folder / "tiny.toml").write_text(TINY.replace("BUNDLE", str(small_bundle)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENT_PRIOR_CACHE", str(folder / "cache"))
+        shorten(patch)
         _, failed = run_suite(read_suite(folder / "tiny.toml"), "quick", folder / "results", {"device": "cpu"})
     assert failed == 0
     return SimpleNamespace(file=folder / "tiny.toml", results=folder / "results", cache=folder / "cache")
