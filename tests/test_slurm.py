@@ -190,7 +190,7 @@ def test_words_are_read_as_the_commands_read_them(small_bundle, toml, tmp_path, 
         (tmp_path / "r").mkdir(exist_ok=True)
         (tmp_path / "r" / part).symlink_to(ROOT / "results" / part)
     words += ["--results", tmp_path / "r"]
-    for gpus, prior, code in ((1, "nsf", 0), (0, "nsf", 2), (1, "radial", 2)):
+    for gpus, prior, code in ((1, "nsf", 0), (0, "nsf", 2), (1, "maf", 2)):
         array = toml(f"{TOML}gpus = {gpus}\n")
         done = cli("submit", "--slurm", array, "--out", "s.sh", "--", *words, "--priors", prior)
         assert done.code == code, done.err
