@@ -325,23 +325,18 @@ def _tuned_rows(
         does = "goes on with it" if known else "does it"
         return f"{label}: no tuning of it on {bundle.path.name} is through; {tune} {does}"
 
-    waiting = [unfinished(label, each.tuning.prior) for label, each in begun.items() if label not in chosen]
-    if request.priors is None:
-        labels = list(chosen)
-        if not chosen:
-            tune = suggest("tune", **typed)
-            none = [f"no prior is tuned on {bundle.path.name}: {tune} does it"]
-            raise UsageError("; ".join([*(waiting or none), *damaged]))
-    else:
+    if request.priors is not None:
         asked = find_asked(registry, request.priors)
-        names = {make_prior_row(registry, *each, bundle, protocol.budget).label: each[0] for each in asked}
-        labels = list(names)
-        for label, name in names.items():
+        named = {make_prior_row(registry, *each, bundle, protocol.budget).label: each[0] for each in asked}
+        for label, name in named.items():
             if label not in chosen:
                 raise UsageError("; ".join([unfinished(label, name), *damaged]))
-        waiting = []
-    left_out = [f"left out: {sentence}" for sentence in (*waiting, *damaged)]
-    return [chosen[label] for label in dict.fromkeys(labels)], left_out
+        return [chosen[label] for label in named], [f"left out: {sentence}" for sentence in damaged]
+    waiting = [unfinished(label, each.tuning.prior) for label, each in begun.items() if label not in chosen]
+    if not chosen:
+        none = f"no prior is tuned on {bundle.path.name}: {suggest('tune', **typed)} does it"
+        raise UsageError("; ".join([*(waiting or [none]), *damaged]))
+    return list(chosen.values()), [f"left out: {sentence}" for sentence in (*waiting, *damaged)]
 
 
 def _typed_groups(groups: Literal["all"] | tuple[int, ...] | None) -> str | None:

@@ -62,12 +62,13 @@ class Section:
 
 def report_html(results: Path, figures: Path | None = None, store: RecordStore | None = None) -> str:
     """The report of a results folder, one self-contained file. `figures`: where its figures are to lie, PNG and PDF."""
+    store = store or RecordStore(results / "records")  # which reads each record once
     tables, damaged, in_none = make_tables(results, store)
     standing = find_standing(tables)
     across = find_across(standing.columns)
     drawn = {column.first.page for column in standing.columns}
     tests = [table for table in tables if table.protocol.split == "test"]
-    tuned = group_tunings(judge_all(results, lambda: (store or RecordStore(results / "records")).all()[0])[0])
+    tuned = group_tunings(judge_all(results, lambda: store.all()[0])[0])
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("template.html").render(
         style=(HERE / "style.css").read_text(),
