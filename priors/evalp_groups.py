@@ -24,6 +24,7 @@ NCP-VAE has the same form with classifiers (`ncp_groups`); EVaLP's paper has the
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -32,6 +33,7 @@ from torch import Tensor
 from priors.api import AggregatePosterior, LatentPrior, OneOf, Progress, hookimpl
 from priors.parts.conditional import ConditionalEnergy, ConditionalFlow
 from priors.parts.divergence import require_finite
+from priors.parts.graphs import without_python
 from priors.parts.group_players import LOG_EVERY, SPACE, GroupPlayers, GroupPlayersConfig, divergence_from_base
 from priors.parts.optimisers import Adam
 from priors.parts.standard_normal import log_standard_normal
@@ -67,11 +69,20 @@ def sampler_loss(
     return energy(eps, energy.read(context)).mean() + kl_weight * kl, kl
 
 
-@torch.no_grad()
-def _energy_gap(energy: ConditionalEnergy, eps_q: Tensor, eps_g: Tensor, context: Tensor) -> float:
-    """E[f(eps_g, c)] - E[f(eps_q, c)] in nats."""
-    read = energy.read(context)
-    return (energy(eps_g, read) - energy(eps_q, read)).mean().item()
+class Played(NamedTuple):
+    """What a round saw of one group: eps of q and of the sampler below the same c, KL in nats, the penalty."""
+
+    eps_q: Tensor
+    eps_g: Tensor
+    context: Tensor
+    kl: Tensor
+    penalty: Tensor
+
+    @torch.no_grad()
+    def gap(self, energy: ConditionalEnergy) -> float:
+        """E[f(eps_g, c)] - E[f(eps_q, c)] in nats."""
+        read = energy.read(self.context)
+        return (energy(self.eps_g, read) - energy(self.eps_q, read)).mean().item()
 
 
 class EVaLPGroups(GroupPlayers):
@@ -100,33 +111,41 @@ class EVaLPGroups(GroupPlayers):
         sampler_optimiser = Adam(of_samplers, config.sampler_learning_rate, betas=(0.5, 0.999))
         self.measure_features(posterior, generator)
         rounds = math.ceil(config.steps / k)
-        for index in range(rounds):
+
+        def play_round() -> list[Played]:
+            """Of each group."""
             z = posterior.train.sample(k * batch, generator)
             eps_q, contexts = self.apart(z), self.contexts(z)
             below = [context[-batch:] for context in contexts]
             if own:
                 of_own = self.contexts(self.descend(own, generator))
                 below = [torch.cat([mine, there[own:]]) for mine, there in zip(of_own, below)]
-            losses, facts = z.new_zeros(()), dict[str, float]()
-            logged = index % LOG_EVERY == 0 or index == rounds - 1
+            losses, played = z.new_zeros(()), list[Played]()
             for number, (energy, sampler) in enumerate(zip(energies, samplers)):
                 noise = torch.randn(eps_q[number].shape, generator=generator, device=device)
                 a = torch.rand(k * batch, 1, generator=generator, device=device)
                 with torch.no_grad():  # the sampler stands still during the energy's steps
                     eps_g, log_det = sampler.push(noise, contexts[number])
+                    kl = divergence_from_base(noise, eps_g, log_det)
                 of_all = (each.split(batch) for each in (eps_q[number], eps_g, a, contexts[number]))
                 for of_q, of_g, between, context in zip(*of_all):
                     loss, penalty = energy_loss(energy, of_q, of_g, between, context, config.gp_weight)
                     optimisers[number].step(torch.autograd.grad(loss, of_energies[number]))
-                if logged:
-                    kl = divergence_from_base(noise, eps_g, log_det).item()
-                    gap = _energy_gap(energy, eps_q[number], eps_g, contexts[number])
-                    told = {"upper": gap + kl, "kl": kl, "penalty": penalty.item()}
-                    facts |= {f"{name}_{number}": value for name, value in told.items()}
+                played.append(Played(eps_q[number], eps_g, contexts[number], kl, penalty.detach()))
                 noise = torch.randn(batch, *self.shapes[number], generator=generator, device=device)
                 losses = losses + sampler_loss(energy, sampler, noise, below[number], config.kl_weight)[0]
             sampler_optimiser.step(torch.autograd.grad(losses, of_samplers))
-            if logged:
+            return played
+
+        play_round = without_python(play_round, generator)
+        for index in range(rounds):
+            played = play_round()
+            if index % LOG_EVERY == 0 or index == rounds - 1:
+                facts = dict[str, float]()
+                for number, (energy, of) in enumerate(zip(energies, played)):
+                    kl = of.kl.item()
+                    told = {"upper": of.gap(energy) + kl, "kl": kl, "penalty": of.penalty.item()}
+                    facts |= {f"{name}_{number}": value for name, value in told.items()}
                 facts["upper"] = sum(facts[f"upper_{number}"] for number in range(len(energies)))
                 require_finite(facts, (index + 1) * k)
                 progress((index + 1) * k, rounds * k, **facts)

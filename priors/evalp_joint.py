@@ -29,6 +29,7 @@ from torch import Tensor
 
 from priors.api import AggregatePosterior, LatentPrior, Progress, hookimpl
 from priors.parts.divergence import require_finite
+from priors.parts.graphs import without_python
 from priors.parts.group_players import LOG_EVERY, SPACE, GroupPlayers, GroupPlayersConfig, divergence_from_base
 from priors.parts.optimisers import Adam
 from priors.parts.standard_normal import log_standard_normal
@@ -54,7 +55,8 @@ class EVaLPJoint(GroupPlayers):
         sampler_optimiser = Adam(of_samplers, config.sampler_learning_rate, betas=(0.5, 0.999))
         self.measure_features(posterior, generator)
         rounds = math.ceil(config.steps / k)
-        for index in range(rounds):
+
+        def play_round() -> tuple[Tensor, Tensor, Tensor, Tensor]:
             eps_q = posterior.train.sample(k * batch, generator).flatten(1)
             noise = self._draw_noise(k * batch, generator)
             a = torch.rand(k * batch, 1, generator=generator, device=device)
@@ -63,14 +65,19 @@ class EVaLPJoint(GroupPlayers):
             for of_q, of_g, between in zip(eps_q.split(batch), eps_g.split(batch), a.split(batch)):
                 loss, penalty = self.energy_loss(of_q, of_g, between)
                 energy_optimiser.step(torch.autograd.grad(loss, of_energies))
+            loss, _ = self.sampler_loss(self._draw_noise(batch, generator))
+            sampler_optimiser.step(torch.autograd.grad(loss, of_samplers))
+            return eps_q, eps_g, kl, penalty.detach()
+
+        play_round = without_python(play_round, generator)
+        for index in range(rounds):
+            eps_q, eps_g, kl, penalty = play_round()
             if index % LOG_EVERY == 0 or index == rounds - 1:
                 with torch.no_grad():
                     gap = (self.tilt(eps_g) - self.tilt(eps_q)).mean()
                 facts = {"upper": (gap + kl).item(), "kl": kl.item(), "penalty": penalty.item()}
                 require_finite(facts, (index + 1) * k)
                 progress((index + 1) * k, rounds * k, **facts)
-            loss, _ = self.sampler_loss(self._draw_noise(batch, generator))
-            sampler_optimiser.step(torch.autograd.grad(loss, of_samplers))
 
     def tilt(self, eps: Tensor) -> Tensor:
         """F (n,) of flat eps (n, d), through whose contexts gradients pass as well."""

@@ -32,6 +32,7 @@ from priors.api import (
     hookimpl,
 )
 from priors.parts.conditional import ConditionalEnergy, widths_of
+from priors.parts.graphs import without_python
 from priors.parts.hierarchies import HierarchyPrior
 from priors.parts.langevin import short_run
 from priors.parts.optimisers import fused_adam
@@ -85,21 +86,27 @@ class JEBM(HierarchyPrior):
     def fit(self, posterior: AggregatePosterior, generator: torch.Generator, progress: Progress) -> None:
         config = self.config
         optimiser = fused_adam(self.energies.parameters(), config.learning_rate)
-        for step in range(1, config.steps + 1):
+
+        def take_step() -> tuple[Tensor, Tensor]:
             eps_q = posterior.train.sample(config.batch_size, generator).flatten(1)
             eps_p = self._chains(config.batch_size, generator)
             with torch.no_grad():
                 z_q, z_p = self.groups(eps_q), self.groups(eps_p)
             contrasts = self._values(z_q).mean(1) - self._values(z_p).mean(1)
-            contrast = contrasts.sum()
             optimiser.zero_grad()
-            contrast.backward()
+            contrasts.sum().backward()
             optimiser.step()
+            return contrasts.detach(), eps_p
+
+        take_step = without_python(take_step, generator)
+        for step in range(1, config.steps + 1):
+            contrasts, eps_p = take_step()
             if step % LOG_EVERY == 0 or step == config.steps:
+                contrast = contrasts.sum().item()
                 told = {f"contrast_{number}": each for number, each in enumerate(contrasts.tolist())}
-                progress(step, config.steps, contrast=contrast.item(), spread=eps_p.std().item(), **told)
-                if not abs(contrast.item()) < RUNAWAY:
-                    raise Diverged(f"energies of chain and posterior parted by {contrast.item():.3g} in {step} steps")
+                progress(step, config.steps, contrast=contrast, spread=eps_p.std().item(), **told)
+                if not abs(contrast) < RUNAWAY:
+                    raise Diverged(f"energies of chain and posterior parted by {contrast:.3g} in {step} steps")
 
     def groups(self, eps: Tensor) -> list[Tensor]:
         """Flat eps (n, d) -> z (n, *group_shape) of each group, by the network; gradients pass."""

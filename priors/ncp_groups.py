@@ -36,6 +36,7 @@ from priors.api import (
 from priors.parts import sir
 from priors.parts.conditional import ConditionalEnergy, widths_of
 from priors.parts.early_stopping import BestState
+from priors.parts.graphs import without_python
 from priors.parts.hierarchies import GroupByGroup
 from priors.parts.optimisers import fused_adam
 from priors.parts.standard_normal import log_standard_normal
@@ -106,12 +107,18 @@ class NCPGroups(GroupByGroup):
 
         held_out = examples(posterior.val.sample(HELD_OUT, generator))
         best = BestState(self, config.patience)
-        for step in range(1, config.steps + 1):
+
+        def take_step() -> Tensor:
             batch = examples(posterior.train.sample(config.batch_size, generator))
             loss = torch.stack(self._losses(batch)).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            return loss.detach()
+
+        take_step = without_python(take_step, generator)
+        for step in range(1, config.steps + 1):
+            loss = take_step()
             schedule.step()
             if step % VALIDATE_EVERY == 0 or step == config.steps:
                 with torch.no_grad():

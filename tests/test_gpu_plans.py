@@ -16,6 +16,10 @@ def commands_of(plan):
     return list(dict.fromkeys(command for line in lines for command in line.split(" ; ")))
 
 
+def named_after(words, option):
+    return words[words.index(option) + 1] if option in words else None
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.stem)
 def test_a_plan_asks_for_what_travels_with_it(plan, tmp_path, cli, monkeypatch):
     (travelling,) = re.findall(r"^# bundles: (.+)$", plan.read_text(), re.MULTILINE)
@@ -23,16 +27,27 @@ def test_a_plan_asks_for_what_travels_with_it(plan, tmp_path, cli, monkeypatch):
         (tmp_path / "shipped").mkdir(exist_ok=True)
         (tmp_path / "shipped" / bundle).symlink_to(SHIPPED / bundle)
         assert (tmp_path / "shipped" / bundle / "bundle.json").exists()
+    trained = re.findall(r"^# trained: (.+)$", plan.read_text(), re.MULTILINE)
     monkeypatch.setattr("benchmark.bundles.find.SHIPPED", tmp_path / "shipped")
     commands = [command for command in commands_of(plan) if command.startswith("benchmark ")]
     assert commands
+    drawn = []
     for command in commands:
         _, *words = command.replace("RESULTS", str(tmp_path)).replace("--device cuda", "--device cpu").split()
+        bundle = named_after(words, "--bundle")
+        if words[0] == "pretrain":
+            assert Path(named_after(words, "--out")).name in trained
+            continue
         if words[0] == "groups":
-            assert words[words.index("--bundle") + 1] in travelling.split()
+            assert bundle in travelling.split()
+            drawn.append(bundle)
+            continue
+        if bundle in trained:
+            assert (SHIPPED / bundle / "bundle.json").exists()
             continue
         done = cli(*words, "--dry-run")
-        assert done.code == 0 or "no tuning of it" in done.err, done.err
+        missing = ["no tuning of it", *(f"no draws of the latent groups of {made}" for made in drawn)]
+        assert done.code == 0 or any(each in done.err for each in missing), done.err
         assert "would be computed first" not in done.err, "a reference, of images that are not there"
 
 

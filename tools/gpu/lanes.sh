@@ -8,7 +8,8 @@
 # below `alone N` run when they have ended, one by one, in the last N seconds or earlier: that is where timings belong.
 #
 # What runs out of time is sent SIGINT, as by a person's Ctrl-C: what is recorded stays, and the same plan goes on from
-# there. FOLDER gets `records.tar.gz`, of what stands in FOLDER/results, with a log of each lane. Where CUDA's Multi-Process
+# there. FOLDER gets `records.tar.gz`, of what stands in FOLDER/results, with a log of each lane, in parts of 15 MiB
+# (`cat records.tar.gz.* | tar -xz`). Where CUDA's Multi-Process
 # Service can be had, the small kernels of all lanes run beside one another instead of in turns; it ends before `alone`.
 set -uo pipefail
 seconds=$1 folder=$2 plan=$3
@@ -66,4 +67,4 @@ while IFS= read -r line; do
 done <"$plan"
 wait
 end_sharing
-tar -C "$results" -czf "$folder/records.tar.gz" . && say "$(du -h "$folder/records.tar.gz" | cut -f1) in records.tar.gz"
+tar -C "$results" -cz . | split -b 15m - "$folder/records.tar.gz." && du -h "$folder"/records.tar.gz.*
