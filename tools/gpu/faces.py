@@ -15,21 +15,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-COUNTS = {"train": 7_000, "val": 1_000, "test": 2_000}
+COUNTS = (7_000, 1_000, 2_000)
 SQUARE = (7.5, 17.5, 81.5, 91.5)  # at half size
 SIDE = 64
 
 
 def main() -> None:
     archive, folder = map(Path, sys.argv[1:])
-    faces = np.empty((sum(COUNTS.values()), SIDE, SIDE, 3), np.uint8)
     with zipfile.ZipFile(archive) as packed:
         names = sorted(name for name in packed.namelist() if name.endswith(".jpg"))
-        for face, name in zip(faces, names, strict=True):
-            with packed.open(name) as file, Image.open(file) as image:
-                face[:] = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=SQUARE)
-    ends = np.cumsum(list(COUNTS.values()))[:-1]
-    np.savez(folder / "celeba64-preview.npz", **dict(zip(COUNTS, np.split(faces, ends))))
+        faces = np.stack([_read_face(packed, name) for name in names[: sum(COUNTS)]])
+    train, val, test = np.split(faces, np.cumsum(COUNTS[:-1]))
+    np.savez(folder / "celeba64-preview.npz", train=train, val=val, test=test)
+
+
+def _read_face(packed: zipfile.ZipFile, name: str) -> np.ndarray:
+    with packed.open(name) as file, Image.open(file) as image:
+        return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=SQUARE))
 
 
 if __name__ == "__main__":
