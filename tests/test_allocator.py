@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from benchmark.machine.allocator import keep_freed_memory
+from benchmark.machine.allocator import give_back_freed_memory, keep_freed_memory
 
 PROGRAM = """
 import resource, sys
@@ -40,3 +41,13 @@ def test_a_freed_block_is_used_again_without_a_page_fault_and_without_growing():
     assert kept < 10 * 9_766
     assert growth < 400_000  # kB
     assert usual > 27 * 9_766
+
+
+def test_what_is_freed_on_a_gpu_is_given_back(monkeypatch):
+    """Each of many processes on one GPU would keep what its largest metric once took."""
+    given_back = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(1))
+    give_back_freed_memory(torch.device("cpu"))
+    assert not given_back
+    give_back_freed_memory(torch.device("cuda"))
+    assert given_back

@@ -125,6 +125,8 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(work, tmp_path):
         MemoryError("Unable to allocate 2.00 GiB"),
         OSError(errno.ENOSPC, "No space left on device"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
     ids=lambda fault: type(fault).__name__,
 )

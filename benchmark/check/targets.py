@@ -209,13 +209,15 @@ def stairs() -> Target:
 
     eps_0 ~ +-(1.2, 0) + 0.5 noise, eps_1 ~ eps_0 / 2 +- (0, 1.2) + 0.5 noise, in units of the network's own prior.
     """
-    std, ways = 0.5, (torch.tensor([1.2, 0.0]), torch.tensor([0.0, 1.2]))
+    std, ways = 0.5, torch.tensor([[1.2, 0.0], [0.0, 1.2]])
+    placed = cache(ways.to)  # on a GPU a step that is recorded may copy nothing from the host
 
     def draw(n: int, generator: torch.Generator, std: float = std) -> Tensor:
         noise = std * _gaussian_noise(n, 4, generator)
         signs = 2.0 * torch.randint(2, (n, 2), generator=generator, device=generator.device) - 1
-        top = signs[:, :1] * ways[0].to(noise) + noise[:, :2]
-        return torch.cat([top, top / 2 + signs[:, 1:] * ways[1].to(noise) + noise[:, 2:]], 1)
+        upper, lower = placed(generator.device)
+        top = signs[:, :1] * upper + noise[:, :2]
+        return torch.cat([top, top / 2 + signs[:, 1:] * lower + noise[:, 2:]], 1)
 
     def by_group(z: Tensor) -> Tensor:
         top, below = z.cpu().split(2, 1)

@@ -8,6 +8,7 @@ those calls, unless that asked the suite for something (`SERVICES`) and the erro
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ R = TypeVar("R")
 SERVICES = ("benchmark.store", "benchmark.bundles", "benchmark.extractors", "benchmark.datasets", "benchmark.processes")
 #: the machine's, whoever's code met them (out of memory)
 _FAULTS = (MemoryError, torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+#: plain RuntimeErrors of a shortage: the CPU's allocator; a GPU's library that gets no memory, or not even its handle
+_SHORTAGES = re.compile(r"DefaultCPUAllocator|_STATUS_ALLOC_FAILED|_STATUS_NOT_INITIALIZED|calling `\w+Create\(")
 
 
 class Failed(Exception):
@@ -74,8 +77,7 @@ def is_machine_fault(error: BaseException) -> bool:
 def is_shortage(error: BaseException) -> bool:
     """Whether memory, or the room on a disk, was not enough."""
     full = isinstance(error, OSError) and error.errno in NO_SPACE
-    # the CPU's allocator raises a plain RuntimeError
-    return full or isinstance(error, _FAULTS) or "DefaultCPUAllocator" in words_of(error)
+    return full or isinstance(error, _FAULTS) or _SHORTAGES.search(words_of(error)) is not None
 
 
 def _is_theirs(error: BaseException) -> bool:

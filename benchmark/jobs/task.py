@@ -21,6 +21,7 @@ from benchmark.jobs.foreign import ForeignSource
 from benchmark.jobs.identity import Job
 from benchmark.jobs.reference_rows import REFERENCES, PosteriorDraws
 from benchmark.jobs.workspace import Workspace
+from benchmark.machine.allocator import give_back_freed_memory
 from benchmark.machine.arithmetic import require_float32
 from benchmark.machine.switches import kept_switches
 from benchmark.machine.threads import limit_threads
@@ -83,6 +84,7 @@ def execute(task: Task, listener: Listener) -> Outcome:
         for name in task.metrics:
             assert evaluation is not None
             listener.began(name)
+            give_back_freed_memory(work.device)  # of the fit, or of the metric before
             start = time.perf_counter()
             if work.registry.origin(type(wanted[name])) == BUILT_IN:
                 content = _owned(work, wanted[name], _measured(wanted[name], evaluation))
@@ -98,6 +100,7 @@ def execute(task: Task, listener: Listener) -> Outcome:
                 outcome.measured.append(name)
             else:
                 outcome.failures.append(reason)
+    give_back_freed_memory(work.device)
     return outcome
 
 
