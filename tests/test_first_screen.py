@@ -100,6 +100,22 @@ def test_rows_of_another_device_stand_marked_and_untested(results):
     assert found["gmm"]["digits"].startswith("**"), "the best of those that are tested with it"
 
 
+def test_a_device_where_the_second_extractor_has_seen_nothing_leaves_the_first_its_place(results):
+    """Latents are scored without an extractor, so those of the other device stand under both protocols."""
+    filled(results)
+    other = results.new_protocol(extractor={"name": "inception", "version": 1, "weights": "1" * 64}, score="FID-768")
+    results.references(protocol=other)
+    results.scores("gmm", scatter(3.0), protocol=other)
+    for label in ("gaussian", "gmm"):
+        results.add(label, "c2st", {"auc": 0.7}, device="cuda")
+    results.references(device="cuda")
+    results.scores("gmm", scatter(3.0), device="cuda")
+    assert rows(results)["gmm"]["digits"].startswith("**")
+    assert "FID-768, a second score of the same rows" in results.screen
+    pages = sorted(path.name for path in (results.folder / "boards").glob("*digits*"))
+    assert len([page for page in pages if page.endswith("-cuda.md")]) == 1, pages
+
+
 def test_other_settings_of_a_prior_stand_apart_and_take_part_in_no_rank(results):
     for dataset, bundle in (("one", "1" * 16), ("two", "2" * 16)):
         filled(results, dataset=dataset, bundle=bundle)

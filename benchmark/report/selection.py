@@ -95,9 +95,20 @@ def select(results: Path, store: RecordStore | None = None) -> tuple[list[Select
         chosen = choices(judged, protocol.extractor)
         shown = [each for record in covered for each in _as_shown(record, protocol, chosen, last_run)]
         found += _of_protocol(protocol, shown, last_run)
+    found = [one for one in found if not any(_says_all_of(other, one) for other in found)]
     in_none = _counted([record for record in records if record["id"] not in placed])
     found.sort(key=lambda of: (*of.place, of.protocol.split, of.protocol.preset, of.first_scored, of.name))
     return found, damaged + damaged_protocols + damaged_notes + damaged_tunings, in_none
+
+
+def _says_all_of(fuller: Selection, one: Selection) -> bool:
+    """Whether a table has the records of another and more: of two extractors latents serve both, images only one."""
+
+    def kind(of: Selection) -> tuple[Any, ...]:
+        return of.bundle, of.device, of.protocol.split, of.protocol.budget, of.protocol.settings, of.protocol.groups
+
+    ids, more = ({record["id"] for record in of.records} for of in (one, fuller))
+    return kind(one) == kind(fuller) and ids < more
 
 
 def _counted(in_none: list[Record]) -> list[str]:

@@ -76,7 +76,7 @@ def find_standing(made: list[Table]) -> Standing:
     repair is no column: what orders its rows is noise. Nor are other latent groups than the top one of a hierarchy.
     """
     tables = [table for table in made if table.protocol.split == "test" and not table.protocol.settings]
-    tables.sort(key=lambda table: (table.first_scored, table.page))
+    tables.sort(key=lambda table: (not table.first_scored, table.first_scored, table.page))  # unscored ones last
     usual: dict[str, Any] = {}
     for table in tables:
         usual.setdefault(table.bundle, table.protocol.extractor.get("name"))
