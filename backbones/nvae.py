@@ -11,12 +11,15 @@ is zero. The bottom-up network ends at the top scale, where z_0 is drawn; the to
 constant feature map, is joined by z_0 and by each further group, and doubles its resolution between scales. mu and
 log sigma are kept in 5 tanh(. / 5). `encode` gives q(z_0 | x); `decode` draws the other groups from their conditionals.
 
-    loss = -log p(x | z) + beta (kl_weight_top KL_0 + sum_l balance_l KL_l) + spectral_weight sum of singular values
+    loss = -log p(x | z) + spectral_weight sum of singular values
+           + beta (kl_weight_top balance_0 KL_0 + kl_weight_below sum_l balance_l KL_l)
 
 beta rises from 0 to 1 over the first `warmup` of training; while it does, groups are weighted by the KL that they have
 per latent, so that none dies early: the paper's balancing, whose release also divides by the groups of a scale. The
 spectral term is of convolutions; batch norm's scales are left free. The decoder is Bernoulli for grey images and, for
-colour, Gaussian with one learned standard deviation. Rewritten from the paper; sizes are settings.
+colour, Gaussian with one standard deviation, learned unless `likelihood_std` sets it: a learned one shrinks to what the
+lowest groups can explain, and they then hold nearly all that is said of an image. Rewritten from the paper; sizes are
+settings.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ class NVAEConfig(BackboneConfig):
 
     `top_side`: side of the coarsest scale. `width`: channels of the finest latent scale (a coarser one has twice as
     many, up to `max_width`). `z_channels`: channels of a group. `cells`: residual cells per group and per change of
-    side.
+    side. `likelihood_std`: of the pixels of colour images, in [0, 1] as they are; None to learn it.
 
     Of decoding alone: `temperature` scales the standard deviations of the lower groups' conditionals, and with
     `readjust_batch_norm` the norms that samples pass have the statistics of samples (the paper's section 3.4).
@@ -59,7 +62,9 @@ class NVAEConfig(BackboneConfig):
     expansion: int = Field(3, ge=1)
     warmup: float = Field(0.3, ge=0, le=1)
     kl_weight_top: float = Field(1.0, ge=0)
+    kl_weight_below: float = Field(1.0, ge=0)
     spectral_weight: float = Field(1e-2, ge=0)
+    likelihood_std: float | None = Field(None, gt=0)
     temperature: float = Field(1.0, ge=0)
     readjust_batch_norm: bool = False
 
@@ -244,7 +249,11 @@ class NVAE(Backbone):
             nn.ELU(),
         )
         self.to_image = nn.Conv2d(outer[0], colours, 3, 1, 1)
+        if colours != 3 and config.likelihood_std is not None:
+            raise ValueError("likelihood_std is of colour images; the decoder of grey ones is Bernoulli")
         self.log_scale = nn.Parameter(torch.zeros(())) if colours == 3 else None
+        if self.log_scale is not None and config.likelihood_std is not None:
+            self.log_scale.requires_grad_(False).fill_(math.log(config.likelihood_std))
 
         sides = [config.top_side << scale for scale, count in enumerate(config.groups) for _ in range(count)]
         self.register_buffer("_sizes", torch.tensor([config.z_channels * side**2 for side in sides]), persistent=False)
@@ -295,6 +304,7 @@ class NVAE(Backbone):
         beta = min(1.0, progress / self.config.warmup) if self.config.warmup else 1.0
         weights = torch.ones_like(kls) if beta == 1 else _balance(kls.detach(), self._sizes)
         weights[0] *= self.config.kl_weight_top
+        weights[1:] *= self.config.kl_weight_below
         loss = beta * (weights * kls).sum() - log_likelihood.mean()
         if self.training:
             loss = loss + self.config.spectral_weight * self._spectral_norms()

@@ -173,15 +173,16 @@ def test_a_full_reconstruction_is_the_mean_of_the_likelihood_that_the_bound_has(
     assert flat.reconstruct(x, seeded()) is None
 
 
-def test_a_weight_on_the_top_group_counts_there_alone():
+@pytest.mark.parametrize(("setting", "groups"), [("kl_weight_top", [0]), ("kl_weight_below", [1, 2])])
+def test_a_weight_on_groups_counts_there_alone(setting, groups):
     x = binary(6)
     losses = {}
     for weight in (0.0, 1.0, 3.0):
         torch.manual_seed(0)
-        losses[weight], terms = hierarchy(kl_weight_top=weight).loss(x, seeded(3))
-    top = terms["kl_0"].item()
-    assert (losses[1.0] - losses[0.0]).item() == pytest.approx(top, rel=1e-3)
-    assert (losses[3.0] - losses[0.0]).item() == pytest.approx(3 * top, rel=1e-3)
+        losses[weight], terms = hierarchy(**{setting: weight}).loss(x, seeded(3))
+    weighed = sum(terms[f"kl_{group}"].item() for group in groups)
+    assert (losses[1.0] - losses[0.0]).item() == pytest.approx(weighed, rel=1e-3)
+    assert (losses[3.0] - losses[0.0]).item() == pytest.approx(3 * weighed, rel=1e-3)
 
 
 def test_the_kl_is_warmed_up_and_balanced_while_it_is():
@@ -211,6 +212,19 @@ def test_the_bernoulli_and_the_gaussian_likelihood_are_torchs():
         features = torch.randn(4, 8, 16, 16, generator=seeded(1))
         expected = Normal(model.to_image(features), math.exp(-1.5)).log_prob(x).flatten(1).sum(1)
         assert torch.allclose(model._log_likelihood(features, x), expected, rtol=1e-5)
+
+
+def test_a_likelihood_std_that_is_set_is_the_pixels_and_is_not_trained():
+    model, x = hierarchy((3, 16, 16), likelihood_std=0.2).train(), torch.rand(4, 3, 16, 16, generator=seeded())
+    features = torch.randn(4, 8, 16, 16, generator=seeded(1))
+    expected = Normal(model.to_image(features), 0.2).log_prob(x).flatten(1).sum(1)
+    assert torch.allclose(model._log_likelihood(features, x), expected, rtol=1e-5)
+    model.loss(x, seeded())[0].backward()
+    optimiser = model.optimiser(model.parameters(), lr=0.1)
+    optimiser.step()
+    assert model.log_scale.exp().item() == pytest.approx(0.2) and model.constant.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="likelihood_std is of colour images"):
+        hierarchy(likelihood_std=0.2)
 
 
 def test_spectral_norms_are_the_largest_singular_values():
