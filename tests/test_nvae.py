@@ -173,7 +173,7 @@ def test_a_full_reconstruction_is_the_mean_of_the_likelihood_that_the_bound_has(
     assert flat.reconstruct(x, seeded()) is None
 
 
-@pytest.mark.parametrize(("setting", "groups"), [("kl_weight_top", [0]), ("kl_weight_below", [1, 2])])
+@pytest.mark.parametrize("setting, groups", [("kl_weight_top", [0]), ("kl_weight_below", [1, 2])])
 def test_a_weight_on_groups_counts_there_alone(setting, groups):
     x = binary(6)
     losses = {}
@@ -222,7 +222,8 @@ def test_a_likelihood_std_that_is_set_is_the_pixels_and_is_not_trained():
     model.loss(x, seeded())[0].backward()
     optimiser = model.optimiser(model.parameters(), lr=0.1)
     optimiser.step()
-    assert model.log_scale.exp().item() == pytest.approx(0.2) and model.constant.grad.abs().sum() > 0
+    assert model.log_scale.exp().item() == pytest.approx(0.2)
+    assert model.constant.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="likelihood_std is of colour images"):
         hierarchy(likelihood_std=0.2)
 

@@ -235,6 +235,22 @@ def test_a_picture_is_drawn_again_where_its_points_changed_or_it_is_damaged_and_
     assert path.read_bytes() != first
 
 
+def test_a_picture_of_ours_goes_with_its_table_and_another_one_stays(results):
+    _, path = board(results)
+    draw_pictures(results.folder)
+    gone = [results.folder / folder / "gone-conv_vae-quick.png" for folder in ("pareto", "samples", "tuning")]
+    theirs = [picture.with_name("theirs.png") for picture in gone] + [path.with_name("damaged.png")]
+    for ours, other in zip(gone, theirs):
+        ours.parent.mkdir(exist_ok=True)
+        ours.write_bytes(path.read_bytes())
+        Image.new("RGB", (8, 8)).save(other)
+    theirs[-1].write_bytes(b"no picture")
+    results.board()
+    assert path.exists()
+    assert all(picture.exists() for picture in theirs)
+    assert not any(picture.exists() for picture in gone)
+
+
 def test_drawing_leaves_matplotlib_as_it_was(results):
     import matplotlib.pyplot as plt
 

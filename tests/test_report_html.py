@@ -1,6 +1,7 @@
 """report.html says what the markdown pages say, in one file that asks nobody for anything."""
 
 import re
+from urllib.parse import unquote
 
 import pytest
 from boards import Results, tables_of
@@ -8,6 +9,7 @@ from html_reader import Reader
 from PIL import Image
 
 from benchmark.report.html.page import report_html
+from benchmark.report.tables import make_tables
 
 HOSTILE = "x<script>alert(1)[a=1]"
 
@@ -84,6 +86,18 @@ def test_figures_for_papers_are_png_and_pdf_and_their_bytes_repeat(results, tmp_
     names = ("pareto-digits-conv_vae-quick-fd", "pareto-digits-conv_vae-quick-c2st_auc", "curves-digits-conv_vae-quick")
     assert set(made["one"]) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     assert Image.open(tmp_path / "one" / "pareto-digits-conv_vae-quick-fd.png").width == 1600
+
+
+@pytest.mark.parametrize("out", ["report.html", "r/mine.html", "../else where/mine.html"])
+def test_a_sample_grid_is_found_from_wherever_the_report_lies(out, results, cli):
+    (on_val,) = [table for table in make_tables(results.folder)[0] if table.protocol.split == "val"]
+    grid = results.folder / "samples" / f"{on_val.page}.png"
+    grid.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(grid)
+    path = results.folder / out
+    assert cli("report", "--results", results.folder, "--out", path).code == 0
+    (link,) = re.findall(r'<a href="([^"]*)">Samples', path.read_text())
+    assert (path.parent / unquote(link)).resolve() == grid.resolve()
 
 
 def test_the_command_says_where_it_lies(results, cli):

@@ -52,7 +52,7 @@ def report(
 
     _require_records(results)
     path = out or results / "report.html"
-    content = report_html(results, figures).encode(errors="backslashreplace")
+    content = report_html(results, figures, folder=path.parent).encode(errors="backslashreplace")
     write_atomic(path, content)
     say(f"written: {path} ({len(content) / 1e6:.1f} MB)" + (f"; figures in {figures}" if figures else ""))
 

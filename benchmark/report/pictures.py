@@ -1,4 +1,4 @@
-"""A picture's own note of what it shows, so that one that is there already is not drawn again."""
+"""A picture's own note of what it shows: one that is there is not drawn again, and one of ours may be removed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ DRAWN_FROM = "Drawn-From"  # a text of the PNG: the hash of all that it was draw
 
 def is_drawn_from(path: Path, drawn_from: str) -> bool:
     """Whether a picture is there and says that it shows this."""
+    return _read_note(path) == drawn_from
+
+
+def _read_note(path: Path) -> str | None:
+    """What a picture says that it was drawn from; None where there is none, or it is not ours."""
     try:
         with Image.open(path, formats=["PNG"]) if path.is_file() else nullcontext() as picture:
-            return picture is not None and picture.info.get(DRAWN_FROM) == drawn_from
+            return None if picture is None else picture.info.get(DRAWN_FROM)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+        return None
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a picture was drawn by this module's callers, whatever it shows."""
+    return _read_note(path) is not None
 
 
 def draw_figure(path: Path, drawn_from: str, make: Callable[[], Any]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
@@ -60,8 +62,13 @@ class Section:
     missing: str
 
 
-def report_html(results: Path, figures: Path | None = None, store: RecordStore | None = None) -> str:
-    """The report of a results folder, one self-contained file. `figures`: where its figures are to lie, PNG and PDF."""
+def report_html(
+    results: Path, figures: Path | None = None, store: RecordStore | None = None, folder: Path | None = None
+) -> str:
+    """The report of a results folder, one self-contained file, but for links to sample grids of the results folder.
+
+    `figures`: where its figures are to lie, PNG and PDF. `folder`: that of the file itself (None: the results folder).
+    """
     store = store or RecordStore(results / "records")  # which reads each record once
     tables, damaged, in_none = make_tables(results, store)
     standing = find_standing(tables)
@@ -69,6 +76,7 @@ def report_html(results: Path, figures: Path | None = None, store: RecordStore |
     drawn = {column.first.page for column in standing.columns}
     tests = [table for table in tables if table.protocol.split == "test"]
     tuned = group_tunings(judge_all(results, lambda: store.all()[0])[0])
+    where = results, folder or results
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("template.html").render(
         style=(HERE / "style.css").read_text(),
@@ -81,17 +89,20 @@ def report_html(results: Path, figures: Path | None = None, store: RecordStore |
         tuned=[_table(grid) for grid in tuned_grids(tuned, tables)],
         apart=[(table.page, title_of(table), why) for table, why in standing.apart],
         across=[_table(grid) for grid in across_grids(across)],
-        sections=[_section(table, tables, results, table.page in drawn, figures) for table in tests],
-        tuning=[_section(table, tables, results, False, None) for table in tables if table not in tests],
+        sections=[_section(table, tables, where, table.page in drawn, figures) for table in tests],
+        tuning=[_section(table, tables, where, False, None) for table in tables if table not in tests],
         chosen=_chosen(tuning_markdown(tuned, tables), results) if tuned else "",
         left_out=[*damaged, *in_none],
     )
 
 
-def _section(table: Table, tables: list[Table], results: Path, drawn: bool, figures: Path | None) -> Section:
-    """`drawn`: it is the first table of a data set, which has its pictures inside."""
+def _section(table: Table, tables: list[Table], where: tuple[Path, Path], drawn: bool, figures: Path | None) -> Section:
+    """`where`: the results folder, and that of the report.
+
+    `drawn`: it is the first table of a data set, which has its pictures inside.
+    """
     grids = [_table(grid) for grid in grids_of(table)]
-    picture = grid_file(table) if not drawn and (results / grid_file(table)).is_file() else None
+    picture = None if drawn else _link(where[0] / grid_file(table), where[1])
     draws = find_draws(table) if drawn else None
     return Section(
         page=table.page,
@@ -108,6 +119,11 @@ def _section(table: Table, tables: list[Table], results: Path, drawn: bool, figu
         paths=draw_interpolations(draws) if draws else [],
         missing=_missing(draws) if drawn else "",
     )
+
+
+def _link(file: Path, folder: Path) -> str | None:
+    """What a page in the folder links to a file by; None where there is no such file."""
+    return quote(Path(os.path.relpath(file, folder)).as_posix()) if file.is_file() else None
 
 
 def _missing(draws: Draws | None) -> str:
