@@ -128,16 +128,19 @@ def find_notes(results: Path) -> list[Path]:
     """The notes of all suites in a results folder.
 
     One of a GPU that an earlier version put where that of a CPU belongs moves to its own place, after page and picture,
-    so that what was interrupted is done again.
+    so that what was interrupted is done again; where a newer one is there, it is left out.
     """
+    found = list[Path]()
     for path in sorted((results / "suites").glob("*.json")):
+        own = path
         with suppress(Damaged):
             own = _place(results, read_note(path))
-            if path != own and not own.exists():
-                for ending in (".md", ".png", ".json"):
-                    with suppress(OSError):  # there is none, or another process was first
-                        path.with_suffix(ending).rename(own.with_suffix(ending))
-    return sorted((results / "suites").glob("*.json"))
+        if path != own and not own.exists():
+            for ending in (".md", ".png", ".json"):
+                with suppress(OSError):  # there is none, or another process was first
+                    path.with_suffix(ending).rename(own.with_suffix(ending))
+        found.append(own)
+    return list(dict.fromkeys(found))
 
 
 def keep_note(results: Path, note: Note) -> Path:
