@@ -29,7 +29,7 @@ from benchmark.suites import running
 from benchmark.suites.claims import judge, without_setting
 from benchmark.suites.figures import make_series
 from benchmark.suites.pages import write_pages
-from benchmark.suites.places import Place, PlacedRow, Recorded, find_tables, find_notes, keep_note, read_note
+from benchmark.suites.places import Place, PlacedRow, Recorded, find_notes, find_tables, keep_note, read_note
 from benchmark.suites.plan import make_steps
 from benchmark.suites.quantities import parse_quantity
 from benchmark.suites.running import dry_run, run_suite
@@ -693,7 +693,7 @@ def test_the_page_of_a_gpu_moves_from_where_an_earlier_version_had_it(tiny, tmp_
     assert read_note(suites / "tiny.json").device == "cpu"
     assert read_note(suites / "tiny-cuda.json").device == "cuda"
     assert {path.name for path in suites.glob("tiny*.md")} == {"tiny.md", "tiny-cuda.md"}
-    shutil.copy(suites / "tiny-cuda.json", suites / "tiny.json")  # as an earlier version leaves it, beside the newer one
+    shutil.copy(suites / "tiny-cuda.json", suites / "tiny.json")  # as an earlier version leaves it
     assert [path.name for path in find_notes(tmp_path)] == ["tiny-cuda.json"]
 
 
