@@ -5,7 +5,7 @@
 #
 # `.whl` gets wheels, for Python 3.12, of what its Python may lack, in the versions of constraints.txt. FOLDER, whose name
 # begins with `.gpu`, gets the commit that is checked out, without its files, so that records can name it, and of each
-# results folder what a run goes on from: there it is RESULTS/NAME (see start.sh). MORE names further packages, BUNDLES
+# results folder the GPU records, plans and suites that a run goes on from: there it is RESULTS/NAME (see start.sh). MORE names further packages, BUNDLES
 # shipped bundles, and DATA a folder of images that go along. Of several calls on one machine each has a FOLDER of its own,
 # and the first the wheels. Commit first; then thin.py says whether all of it is small enough.
 set -euo pipefail
@@ -43,7 +43,10 @@ rm -rf "$bare"
 for bundle in ${BUNDLES:-}; do cp -r "backbones/pretrained/$bundle" "$folder/bundles/"; done
 for pair in "$@"; do
     IFS=: read -r results part <<<"${pair#*=}:"
-    mapfile -t there < <(cd "$results" && ls -d "records/${part%:}" protocols tunings suites 2>/dev/null)
-    tar -C "$results" -czf "$folder/${pair%%=*}.tar.gz" "${there[@]}"
+    mapfile -t there < <(cd "$results" && ls -d protocols tunings suites 2>/dev/null)
+    { # of the records those of a GPU, with which a run there goes on
+        (cd "$results" && grep -lrF '"device": "cuda"' "records/${part%:}" || true)
+        printf '%s\n' "${there[@]}"
+    } | tar -C "$results" -czf "$folder/${pair%%=*}.tar.gz" -T -
 done
 du -sh .whl "$folder"
