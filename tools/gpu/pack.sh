@@ -5,9 +5,10 @@
 #
 # `.whl` gets wheels, for Python 3.12, of what its Python may lack, in the versions of constraints.txt. FOLDER, whose name
 # begins with `.gpu`, gets the commit that is checked out, without its files, so that records can name it, and of each
-# results folder the GPU records, plans and suites that a run goes on from: there it is RESULTS/NAME (see start.sh). MORE names further packages, BUNDLES
-# shipped bundles, and DATA a folder of images that go along. Of several calls on one machine each has a FOLDER of its own,
-# and the first the wheels. Commit first; then thin.py says whether all of it is small enough.
+# results folder the records of a GPU, plans and suites that a run goes on from: there it is RESULTS/NAME (see start.sh).
+# MORE names further packages, BUNDLES shipped bundles, and DATA a folder of images that go along. Of several calls on one
+# machine each has a FOLDER of its own, and the first the wheels. Commit first; then thin.py says whether all of it is small
+# enough.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$1
