@@ -46,7 +46,7 @@ class NVAEConfig(BackboneConfig):
 
     `top_side`: side of the coarsest scale. `width`: channels of the finest latent scale (a coarser one has twice as
     many, up to `max_width`). `z_channels`: channels of a group. `cells`: residual cells per group and per change of
-    side. `likelihood_std`: of the pixels of colour images, in [0, 1] as they are; None to learn it.
+    side. `likelihood_std`: of the pixels of colour images, in [0, 1] as they are; null to learn it.
 
     Of decoding alone: `temperature` scales the standard deviations of the lower groups' conditionals, and with
     `readjust_batch_norm` the norms that samples pass have the statistics of samples (the paper's section 3.4).
@@ -64,7 +64,7 @@ class NVAEConfig(BackboneConfig):
     kl_weight_top: float = Field(1.0, ge=0)
     kl_weight_below: float = Field(1.0, ge=0)
     spectral_weight: float = Field(1e-2, ge=0)
-    likelihood_std: float | None = Field(None, gt=0)
+    likelihood_std: float | None = Field(None, ge=1e-3)
     temperature: float = Field(1.0, ge=0)
     readjust_batch_norm: bool = False
 
@@ -250,10 +250,10 @@ class NVAE(Backbone):
         )
         self.to_image = nn.Conv2d(outer[0], colours, 3, 1, 1)
         if colours != 3 and config.likelihood_std is not None:
-            raise ValueError("likelihood_std is of colour images; the decoder of grey ones is Bernoulli")
+            raise ValueError(
+                "the decoder of grey images is Bernoulli: leave likelihood_std out, which is of colour ones"
+            )
         self.log_scale = nn.Parameter(torch.zeros(())) if colours == 3 else None
-        if self.log_scale is not None and config.likelihood_std is not None:
-            self.log_scale.requires_grad_(False).fill_(math.log(config.likelihood_std))
 
         sides = [config.top_side << scale for scale, count in enumerate(config.groups) for _ in range(count)]
         self.register_buffer("_sizes", torch.tensor([config.z_channels * side**2 for side in sides]), persistent=False)
@@ -431,7 +431,9 @@ class NVAE(Backbone):
         if self.log_scale is None:
             each = -F.binary_cross_entropy_with_logits(output, x, reduction="none")
         else:
-            each = -0.5 * ((x - output) / self.log_scale.exp()) ** 2 - self.log_scale - 0.5 * math.log(2 * math.pi)
+            std = self.config.likelihood_std
+            log_std = self.log_scale if std is None else torch.full_like(self.log_scale, math.log(std))
+            each = -0.5 * ((x - output) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
         return each.flatten(1).sum(1)
 
     def _spectral_norms(self) -> Tensor:

@@ -10,6 +10,7 @@ from boards import CEILING, GAUSSIAN, Results, tables_of
 from commands import ROOT
 
 import benchmark
+from benchmark.report.board import Board
 from benchmark.report.first_screen import MOST
 from benchmark.report.tables import make_tables
 
@@ -114,6 +115,8 @@ def test_a_device_where_the_second_extractor_has_seen_nothing_leaves_the_first_i
     assert "FID-768, a second score of the same rows" in results.screen
     pages = sorted(path.name for path in (results.folder / "boards").glob("*digits*"))
     assert len([page for page in pages if page.endswith("-cuda.md")]) == 1, pages
+    told = Board(results.folder).finish("b" * 16, other.hash)
+    assert "FID-768, cuda" in told, "what was asked for is shown, whatever else holds it"
 
 
 def test_other_settings_of_a_prior_stand_apart_and_take_part_in_no_rank(results):

@@ -235,20 +235,22 @@ def test_a_picture_is_drawn_again_where_its_points_changed_or_it_is_damaged_and_
     assert path.read_bytes() != first
 
 
-def test_a_picture_of_ours_goes_with_its_table_and_another_one_stays(results):
+def test_pictures_of_ours_go_with_their_page_and_others_stay(results):
     _, path = board(results)
     draw_pictures(results.folder)
-    gone = [results.folder / folder / "gone-conv_vae-quick.png" for folder in ("pareto", "samples", "tuning")]
-    theirs = [picture.with_name("theirs.png") for picture in gone] + [path.with_name("damaged.png")]
-    for ours, other in zip(gone, theirs):
-        ours.parent.mkdir(exist_ok=True)
-        ours.write_bytes(path.read_bytes())
-        Image.new("RGB", (8, 8)).save(other)
-    theirs[-1].write_bytes(b"no picture")
+    (page,) = (results.folder / "boards").glob("*.md")
+    page.with_name("gone.md").write_text(page.read_text())
+    for folder in ("pareto", "samples"):
+        (results.folder / folder).mkdir(exist_ok=True)
+        for name in ("gone.png", "a copy of mine.png"):
+            (results.folder / folder / name).write_bytes(path.read_bytes())
+    theirs = page.with_name("theirs.md")
+    theirs.write_text("Notes")
+    Image.new("RGB", (8, 8)).save(results.folder / "samples" / "theirs.png")
     results.board()
-    assert path.exists()
-    assert all(picture.exists() for picture in theirs)
-    assert not any(picture.exists() for picture in gone)
+    assert sorted(of.name for of in path.parent.iterdir()) == sorted(["a copy of mine.png", path.name])
+    assert sorted(of.name for of in (results.folder / "samples").iterdir()) == ["a copy of mine.png", "theirs.png"]
+    assert sorted(of.name for of in page.parent.iterdir()) == sorted([page.name, theirs.name])
 
 
 def test_drawing_leaves_matplotlib_as_it_was(results):

@@ -1,7 +1,8 @@
 """report.html says what the markdown pages say, in one file that asks nobody for anything."""
 
+import os
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from boards import Results, tables_of
@@ -88,16 +89,18 @@ def test_figures_for_papers_are_png_and_pdf_and_their_bytes_repeat(results, tmp_
     assert Image.open(tmp_path / "one" / "pareto-digits-conv_vae-quick-fd.png").width == 1600
 
 
-@pytest.mark.parametrize("out", ["report.html", "r/mine.html", "../else where/mine.html"])
-def test_a_sample_grid_is_found_from_wherever_the_report_lies(out, results, cli):
+@pytest.mark.parametrize("name", ["results", "a b&c", "\udcff"], ids=["plain", "spaced", "undecodable"])
+@pytest.mark.parametrize("out", ["{}/report.html", "{}/r/mine.html", "elsewhere/mine.html"])
+def test_a_sample_grid_is_found_from_wherever_the_report_lies(out, name, results, tmp_path, cli):
     (on_val,) = [table for table in make_tables(results.folder)[0] if table.protocol.split == "val"]
-    grid = results.folder / "samples" / f"{on_val.page}.png"
+    grid = tmp_path / name / "samples" / f"{on_val.page}.png"
+    results.folder.rename(tmp_path / name)
     grid.parent.mkdir()
     Image.new("RGB", (8, 8)).save(grid)
-    path = results.folder / out
-    assert cli("report", "--results", results.folder, "--out", path).code == 0
+    path = tmp_path / out.format(name)
+    assert cli("report", "--results", tmp_path / name, "--out", path).code == 0
     (link,) = re.findall(r'<a href="([^"]*)">Samples', path.read_text())
-    assert (path.parent / unquote(link)).resolve() == grid.resolve()
+    assert (path.parent / os.fsdecode(unquote_to_bytes(link))).resolve() == grid.resolve()
 
 
 def test_the_command_says_where_it_lies(results, cli):

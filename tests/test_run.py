@@ -135,12 +135,17 @@ def test_a_fault_of_the_machine_is_said_and_not_recorded(fault, what, small_bund
     words = ["run", "--bundle", small_bundle, "--priors", "gaussian", "--seeds", 1, "--results", tmp_path]
     words += ["--metrics", "fd", "--device", "cpu"]
 
+    given_back = []
+
     def full(*_):
+        given_back.clear()
         raise fault
 
     with monkeypatch.context() as patch:
         patch.setattr(Gaussian, what, full)
+        patch.setattr("benchmark.jobs.task.give_back_freed_memory", given_back.append)
         done = cli(*words)
+    assert given_back, "the next task is not to begin with what this one could not use"
     assert done.code == 1
     assert re.search("gaussian seed 0: .*not recorded", done.err)
     assert str(fault) in done.err

@@ -72,6 +72,7 @@ def execute(task: Task, listener: Listener) -> Outcome:
     """Do what a task asks; a failure is a record with its reason, or one of the reasons of the outcome."""
     job, work, outcome = task.job, task.work, Outcome()
     with limit_threads(task.threads), ExitStack() as closing:
+        closing.callback(give_back_freed_memory, work.device)  # of one that ran out of it above all
         try:
             source = _source(task, listener)
             if isinstance(source, ForeignSource):
@@ -100,7 +101,6 @@ def execute(task: Task, listener: Listener) -> Outcome:
                 outcome.measured.append(name)
             else:
                 outcome.failures.append(reason)
-    give_back_freed_memory(work.device)
     return outcome
 
 
@@ -228,6 +228,7 @@ def _measure_there(task: Task) -> Answer:
         require_float32()
     (metric,) = (each for each in work.metrics if each.name in task.metrics)
     with limit_threads(task.threads), ExitStack() as closing:
+        closing.callback(give_back_freed_memory, work.device)  # of one that ran out of it above all
         try:
             source = _open(job, work)
             if isinstance(source, ForeignSource):

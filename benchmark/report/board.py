@@ -20,14 +20,15 @@ from benchmark.report.across import across_markdown, find_across
 from benchmark.report.choice import judge_all
 from benchmark.report.first_screen import ACROSS, first_screen, page_of
 from benchmark.report.markdown import summary_markdown, table_markdown
-from benchmark.report.pareto import draw_pareto, pareto_file
+from benchmark.report.pareto import draw_pareto
 from benchmark.report.parity import parity_markdown
 from benchmark.report.pictures import is_ours
-from benchmark.report.sample_grids import draw_grid, grid_file
+from benchmark.report.sample_grids import draw_grid
+from benchmark.report.selection import without_parts
 from benchmark.report.standing import find_standing
 from benchmark.report.tables import FD, Table, make_tables
 from benchmark.report.tuned import TUNING
-from benchmark.report.tuning import Tuned, curves_file, group_tunings, settings_file, tuning_markdown
+from benchmark.report.tuning import Tuned, group_tunings, tuning_markdown
 from benchmark.report.tuning_figures import draw_tuning
 from benchmark.store.places import lock
 from benchmark.store.records import RecordStore
@@ -95,8 +96,7 @@ class Board:
             pages = make_pages(self.tables, [*damaged, *in_none], self._tuned)
             for page, text in pages.items():
                 write_page(results / page, text)
-            _sweep(results / "boards", {Path(page).name for page in pages})
-            _sweep_pictures(results, self.tables, self._tuned)
+            _sweep(results, {Path(page).name for page in pages})
             unbacked = TUNING not in pages and not any((results / PLANS).glob("*/*.json"))
             if unbacked and _starts_with(results / TUNING, _TUNING, _BY_HAND):
                 (results / TUNING).unlink(missing_ok=True)
@@ -112,7 +112,7 @@ class Board:
         Returns what is left out of them, a sentence each.
         """
         left_out = []
-        for table in self.tables:
+        for table in without_parts(self.tables):
             left_out += draw_grid(table, self._results)
             draw_pareto(table, self._results)
         for tuned in self._tuned:
@@ -140,6 +140,7 @@ def _uncollected() -> Iterator[None]:
 
 def make_pages(tables: list[Table], left_out: list[str], tuned: list[Tuned]) -> dict[str, str]:
     """Place in the results folder -> text."""
+    tables = without_parts(tables)
     standing = find_standing(tables)
     across = find_across(standing.columns)
     pages = {"leaderboard.md": first_screen(standing, across, tables, left_out, tuned)}
@@ -158,21 +159,14 @@ def make_pages(tables: list[Table], left_out: list[str], tuned: list[Tuned]) -> 
     return pages
 
 
-def _sweep(boards: Path, kept: set[str]) -> None:
-    """Remove pages of ours whose table is no more, or has another name."""
-    for path in boards.glob("*.md"):
+def _sweep(results: Path, kept: set[str]) -> None:
+    """Remove pages of ours whose table is no more, or has another name, and the pictures of each."""
+    for path in (results / "boards").glob("*.md"):
         if path.name not in kept and _starts_with(path, _BACK):
             path.unlink(missing_ok=True)
-
-
-def _sweep_pictures(results: Path, tables: list[Table], tuned: list[Tuned]) -> None:
-    """Remove pictures of ours of what is no more, or has another name."""
-    kept = {file for table in tables for file in (grid_file(table), pareto_file(table))}
-    kept |= {file for of in tuned for file in (curves_file(of), settings_file(of))}
-    for folder in ("samples", "pareto", "tuning"):
-        for path in (results / folder).glob("*.png"):
-            if path.relative_to(results).as_posix() not in kept and is_ours(path):
-                path.unlink(missing_ok=True)
+            for picture in (results / folder / f"{path.stem}.png" for folder in ("samples", "pareto")):
+                if is_ours(picture) and not picture.is_symlink():
+                    picture.unlink(missing_ok=True)
 
 
 def _starts_with(path: Path, *heads: str) -> bool:

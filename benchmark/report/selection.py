@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmark.metrics.api import FIT
 from benchmark.protocol import TUNING_SEED, Protocol, read_protocols
@@ -75,6 +75,9 @@ class Selection:
         return {name: value for name, value in fit["values"].items() if name != "fit_seconds" or same_machine}
 
 
+Part = TypeVar("Part", bound=Selection)
+
+
 def select(results: Path, store: RecordStore | None = None) -> tuple[list[Selection], list[str], list[str]]:
     """The selections of a results folder in the order of its tables; what is damaged; which good records are in none.
 
@@ -95,20 +98,23 @@ def select(results: Path, store: RecordStore | None = None) -> tuple[list[Select
         chosen = choices(judged, protocol.extractor)
         shown = [each for record in covered for each in _as_shown(record, protocol, chosen, last_run)]
         found += _of_protocol(protocol, shown, last_run)
-    found = [one for one in found if not any(_says_all_of(other, one) for other in found)]
     in_none = _counted([record for record in records if record["id"] not in placed])
     found.sort(key=lambda of: (*of.place, of.protocol.split, of.protocol.preset, of.first_scored, of.name))
     return found, damaged + damaged_protocols + damaged_notes + damaged_tunings, in_none
 
 
-def _says_all_of(fuller: Selection, one: Selection) -> bool:
-    """Whether a table has the records of another and more: of two extractors latents serve both, images only one."""
+def without_parts(made: Sequence[Part]) -> list[Part]:
+    """Those of which no other has the records and more: of two extractors latents serve both, images only one."""
 
     def kind(of: Selection) -> tuple[Any, ...]:
         return of.bundle, of.device, of.protocol.split, of.protocol.budget, of.protocol.settings, of.protocol.groups
 
-    ids, more = ({record["id"] for record in of.records} for of in (one, fuller))
-    return kind(one) == kind(fuller) and ids < more
+    ids = [{record["id"] for record in of.records} for of in made]
+    return [
+        one
+        for one, mine in zip(made, ids, strict=True)
+        if not any(mine < theirs and kind(one) == kind(other) for other, theirs in zip(made, ids, strict=True))
+    ]
 
 
 def _counted(in_none: list[Record]) -> list[str]:

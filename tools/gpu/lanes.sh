@@ -67,4 +67,5 @@ while IFS= read -r line; do
 done <"$plan"
 wait
 end_sharing
+rm -f "$folder"/records.tar.gz.* # of an earlier call, which may have had more parts
 tar -C "$results" -cz . | split -b 15m - "$folder/records.tar.gz." && du -h "$folder"/records.tar.gz.*

@@ -29,6 +29,7 @@ from benchmark.report.html.drawings import (
 from benchmark.report.markdown import facts_of, grids_of, remarks_of, title_of
 from benchmark.report.markdown_table import Grid
 from benchmark.report.sample_grids import grid_file
+from benchmark.report.selection import without_parts
 from benchmark.report.standing import find_standing
 from benchmark.report.tables import Table, make_tables
 from benchmark.report.tuned import TUNING, tuned_grids, tuned_head, unfinished
@@ -70,7 +71,8 @@ def report_html(
     `figures`: where its figures are to lie, PNG and PDF. `folder`: that of the file itself (None: the results folder).
     """
     store = store or RecordStore(results / "records")  # which reads each record once
-    tables, damaged, in_none = make_tables(results, store)
+    made, damaged, in_none = make_tables(results, store)
+    tables = without_parts(made)
     standing = find_standing(tables)
     across = find_across(standing.columns)
     drawn = {column.first.page for column in standing.columns}
@@ -123,7 +125,7 @@ def _section(table: Table, tables: list[Table], where: tuple[Path, Path], drawn:
 
 def _link(file: Path, folder: Path) -> str | None:
     """What a page in the folder links to a file by; None where there is no such file."""
-    return quote(Path(os.path.relpath(file, folder)).as_posix()) if file.is_file() else None
+    return quote(os.fsencode(os.path.relpath(file, folder))) if file.is_file() else None
 
 
 def _missing(draws: Draws | None) -> str:
