@@ -111,7 +111,7 @@ def test_a_backbone_beyond_the_machine_is_one_line(setting, words, cli):
 
 
 @pytest.mark.parametrize("command", app.COMMANDS)
-def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
+def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch, tmp_path):
     """In the first thing that a command does."""
 
     def interrupted(_):
@@ -124,6 +124,7 @@ def test_ctrl_c_says_how_to_go_on_in_every_command(command, cli, monkeypatch):
     given["export"] = ["--prior", "gmm", "--out", "gmm.pt2"]
     given["pack"] = ["mine.py", "--author", "A"]
     given["suite"] = ["one-pass"]
+    given["leaderboard"] = ["--results", tmp_path]
     for place in ("benchmark.registry.Registry.__post_init__", "benchmark.cli.results._require_records"):
         monkeypatch.setattr(place, interrupted)
     given["submit"] = ["--slurm", "slurm.toml", "--", "run"]
