@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 KEPT = 2_000_000_000  # bytes of free memory at the top of the heap before any is given back
@@ -29,4 +31,6 @@ def keep_freed_memory() -> bool:
 def give_back_freed_memory(device: torch.device) -> None:
     """What is freed on a GPU, and only kept, is there for other processes again. On a CPU: nothing."""
     if device.type == "cuda":
+        import torch  # whoever only asks for help does not wait for it
+
         torch.cuda.empty_cache()
