@@ -228,7 +228,6 @@ def _measure_there(task: Task) -> Answer:
         require_float32()
     (metric,) = (each for each in work.metrics if each.name in task.metrics)
     with limit_threads(task.threads), ExitStack() as closing:
-        closing.callback(give_back_freed_memory, work.device)  # of one that ran out of it above all
         try:
             source = _open(job, work)
             if isinstance(source, ForeignSource):

@@ -78,7 +78,7 @@ def report_html(
     drawn = {column.first.page for column in standing.columns}
     tests = [table for table in tables if table.protocol.split == "test"]
     tuned = group_tunings(judge_all(results, lambda: store.all()[0])[0])
-    where = results, folder or results
+    links = {table.page: _link(results / grid_file(table), folder or results) for table in tables}
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("template.html").render(
         style=(HERE / "style.css").read_text(),
@@ -91,20 +91,16 @@ def report_html(
         tuned=[_table(grid) for grid in tuned_grids(tuned, tables)],
         apart=[(table.page, title_of(table), why) for table, why in standing.apart],
         across=[_table(grid) for grid in across_grids(across)],
-        sections=[_section(table, tables, where, table.page in drawn, figures) for table in tests],
-        tuning=[_section(table, tables, where, False, None) for table in tables if table not in tests],
+        sections=[_section(table, tables, links[table.page], table.page in drawn, figures) for table in tests],
+        tuning=[_section(table, tables, links[table.page], False, None) for table in tables if table not in tests],
         chosen=_chosen(tuning_markdown(tuned, tables), results) if tuned else "",
         left_out=[*damaged, *in_none],
     )
 
 
-def _section(table: Table, tables: list[Table], where: tuple[Path, Path], drawn: bool, figures: Path | None) -> Section:
-    """`where`: the results folder, and that of the report.
-
-    `drawn`: it is the first table of a data set, which has its pictures inside.
-    """
+def _section(table: Table, tables: list[Table], link: str | None, drawn: bool, figures: Path | None) -> Section:
+    """`link`: to its sample grid. `drawn`: it is the first table of a data set, which has its pictures inside."""
     grids = [_table(grid) for grid in grids_of(table)]
-    picture = None if drawn else _link(where[0] / grid_file(table), where[1])
     draws = find_draws(table) if drawn else None
     return Section(
         page=table.page,
@@ -115,7 +111,7 @@ def _section(table: Table, tables: list[Table], where: tuple[Path, Path], drawn:
         facts=[_inline(fact) for fact in facts_of(table)],
         pareto=draw_paretos(table, figures) if table.protocol.split == "test" else {},
         strips=draw_strips(table) if drawn else [],
-        picture=picture,
+        picture=None if drawn else link,
         curves=draw_curves(table, figures) if drawn else "",
         views=draw_views(table, draws, figures) if draws else {},
         paths=draw_interpolations(draws) if draws else [],
