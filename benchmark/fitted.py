@@ -56,7 +56,7 @@ class FittedPrior:
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n latents (n, *latent_shape); the seed decides them."""
-        with seeded_globals(self.device, "loaded prior", seed):
+        with seeded_globals(self.device, "global", "loaded prior", seed):
             return self.prior.sample(n, stream(self.device, "loaded prior", seed))
 
     def images(self, n: int, seed: int = 0) -> Tensor:

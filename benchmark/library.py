@@ -144,8 +144,11 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
     resolved = resolve(request, open_registry(request.plugins), reference_of=lambda *_: None)
     if draws := describe_partial(resolved.work.bundle):
         say(draws)
-    name = (request.priors or ())[0][0]
-    job = [job for job in resolved.jobs if job.row.name == name][-1]
+    ((name, settings),) = request.priors or ()
+    jobs = [job for job in resolved.jobs if job.row.name == name]
+    if not jobs:
+        raise UsageError("; ".join(resolved.left_out) or f"prior {prior}: expected one prior, this is a group of them")
+    job = jobs[-1 if settings else 0]  # the companions of a bare name stand behind it
     try:
         with limit_threads(1):
             made = find_or_fit(job, resolved.work)

@@ -352,8 +352,8 @@ def _check(cls: Any, base: type) -> None:
     if issubclass(cls, LatentPrior):
         if not isinstance(cls.space, dict):
             raise TypeError(f"{cls.__name__}.space is {cls.space!r}; it must be a dict of Between and OneOf")
-        for of, settings in (("quick", {**cls.quick, **cls.block_quick}), ("space", cls.space)):
-            for setting in settings:
+        for of in ("quick", "block_quick", "long_quick", "space"):
+            for setting in getattr(cls, of):
                 if setting not in cls.Config.model_fields:
                     raise unknown_name(f"setting in {cls.__name__}.{of}", setting, cls.Config.model_fields)
         _check_space(cls)

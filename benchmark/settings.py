@@ -20,10 +20,13 @@ from benchmark.text import without_kind
 Model = TypeVar("Model", bound=BaseModel)
 
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"  # in a tuple
+OF_PYTHON = {"None": None, "True": True, "False": False}  # as its users spell JSON's words
 
 
 def parse_value(text: str) -> Any:
-    """`1`, `0.5`, `true` and `null` as JSON has them; `32x64`, `0.5x0.9` are tuples; anything else is a string."""
+    """`1`, `true` and `null` as JSON has them, `True` and `None`; `32x64`, `0.5x0.9` are tuples; else a string."""
+    if text in OF_PYTHON:
+        return OF_PYTHON[text]
     if re.fullmatch(rf"{NUMBER}(x{NUMBER})+", text):
         return tuple(int(part) if part.isdigit() else float(part) for part in text.split("x"))
     try:

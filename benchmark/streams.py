@@ -26,7 +26,8 @@ def stream(device: torch.device, *name: str | int) -> torch.Generator:
 def seeded_globals(device: torch.device, *name: str | int) -> Iterator[None]:
     """Seed the global generators (torch, numpy, random) from the named stream, and put them back afterwards.
 
-    Module initialisation and several libraries draw from them, whatever generator they are handed.
+    Module initialisation and several libraries draw from them, whatever generator they are handed. What is handed one
+    of a stream beside them needs a name of its own here: of the same name both draw the same numbers.
     """
     seed, numpy_state, python_state = stream_seed(*name), np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

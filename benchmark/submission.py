@@ -6,6 +6,7 @@ protocols, the tables made from these; with the plugin file and the sealed note 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from importlib import metadata
@@ -15,6 +16,7 @@ from typing import Any
 from benchmark.errors import UsageError
 from benchmark.jobs.reference_rows import REFERENCES
 from benchmark.metrics.api import FIT
+from benchmark.plugin_files import files_of_plugin
 from benchmark.registry import Registry
 from benchmark.report.board import Board
 from benchmark.report.tables import ZERO_LINE
@@ -28,6 +30,7 @@ Record = dict[str, Any]
 def pack(plugin: Path, results: Path, out: Path, author: str) -> Submission:
     """Collect a plugin's priors with their records of a results folder into a new folder. Raises `UsageError`."""
     priors = _sources(plugin)
+    _require_one_file(plugin)
     records, _ = RecordStore(results / "records").all()
     ours = [record for record in records if record["row"]["prior"] in priors]
     if not ours:
@@ -107,6 +110,14 @@ def _sources(plugin: Path) -> dict[str, str | None]:
     if not found:
         raise UsageError(f"--plugin {plugin}: it registers no prior")
     return {name: registry.source(cls) for name, cls in found.items()}
+
+
+def _require_one_file(plugin: Path) -> None:
+    """Raise `UsageError` where a plugin imports files of its own: nobody could run the packed one without them."""
+    own = plugin.resolve()
+    others = sorted({os.path.relpath(file, own.parent) for file in files_of_plugin(plugin) if file != own})
+    if others:
+        raise UsageError(f"{plugin}: it imports {', '.join(others)}, and only one file is packed: put all of it there")
 
 
 def _require_source(records: list[Record], sources: dict[str, str | None], plugin: Path) -> None:

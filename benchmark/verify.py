@@ -192,7 +192,10 @@ def make_recipe(
         _stored_reference(identity),
         {name: value for name, value in identity["settings"].items() if name != "extractor"},
     )
-    job = next(job for job in reversed(resolved.jobs) if job.row.name == row["prior"])
+    job = next((job for job in reversed(resolved.jobs) if job.row.name == row["prior"]), None)
+    if job is None:
+        unseen = "what the extractor saw in full reconstructions is not beside the bundle"
+        raise Unverifiable("; ".join(resolved.left_out) or unseen)
     (metric,) = resolved.work.metrics
     settings = resolved.work.protocol.part(metric.reads)
     here = job.measurement_identity(class_identity(registry, type(metric)), settings, None)

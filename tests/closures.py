@@ -28,7 +28,7 @@ from typing import Any
 
 import benchmark
 from benchmark.registry import KINDS, Registry
-from benchmark.store.closure import closure, suite, within
+from benchmark.store.closure import SUITE, closure, within
 
 ROOT = Path(benchmark.__file__).resolve().parent.parent
 KEPT = Path(__file__).with_suffix(".json")
@@ -51,7 +51,7 @@ class BuiltIn:
     def hashes(self, root: Path) -> dict[str, str]:
         """File below `root` -> hash, for each that can decide a number and holds any code."""
         file = root.joinpath(*self.module.split(".")).with_suffix(".py")
-        find = within(suite(root))
+        find = within({name: root / name for name in SUITE}.get)
         files = closure(self.module, file, lambda module: None if _left_out(module) else find(module))
         hashes = {file.relative_to(root).as_posix(): code_hash(file.read_bytes()) for file in files.values()}
         return {file: hash for file, hash in hashes.items() if hash != code_hash(b"")}

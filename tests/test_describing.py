@@ -26,7 +26,11 @@ class Mine(LatentPrior):
     name = "mine"
     Config = Config
     recipes = {"mnist": (16, {"steps": 7})}
+    block_recipes = {"mnist": (1_280, {"steps": 8})}
+    long_recipes = {"mnist": (1_792, {"steps": 9})}
     quick = {"steps": 3}
+    block_quick = {"steps": 4}
+    long_quick = {"steps": 5}
     space = {"rate": Between(1e-4, 1e-2, "usual"), "widths": OneOf(((3, 4), (8,)), "two sizes")}
     def fit(self, posterior, generator, progress): ...
     def sample(self, n, generator): ...
@@ -66,7 +70,11 @@ def test_show_has_settings_with_types_ranges_defaults_and_recipes(cli, plugin):
     assert lines["flag"] == "boolean true"
     assert lines["proposals"] == "integer ≥ 1 5 sampling"
     assert "recipe on mnist: steps=7" in shown
+    assert "recipe for blocks on mnist: steps=8" in shown
+    assert "recipe for vectors of more than 1,000 numbers on mnist: steps=9" in shown
     assert "quick budget, at most: steps=3" in shown
+    assert "quick budget for blocks, at most: steps=4" in shown
+    assert "quick budget for vectors of more than 1,000 numbers, at most: steps=5" in shown
     assert "tuned, rate: 0.0001 to 0.01 (usual)" in shown
     assert "tuned, widths: 3x4, 8 (two sizes)" in shown
 
@@ -80,6 +88,15 @@ def test_show_knows_whatever_list_lists(kind, cli):
         fields = getattr(getattr(cls, "Config", None), "model_fields", {})
         settings = [setting for setting, field in fields.items() if not field.exclude]
         assert all(re.search(rf"^  {setting} ", done.out, re.MULTILINE) for setting in settings)
+
+
+def test_show_of_a_data_set_says_which_other_stands_in_for_it(cli):
+    assert "  stands in where it has no bundle: celeba64-preview\n" in cli("show", "celeba64").out
+
+
+def test_the_help_of_list_names_every_kind_that_it_lists(cli):
+    said = " ".join(cli("list", "--help").out.split())
+    assert all(f"{kind}s" in said for kind in KINDS)
 
 
 def test_show_of_what_there_is_not_names_the_nearest(cli):

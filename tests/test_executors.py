@@ -518,6 +518,34 @@ def test_a_job_that_hangs_is_ended_and_recorded_and_the_others_go_on(small_bundl
     assert "hangs seed 0: FAILED fit timed out earlier: no end after 6s" in again.output
 
 
+class _Dying:
+    """A child whose end is told no sooner than after its limit."""
+
+    def __init__(self, reads, limit):
+        self.waited_for, self.limit = [reads], limit
+
+    def start(self, function, task): ...
+
+    def receive(self):
+        time.sleep(2 * self.limit)
+        raise Died("killed by SIGKILL", [])
+
+    def close(self): ...
+
+
+def test_a_worker_whose_limit_passes_while_its_end_is_told_is_lost_once(monkeypatch):
+    reads, writes = os.pipe()
+    os.close(writes)  # so there is something to read at once
+    monkeypatch.setattr(processes, "Child", lambda **_: _Dying(reads, limit=0.05))
+    lost = []
+    owner = SimpleNamespace(lost=lambda number, loss: lost.append((number, loss.status)))
+    with Processes(owner, Terms(1, CPU, limit=0.05)) as executor:
+        executor.submit(7, SimpleNamespace(limit=None))
+        executor.wait()
+    os.close(reads)
+    assert lost == [(7, "crashed")]
+
+
 SLOW = """
 import time
 import torch

@@ -1,6 +1,9 @@
 """The plans for a lent GPU: what they ask for is there, which is to be known before a machine is lent."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,13 @@ def test_what_shares_a_gpu_says_with_how_many(plan):
         words = command.split()
         if "--workers" in words and (count := words[words.index("--workers") + 1]) != "1":
             assert words[words.index("--per-gpu") + 1] == count
+
+
+def test_speed_tells_of_fits_and_draws_where_there_is_no_gpu(tmp_path):
+    words = ["--bundle", "digits-conv_vae", "--steps", 2, "--fits", "evalp", "--draws", "gaussian", "--batches", 1]
+    script = PLANS[0].with_name("speed.py")
+    command = [sys.executable, script, *map(str, words), "--device", "cpu", "--json", tmp_path / "speed.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    fit = json.loads((tmp_path / "speed.json").read_text())["fits"][0]
+    assert (fit["fit"], fit["difference at 10"]) == ("evalp", 0)

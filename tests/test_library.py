@@ -1,5 +1,6 @@
 """What a Python script calls: a run, its results as a frame, a fitted prior to draw from."""
 
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from benchmark.errors import UsageError
 from benchmark.metrics.api import IMAGE_SETTINGS
 from benchmark.protocol import read_protocols
 from benchmark.streams import stream
+from priors.evalp import EVaLP
 
 CPU = torch.device("cpu")
 
@@ -110,10 +112,29 @@ def test_loading_a_prior_writes_no_results(small_bundle, tmp_path, monkeypatch):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("prior", ["evalp,ncp", "evalp[steps=5,6]", "evalp[step=5]"])
-def test_what_is_not_one_prior_is_refused(prior, small_bundle):
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    "prior, said",
+    [
+        ("evalp,ncp", "expected one prior with one value for each setting"),
+        ("evalp[steps=5,6]", "expected one prior with one value for each setting"),
+        ("evalp[step=5]", "did you mean 'steps'?"),
+        ("flows", "prior flows: expected one prior, this is a group of them"),
+        ("all", "prior all: expected one prior, this is a group of them"),
+    ],
+)
+def test_what_is_not_one_prior_is_refused(prior, said, small_bundle):
+    with pytest.raises(UsageError, match=re.escape(said)):
         benchmark.load_prior(prior, bundle=small_bundle)
+
+
+def test_a_bare_name_loads_the_prior_and_none_of_its_companions(small_bundle, monkeypatch):
+    """`evalp` is shown beside `evalp[kl_weight=1]`, which comes behind it."""
+    monkeypatch.setattr(EVaLP, "quick", {"steps": 5})
+    assert EVaLP.companions
+    loaded = benchmark.load_prior("evalp", bundle=small_bundle, device="cpu")
+    assert loaded.prior.config.kl_weight == EVaLP.Config().kl_weight
+    other = benchmark.load_prior("evalp[kl_weight=1]", bundle=small_bundle, device="cpu")
+    assert other.prior.config.kl_weight == 1
 
 
 @pytest.mark.parametrize("given", [{"priors": "evalp"}, {"seeds": 3}, {"metrics": "fd"}])

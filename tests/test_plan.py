@@ -439,6 +439,11 @@ def test_a_value_can_be_typed_again(value):
     assert parse_value(format_value(value)) == value
 
 
+@pytest.mark.parametrize("word, value", [("None", None), ("True", True), ("False", False), ("none", "none")])
+def test_words_of_python_are_its_own(word, value):
+    assert repr(parse_value(word)) == repr(value)
+
+
 @pytest.mark.parametrize("temperatures, values", [("0.1", [0.1]), ("0.02x0.3", [0.02, 0.3])])
 def test_numbers_that_are_no_sizes_can_be_typed_too(temperatures, values):
     label = f"drifting[temperatures={temperatures}]"

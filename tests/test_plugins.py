@@ -199,6 +199,10 @@ BROKEN = {
         GOOD.format(name='good"; quick = {"step": 3}; of = "', hook="register_priors", returned="Good"),
         "unknown setting in Good.quick 'step'",
     ),
+    "caps no setting of long vectors": (
+        GOOD.format(name='good"; long_quick = {"step": 3}; of = "', hook="register_priors", returned="Good"),
+        "unknown setting in Good.long_quick 'step'",
+    ),
     "reads a word": (
         METRIC_EXAMPLE.read_text().replace("reads = LATENT_SETTINGS", 'reads = "split"'),
         "NormGap.reads is 'split'; it must be a tuple of fields of the protocol",

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benchmark.store import records
+from benchmark.store import records, sealed
 from benchmark.store.records import SCHEMA, RecordStore, record_id
 from benchmark.store.sealed import (
     Damaged,
@@ -319,3 +319,26 @@ def test_what_a_killed_process_had_begun_to_write_is_removed_and_nothing_else(tm
     remove_leftovers(tmp_path)
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"whole.json", ".whole.json.elsewhere-1.abc.tmp", "mine.tmp", living.name}
+
+
+def begin_to_write(folder, machine):
+    """What a process of a machine, of a number that none has, leaves where it is killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealed.platform, "node", lambda: machine)
+        patch.setattr(sealed.os, "getpid", lambda: 2**31 - 1)
+        patch.setattr(sealed.os, "replace", lambda *_: None)
+        write_atomic(folder / "a.json", b"half")
+
+
+@pytest.mark.parametrize(
+    "here, other",
+    [("node1", "gpunode1"), ("node1", "gpu-node1"), ("uni.edu", "node1.uni.edu"), ("node1.uni.edu", "uni.edu")],
+)
+def test_what_another_machine_is_writing_stays_however_alike_their_names(here, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(sealed.platform, "node", lambda: here)
+    begin_to_write(tmp_path, here)
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    begin_to_write(tmp_path, other)
+    remove_leftovers(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -11,10 +11,17 @@ from faces import lay
 from images import with_settings
 from vaes import write_untrained
 
+from backbones.conv_vae import ConvVAE
 from benchmark.bundles.bundle import open_bundle
-from benchmark.bundles.reference import find_reference
+from benchmark.bundles.making import Asked
+from benchmark.bundles.parts import choose_training
+from benchmark.bundles.pretrain import pretrain
+from benchmark.bundles.reference import find_reference, make_reference
 from benchmark.datasets.celeba64 import CelebA64
+from benchmark.datasets.path import PathDataset
+from benchmark.extractors.api import Features
 from benchmark.extractors.digit_cnn import DigitCNN
+from benchmark.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("nothing_shipped")
 
@@ -44,3 +51,21 @@ def test_the_subsample_of_a_reference_is_of_its_images(small_bundle):
         assert features.dtype == torch.float32
         assert len(features) == count  # all of so few
         assert torch.allclose(features.double().mean(0), reference.statistics(CPU).mean, rtol=1e-2, atol=1e-2)
+
+
+def test_of_a_vae_of_a_part_of_the_images_the_reference_is_of_that_part(small_bundle, tmp_path):
+    """What it never saw is as new to it as held-out images are; those of all bundles of the whole stay theirs."""
+    whole = open_bundle(small_bundle)
+    dataset = PathDataset(small_bundle.parent / "small.npz")
+    asked = Asked(Registry(), dataset, 0, CPU, [], None, tmp_path / "part", images=64)
+    part = pretrain(asked, ConvVAE, {"width": 1, "nz": 4, "epochs": 1, "batch_size": 32})
+    assert find_reference(part, DigitCNN(), "train") is None
+    images = dataset.load([])
+    made = make_reference(part, images, DigitCNN(), "train", CPU, None, lambda *_, **__: None)
+    known = choose_training(images, 64, "small").train
+    assert torch.allclose(made.statistics(CPU).mean, Features(DigitCNN(), CPU)(known).double().mean(0), atol=1e-6)
+    assert find_reference(part, DigitCNN(), "train").card["count"] == len(made.subsample(CPU)) == 64
+    again = make_reference(whole, images, DigitCNN(), "train", CPU, None, lambda *_, **__: None)
+    assert again.card["count"] == 160
+    assert again.path != made.path
+    assert find_reference(part, DigitCNN(), "train").path == made.path

@@ -2,6 +2,7 @@
 
 import time
 
+import torch
 from evaluations import evaluation
 
 from benchmark.metrics.sampling_time import SamplingTime
@@ -63,4 +64,15 @@ def test_the_decoder_is_timed_once_for_all_rows_of_a_seed(held_out):
         values.append(SamplingTime().measure(asked))
     assert calls == 2 * [3, 3, 3, 3, 3, 50, 50, 50, 50, 50]  # of two seeds: the peak, and four repeats
     one, other, _ = ([each for name, each in row.items() if name.startswith("decode")] for row in values)
+    assert one == other
+
+
+def test_diagnostics_do_not_hang_on_how_many_draws_the_clock_lets_through(held_out):
+    class Telling(Gaussian):
+        def diagnostics(self, generator):
+            return {"told": torch.rand((), generator=generator).item()}
+
+    source = Telling((2, 3), PriorConfig())
+    asked = (evaluation(source, held_out, timing_batches=(3,), timing_repeats=repeats) for repeats in (2, 9))
+    one, other = (SamplingTime().measure(each)["told"] for each in asked)
     assert one == other

@@ -148,6 +148,11 @@ def test_what_cannot_be_packed_is_one_line(made, tmp_path, cli):
     assert done.code == 2
     assert "fitted by another version" in done.err
     assert "no such file" in cli("pack", tmp_path / "none.py", *words).err
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "scale.py").write_text("SCALE = 1.0\n")
+    several = tmp_path / "several.py"
+    several.write_text(f"from parts.scale import SCALE\n{PRIOR}")
+    assert "it imports parts/scale.py, and only one file is packed" in only_line(cli("pack", several, *words))
     empty = tmp_path / "empty.py"
     empty.write_text("")
     assert "registers nothing" in cli("pack", empty, *words).err

@@ -15,6 +15,7 @@ import torchvision
 from commands import contents, finish, only_line, record_files, shorten, start
 from draws import CPU
 
+from backbones.conv_vae import ConvVAE
 from benchmark.bundles.bundle import open_bundle
 from benchmark.bundles.find import all_bundles
 from benchmark.errors import UsageError
@@ -286,6 +287,25 @@ def test_a_bundle_that_a_machine_has_is_handed_to_those_that_share(tmp_path, mon
     for keep in (None, (150, 40, 40)):
         other = training.model_copy(update={"keep": keep})
         assert find_trained(other, *where) is None, "of what is shipped another part is kept"
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"keep": (70, 30, 30)}, "keep=160,40,60, and 70,30,30 are asked"),
+        ({"version": -1}, "version"),
+    ],
+)
+def test_what_has_the_name_of_a_training_and_is_another_one_is_not_taken_for_it(change, said, tmp_path, monkeypatch):
+    suite = parse_suite("grid", tomllib.loads(GRID.replace("[0.1, 10]", "[10]")), "grid.toml")
+    assert run_suite(suite, "quick", tmp_path, {"device": "cpu"})[1] == 0
+    (training,) = suite.preset("quick").bundles["hole"].each()
+    assert find_trained(training, Registry(), CPU, []) is not None
+    if "version" in change:
+        monkeypatch.setattr(ConvVAE, "version", ConvVAE.version + 1)
+        change = {}
+    with pytest.raises(UsageError, match=f"is of another training: .*{said}.*: remove the folder to train it again"):
+        find_trained(training.model_copy(update=change), Registry(), CPU, [])
 
 
 def test_equal_values_of_a_grid_are_told_from_a_setting_that_is_a_list(tmp_path):

@@ -248,6 +248,7 @@ UNKNOWN = [  # kind, seed, what is changed, what is said of it
     ("mmd", 1, _setting(steps=0), "steps=0"),
     ("samples", 0, _setting(steps=21), "its fit.config.steps is 20, and 21 here"),
     ("samples", 1, _row(seed=5), "its fit.seed is 1, and 5 here"),
+    ("memorisation", 0, _row(prior="full_reconstruction"), "full reconstructions is not beside the bundle"),
 ]
 if not torch.cuda.is_available():
     UNKNOWN.append(("memorisation", 1, _row(device="cuda"), "made on cuda"))
@@ -258,7 +259,7 @@ def test_a_record_that_cannot_be_computed_again_is_named_with_the_reason(results
         change(results, kind, edit, seed=seed)
     Board(results).write()
     done = cli("verify", "--share", 1, "--results", results)
-    unfitted = int(len(UNKNOWN) == 7)  # a seed of which nothing is left
+    unfitted = len({seed for _, seed, *_ in UNKNOWN if [of for _, of, *_ in UNKNOWN].count(seed) == 4})
     assert done.code == 0
     assert summary(done) == [RECORDS - len(UNKNOWN) - unfitted, 0, len(UNKNOWN), 0]
     for kind, _, _, reason in UNKNOWN:
@@ -336,6 +337,22 @@ def test_a_plugins_records_want_the_plugin(small_bundle, tmp_path, cli):
     done = cli("verify", "--share", 1, "--results", tmp_path, "--plugin", plugin)
     assert done.code == 0
     assert summary(done) == [5, 0, 0, 0]
+
+
+def test_a_record_whose_prior_cannot_be_planned_here_is_named_with_the_reason(small_bundle, tmp_path, cli):
+    plugin = tmp_path / "mine.py"
+    source = (Path(__file__).parent / "old_plugins" / "prior_full_gaussian.py").read_text()
+    plugin.write_text(source)
+    shutil.copytree(small_bundle, cache_root() / "bundles" / "small")
+    words = ["--bundle", "small", "--priors", "full_gaussian", "--seeds", 1, "--metrics", "mmd", "--device", "cpu"]
+    results = ["--plugin", plugin, "--results", tmp_path / "results"]
+    assert cli("run", *words, *results).code == 0
+    fails = "    @classmethod\n    def recipe(cls, dataset, latent_shape):\n        raise KeyError('no recipe')\n\n"
+    plugin.write_text(re.sub(r"(?m)^(?=    def fit)", fails, source))
+    done = cli("verify", "--share", 1, *results)
+    assert done.code == 0
+    assert summary(done) == [3, 0, 1, 0]
+    assert re.search(r"^unknown .* full_gaussian seed 0: mmd: prior full_gaussian .*no recipe", done.out, re.MULTILINE)
 
 
 def test_the_threads_are_those_of_the_record(results, cli, monkeypatch):

@@ -17,7 +17,7 @@ from backbones.training import as_input
 from benchmark.bundles.bundle import SPLITS, Bundle, require_tensors
 from benchmark.bundles.card import GroupsCard, read_card
 from benchmark.bundles.groups import Groups
-from benchmark.bundles.making import choose_at_random, choose_training
+from benchmark.bundles.parts import choose_at_random, choose_training
 from benchmark.bundles.reference import require_images_of, without_images
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images

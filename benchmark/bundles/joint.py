@@ -96,7 +96,7 @@ def fit_to(prior: LatentPrior, backbone: Backbone, train: Tensor, val: Tensor, s
     """
     device = train.device
     draws = AggregatePosterior(PosteriorSplit(*posterior(backbone, train)), PosteriorSplit(*posterior(backbone, val)))
-    with track(f"{prior.name} on the backbone as it is") as progress, seeded_globals(device, "fit", seed):
+    with track(f"{prior.name} on the backbone as it is") as progress, seeded_globals(device, "global", "fit", seed):
         try:
             prior.fit(draws, stream(device, "fit", seed), progress)
         except Diverged as error:
@@ -143,7 +143,7 @@ class JointPrior:
         n, noise = min(len(mean), HOLE_LATENTS), stream(mean.device, "watch")
         q = PosteriorSplit(mean, std)
         z = q.one_each(n, noise)
-        with seeded_globals(mean.device, "watch"):
+        with seeded_globals(mean.device, "global", "watch"):
             drawn = self.prior.sample(n, noise)
         watched = {
             "active_units": float(active_units(mean)),

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from backbones.api import Backbone
 from backbones.training import posterior
 from benchmark.bundles.bundle import SPLITS, Bundle, write_bundle
 from benchmark.bundles.decoding import decode_images
+from benchmark.bundles.parts import choose_at_random, choose_training
 from benchmark.bundles.reconstructions import make_reconstructions
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.own import OwnDataset
@@ -75,23 +76,6 @@ class Asked:
     def choose_images(self, images: Images) -> Images:
         """The images with as many of the training ones as are asked for. Raises `UsageError` where there are fewer."""
         return images if self.images is None else choose_training(images, self.images, self.dataset.name)
-
-
-def choose_training(images: Images, count: int, of: str) -> Images:
-    """Images with so many of the training ones, the same in every call. Raises `UsageError` where there are fewer."""
-    there = len(images.train)
-    require_images(there, count, of)
-    if count == there:
-        return images
-    chosen = torch.randperm(there, generator=stream(torch.device("cpu"), "training images"))[:count]
-    preparation = f"{images.preparation}; {count:,} of its {there:,} training images, drawn at random"
-    return replace(images, train=images.train[chosen], preparation=preparation)
-
-
-def require_images(there: int, count: int, of: str) -> None:
-    """Raise `UsageError` where a data set has fewer training images than are asked for."""
-    if count > there:
-        raise UsageError(f"{of} has {there:,} training images, fewer than the {count:,} asked")
 
 
 def name_parts(settings: dict[str, Any]) -> list[str]:
@@ -189,14 +173,6 @@ def new_folder(path: Path) -> Iterator[None]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}."):
             pass
         yield
-
-
-def choose_at_random(images: Tensor, count: int | None, split: str) -> Tensor:
-    """A random part of `images` of that size, the same in every call; all of them where they are no more."""
-    if count is None or count >= len(images):
-        return images
-    order = torch.randperm(len(images), generator=stream(torch.device("cpu"), "kept posteriors", split))
-    return images[order[:count]]
 
 
 def _measure_hole(mean: Tensor, std: Tensor) -> dict[str, float | None]:

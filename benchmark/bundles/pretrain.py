@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from backbones.api import Backbone, BackboneConfig
 from backbones.training import DamagedCheckpoint, TrainingDiverged, TrainingLog, train
-from benchmark.bundles.bundle import Bundle, open_bundle, round_weights
+from benchmark.bundles.bundle import SPLITS, Bundle, open_bundle, round_weights
 from benchmark.bundles.find import name_of, note_bundle
 from benchmark.bundles.joint import JointPrior, PriorChoice, TrainingFailed, fit_to, ramp, whole
 from benchmark.bundles.making import (
@@ -31,7 +31,7 @@ from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
 from benchmark.machine.devices import total_memory
 from benchmark.progress import say, track
-from benchmark.settings import validate
+from benchmark.settings import format_value, validate
 from benchmark.store.places import cache_root
 from benchmark.store.provenance import provenance
 from benchmark.store.sealed import content_hash
@@ -127,18 +127,40 @@ def find_or_pretrain(
 ) -> Bundle:
     """The bundle of such a training where it is there already, else `pretrain`.
 
-    Raises `UsageError` where one is there whose prior is of another version.
+    Raises `UsageError` where one is there that is of another training.
     """
     image_hash = hash_images(asked.dataset) if isinstance(asked.dataset, PathDataset) else ""
     folder = asked.folder(image_hash, backbone_class.name, *name_parts(settings), *_name_of_way(choice, start))
     if not (folder / "bundle.json").exists():
         return pretrain(asked, backbone_class, settings, choice, start)
     bundle = open_bundle(folder)
+    require_asked(bundle, asked, backbone_class, settings)
     if choice is not None and bundle.card["training"].get("prior") != choice.identity():
         raise UsageError(
             f"{folder}: {choice.cls.name} there is of another version: remove the folder to train it again"
         )
     return bundle
+
+
+def require_asked(bundle: Bundle, asked: Asked, cls: type[Backbone], settings: dict[str, Any]) -> None:
+    """Raise `UsageError` where a bundle has the name of a training but is of another one.
+
+    Its name says nothing of how many posteriors are kept, and nothing of settings of which a recipe decides.
+    """
+    typed = validate(cls.Config, settings, f"backbone {cls.name}").model_dump(mode="json")
+    card = bundle.card["backbone"]
+    differing = [name for name in settings if typed[name] != card["config"].get(name)]
+    other = [f"{name}={format_value(card['config'].get(name))}" for name in differing]
+    images, there = ([of[split] for split in SPLITS] for of in (bundle.card["dataset"]["counts"], bundle.counts))
+    kept = [min(pair) for pair in zip(asked.keep, images)] if asked.keep else images
+    if there != kept:
+        other.append(f"keep={','.join(map(str, there))}, and {','.join(map(str, kept))} are asked")
+    if card["version"] != cls.version:
+        other.append(f"version {card['version']} of {cls.name}, which is {cls.version} now")
+    if other:
+        raise UsageError(
+            f"{bundle.path} is of another training: {'; '.join(other)}: remove the folder to train it again"
+        )
 
 
 @dataclass(frozen=True)

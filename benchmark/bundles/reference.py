@@ -3,7 +3,8 @@
 reference/<extractor>-<split>.safetensors   feature mean and covariance (float64), a random feature subsample
 reference/<extractor>-<split>.json          its card (sealed): images, extractor, sha256
 
-They belong to images, not to a backbone: every bundle of the same images uses them.
+They belong to images, not to a backbone: every bundle of the same images uses them. Of a bundle that was trained on N
+of the training images alone <split> is `train-N`: the others are as new to it as held-out ones.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from benchmark.bundles.bundle import Bundle
 from benchmark.bundles.card import ReferenceCard, read_card
+from benchmark.bundles.parts import choose_training
 from benchmark.datasets.api import Dataset, Images
 from benchmark.datasets.content import load_images
 from benchmark.errors import UsageError
@@ -64,12 +66,18 @@ def reference_folders(bundle: Bundle) -> list[Path]:
 
 def find_reference(bundle: Bundle, extractor: Extractor, split: str) -> Reference | None:
     """The reference of a split by this extractor (the very weights), or None. Raises `Damaged`."""
-    found = look_up(bundle, extractor, f"{extractor.name}-{split}")
+    of_all, count = f"{extractor.name}-{split}", bundle.card["dataset"]["counts"][split]
+    found = look_up(bundle, extractor, of_all, count) or look_up(bundle, extractor, f"{of_all}-{count}", count)
     return Reference(*found) if found else None
 
 
-def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict[str, Any]] | None:
-    """The file of that name by this extractor of this bundle's images, and its card, or None. Raises `Damaged`."""
+def look_up(
+    bundle: Bundle, extractor: Extractor, name: str, count: int | None = None
+) -> tuple[Path, dict[str, Any]] | None:
+    """The file of that name by this extractor of this bundle's images, and its card, or None. Raises `Damaged`.
+
+    `count`: of how many images it is; None of however many.
+    """
     damaged = None
     for folder in reference_folders(bundle):
         card_path = folder / f"{name}.json"
@@ -81,6 +89,8 @@ def look_up(bundle: Bundle, extractor: Extractor, name: str) -> tuple[Path, dict
             damaged = damaged or error
             continue
         if card["images"] != bundle.card["dataset"]["sha256"] or card["extractor"] != extractor.identity():
+            continue
+        if count is not None and card["count"] != count:
             continue
         path = card_path.with_suffix(".safetensors")
         if not path.is_file() or file_hash(path) != card["sha256"]:
@@ -112,10 +122,12 @@ def make_reference(
 ) -> Reference:
     """Extract features of a split's images and write their statistics to `folder` (default: the cache).
 
-    Raises `UsageError` where `images` are not those that the bundle was made from.
+    Of training images they are those that the bundle was trained on. Raises `UsageError` where `images` are not those
+    that it was made from.
     """
     require_images_of(bundle, images)
-    features_of, of_split = Features(extractor, device), getattr(images, split)
+    known = choose_training(images, bundle.card["dataset"]["counts"]["train"], bundle.dataset)
+    features_of, of_split = Features(extractor, device), getattr(known, split)
     parts: list[Tensor] = []
     for batch in of_split.split(500):
         parts.append(features_of(batch))
@@ -129,7 +141,8 @@ def make_reference(
         "covariance": statistics.covariance.cpu(),
         "subsample": features[chosen[:SUBSAMPLE]].half().cpu(),
     }
-    name = f"{extractor.name}-{split}"
+    part = f"-{len(of_split)}" if len(of_split) < len(getattr(images, split)) else ""
+    name = f"{extractor.name}-{split}{part}"
     return Reference(*write_beside(bundle, extractor, split, len(of_split), tensors, folder, name))
 
 

@@ -23,7 +23,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 FACTS = {
     "prior": {"group": "group", "by_default": "in a run that names no priors", "learns": "targets of check"},
     "metric": {"reads": "reads of the protocol", "reference_rows": "reference rows that have it"},
-    "dataset": {"terms": "terms", "preview": "stands in for"},
+    "dataset": {"terms": "terms", "preview": "stands in where it has no bundle"},
     "extractor": {"score": "score", "channels": "channels", "embedded": "can always be used"},
 }
 
@@ -72,12 +72,14 @@ def _settings(cls: Any, config: type[BaseModel]) -> Iterator[str]:
     yield from ("  " + line.rstrip() for line in grid.splitlines())
     if len(header) == 4:
         yield "  sampling: it acts on draws alone, and rows that differ in it share a fit"
-    for title, recipes in (("recipe", "recipes"), ("recipe for blocks", "block_recipes")):
-        for dataset, (_, settings) in getattr(cls, recipes, {}).items():
-            yield f"  {title} on {dataset}: {_listed(settings) or 'the defaults'}"
-    for title, caps in (("quick budget, at most", "quick"), ("for blocks, at most", "block_quick")):
-        if getattr(cls, caps, None):
-            yield f"  {title}: {_listed(getattr(cls, caps))}"
+    long = f" for vectors of more than {getattr(cls, 'long_from', 0):,} numbers"
+    shapes = {"": "", "block_": " for blocks", "long_": long}
+    for of, said in shapes.items():
+        for dataset, (_, settings) in getattr(cls, f"{of}recipes", {}).items():
+            yield f"  recipe{said} on {dataset}: {_listed(settings) or 'the defaults'}"
+    for of, said in shapes.items():
+        if caps := getattr(cls, f"{of}quick", None):
+            yield f"  quick budget{said}, at most: {_listed(caps)}"
     for setting, values in getattr(cls, "space", {}).items():
         yield f"  tuned, {setting}: {_range(values)} ({values.why})"
     for companion in getattr(cls, "companions", ()):

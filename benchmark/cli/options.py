@@ -102,11 +102,13 @@ def flags_of(command: Callable[..., None]) -> dict[str, str]:
 
 def parse_settings(words: list[str] | None) -> dict[str, Any]:
     """`["width=32", "nz=8"]` -> {"width": 32, "nz": 8}."""
-    settings = {}
+    settings: dict[str, Any] = {}
     for word in words or []:
         name, equals, value = word.partition("=")
         if not (equals and name and value):
             raise UsageError(f"--set {word}: expected NAME=VALUE, for example width=32")
+        if name.strip() in settings:
+            raise UsageError(f"--set {word}: '{name.strip()}' is given twice")
         settings[name.strip()] = parse_value(value.strip())
     return settings
 

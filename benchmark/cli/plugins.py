@@ -17,7 +17,7 @@ from benchmark.suggestion import suggest
 
 
 def list_(plugin: PluginOption = None) -> None:
-    """Show priors, backbones, datasets, metrics, extractors and bundles, and plugins that are broken, with why."""
+    """Show priors, backbones, datasets, metrics, extractors, executors and bundles, and broken plugins, with why."""
     with importing():
         from benchmark.bundles.find import all_bundles
         from benchmark.cli.describing import summarise

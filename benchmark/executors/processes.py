@@ -112,7 +112,8 @@ class Processes(Executor):
         worker.child.close()
         self._workers.remove(worker)
         assert worker.task is not None
-        self.owner.lost(worker.task, loss)
+        number, worker.task = worker.task, None  # else `wait` loses it again where its limit is over by now
+        self.owner.lost(number, loss)
 
 
 def _find_gpus() -> list[str]:

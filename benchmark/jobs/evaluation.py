@@ -91,7 +91,7 @@ class Evaluation(api.Evaluation):
     def _drawn(self, n: int, purpose: str) -> Tensor:
         if self.source is None:
             raise BadSample("this row has images, but no latents of its own")
-        with seeded_globals(self.device, purpose, self.seed):
+        with seeded_globals(self.device, "global", purpose, self.seed):
             z = call_theirs(self.source.sample, n, self.stream(purpose))
         return check_sample(z, n, self.backbone.latent_shape, self.device)
 

@@ -61,7 +61,7 @@ def fit_prior(
     log = FitLog(show=show)
     start = time.perf_counter()
     try:
-        with seeded_globals(of.device, "fit", of.seed):
+        with seeded_globals(of.device, "global", "fit", of.seed):
             prior = call_theirs(of.build, cls).to(of.device).train()
             facts = call_theirs(prior.fit, posterior, stream(of.device, "fit", of.seed), log)
         if of.device.type == "cuda":

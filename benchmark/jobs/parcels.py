@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.bundles.bundle import SPLITS, Bundle, parts_of
-from benchmark.bundles.reference import look_up
+from benchmark.bundles.reference import find_reference, look_up
 from benchmark.extractors.api import Extractor
 from benchmark.jobs.identity import Job
 from benchmark.jobs.task import Task
@@ -68,11 +68,14 @@ def plugins_of(task: Task) -> frozenset[Plugin]:
 def _references(bundle: Bundle, extractor: Extractor) -> list[Path]:
     """What the extractor saw in the bundle's images, and in reconstructions of them, wherever that is kept."""
     found = []
-    for name in (f"{extractor.name}-{split}{of}" for split in SPLITS for of in ("", f"-{bundle.id[:16]}")):
+    for split in SPLITS:
         with contextlib.suppress(Damaged):
-            if reference := look_up(bundle, extractor, name):
-                found += [reference[0], reference[0].with_suffix(".json")]
-    return found
+            if reference := find_reference(bundle, extractor, split):
+                found.append(reference.path)
+        with contextlib.suppress(Damaged):
+            if reconstructed := look_up(bundle, extractor, f"{extractor.name}-{split}-{bundle.id[:16]}"):
+                found.append(reconstructed[0])
+    return [file for path in found for file in (path, path.with_suffix(".json"))]
 
 
 def unpack(key: str, files: dict[str, bytes]) -> None:

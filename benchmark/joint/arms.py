@@ -177,7 +177,8 @@ class _Seed:
             plugins=self.of.plugins,
         )
         resolved = resolve(request, self.of.asked.registry)
-        return {job.row.name: job for job in resolved.jobs}, resolved.work
+        # of rows of one name the first: companions of a bare one stand behind it
+        return {job.row.name: job for job in reversed(resolved.jobs)}, resolved.work
 
     def _score_fit(self, arm: str, bundle: Bundle, steps: int) -> None:
         """Of the prior as it is fitted to a bundle by the usual run. Raises `TrainingFailed`, and `Failed`."""
@@ -253,7 +254,8 @@ def _usual_scores(
     jobs: dict[str, Job], work: Workspace, prior: LatentPrior, source: dict[str, Any]
 ) -> dict[str, float]:
     """What a run measures of a prior."""
-    evaluation = replace(make_evaluation(jobs["gaussian"], work, prior), identity=source)
+    drawn_by = {**source, "device": work.device.type}  # of one bundle's prior each type of device draws other latents
+    evaluation = replace(make_evaluation(jobs["gaussian"], work, prior), identity=drawn_by)
     values: dict[str, float] = {}
     for metric in work.metrics:
         values |= metric.measure(evaluation)

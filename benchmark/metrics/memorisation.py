@@ -6,8 +6,9 @@ over all pairs of one generated and one held-out item: the Mann-Whitney statisti
 (arXiv 2004.05675), over the whole space. 1/2 where draws are as near as new items are; towards 1, copies of training
 items; below 1/2, farther off than new items.
 
-images   near = minus the distance to the nearest of up to 2,000 random training images, among features. Of a prior
-         that replays N images, the share 2,000 / N can be seen so. Decoding moves the 1/2, up or down:
+images   near = minus the distance to the nearest of up to 2,000 random training images, among features. Of what a
+         prior replays the share 2,000 / N can be seen so, N being all images that the VAE was trained on, whether or
+         not the bundle holds their posteriors. Decoding moves the 1/2, up or down:
          `reconstruction`, of images that were never trained on, shows where to.
 latents  near = max_i log q(z | x_i): the log-density of z, in nats, under the training posterior that explains it
          best; of all posteriors that the bundle holds, up to 50,000. `aggregate_posterior`, whose every latent is

@@ -63,11 +63,6 @@ def beside(folder: Path, own: str | None = None) -> Owned:
     return owned
 
 
-def suite(root: Path) -> Owned:
-    """The three packages of the suite, below `root`."""
-    return {name: root / name for name in SUITE}.get
-
-
 def within(owned: Owned) -> Find:
     """Files of the modules that are owned."""
 

@@ -20,7 +20,6 @@ from typing_extensions import TypedDict
 from benchmark.store.sealed import Damaged, read_sealed
 from benchmark.text import without_kind
 
-FIT = "fit"
 #: at least one character that is no dot, and none that leads elsewhere or that no line can show
 _NAME = r"^[^/\\\x00-\x1f\x7f]*[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]*$"
 

@@ -49,7 +49,7 @@ def file_hash(path: Path) -> str:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write beside `path` and rename: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = f"{platform.node()}-{os.getpid()}"
+    writer = f"{_machine()}-{os.getpid()}"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{writer}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -66,7 +66,7 @@ def remove_leftovers(folder: Path) -> None:
 
     Its process was of this machine and is gone, or so much time has passed that a number of a process says nothing.
     """
-    begun = re.compile(r"\..+\.(.+)-(\d+)\.[^.]*\.tmp")
+    begun = re.compile(r"\..+\.([^.]*)-(\d+)\.[^.]*\.tmp")
     for place, _, names in os.walk(folder):
         for name in names:
             writer = begun.fullmatch(name) if name.endswith(".tmp") else None
@@ -74,9 +74,14 @@ def remove_leftovers(folder: Path) -> None:
                 continue
             path = Path(place, name)
             with contextlib.suppress(OSError):
-                dead = writer[1].endswith(platform.node()) and not is_alive(int(writer[2]))
+                dead = writer[1] == _machine() and not is_alive(int(writer[2]))
                 if dead or time.time() - path.lstat().st_mtime > ABANDONED:
                     path.unlink()
+
+
+def _machine() -> str:
+    """The name of this machine, with commas for its dots: dots part what the name of a file begun consists of."""
+    return platform.node().replace(".", ",")
 
 
 def is_alive(process: int) -> bool:

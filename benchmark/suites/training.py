@@ -11,8 +11,9 @@ import torch
 from backbones.api import Backbone
 from benchmark.bundles.bundle import Bundle, open_bundle
 from benchmark.bundles.find import SHIPPED
-from benchmark.bundles.making import Asked, name_parts, require_images
-from benchmark.bundles.pretrain import pretrain, require_batch
+from benchmark.bundles.making import Asked, name_parts
+from benchmark.bundles.parts import require_images
+from benchmark.bundles.pretrain import pretrain, require_asked, require_batch
 from benchmark.datasets.content import hash_images, look_at
 from benchmark.datasets.path import PathDataset
 from benchmark.names import find_dataset
@@ -31,7 +32,8 @@ def find_trained(
 
     One that is shipped under the name of its training, with as many posteriors as are kept, is everybody's.
 
-    Raises `UsageError` for unknown names, and where it is known to have too few images to be trained.
+    Raises `UsageError` for unknown names, where what has its name is of another training, and where it is known to have
+    too few images to be trained.
     """
     cls = registry.get("backbone", training.backbone)
     validate(cls.Config, training.settings, f"backbone {cls.name}")
@@ -43,7 +45,9 @@ def find_trained(
         if list(counts) == list(training.keep or shipped.card["dataset"]["counts"].values()):
             return shipped
     if (folder / "bundle.json").exists():
-        return open_bundle(folder)
+        found = open_bundle(folder)
+        require_asked(found, asked, cls, training.settings)
+        return found
     _require_enough(training, cls, asked)
     return None
 

@@ -63,7 +63,7 @@ class ConditionalEnergy(nn.Module):
 
 
 class _Coupling(nn.Module):
-    """eps = x exp(s) + t where the mask is 0, s = B tanh(u) and t of where it is 1 and of c; then a scale a channel."""
+    """eps = x exp(s) + t where the mask is 0; s = B tanh(u / B) and t of where it is 1 and of c; a scale a channel."""
 
     mask: Tensor
 

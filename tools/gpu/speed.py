@@ -57,7 +57,7 @@ class Bench:
     """A bundle's latents on a device, and priors made for them with its recipe."""
 
     def __init__(self, bundle: str, device: torch.device) -> None:
-        found, _ = find_bundle(None, "", bundle)
+        found, _ = find_bundle(None, None, bundle)
         self.device, self.dataset, self.shape = device, found.dataset, found.latent_shape
         train, val = (PosteriorSplit(*found.posterior(name, device)) for name in ("train", "val"))
         self.posterior = AggregatePosterior(train, val)
