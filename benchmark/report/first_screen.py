@@ -247,7 +247,7 @@ def legend(columns: list[Column], across: Across) -> list[str]:
             "decoder's; memorised: nearer to training data than new draws are."
         )
     if any(column.table_of(label) is not column.first for column in columns for label in column.labels):
-        lines.append("†: from a table of another type of device, so not tested against the others.")
+        lines.append("†: from a table of another type of device, so in no test; a mean rank counts it all the same.")
     if points := [in_markdown(column.head) for column in columns if is_deterministic(column.first)]:
         lines.append(f"Deterministic encoder ({', '.join(points)}): N(0, I), the 0 % line, {NO_PART}.")
     if len(devices) > 1:
