@@ -674,6 +674,21 @@ def test_one_training_serves_all_requests_and_names(tmp_path, monkeypatch, small
     assert len({step.name for step in steps}) == 6, "each place has a name of its own"
 
 
+def test_a_claim_may_compare_rows_of_two_requests_on_one_bundle(tiny):
+    """As where a dear row is asked for with fewer seeds; under another budget they have no number together."""
+    content = tomllib.loads(tiny.file.read_text())
+    first = content["presets"]["quick"]["requests"][0]
+    second = {**first, "priors": "radial", "seeds": 2}
+    said = {"says": "A", "test": "lower", "metric": "fd", "row": "radial", "than": ["fitted_gaussian"]}
+    content |= {"claims": [said], "figures": []}
+    given = {"results": tiny.results, "device": "cpu"}
+    content["presets"]["quick"]["requests"] = [first, second]
+    assert len(make_steps(parse_suite("t", content, "t"), "quick", given)) == 2
+    content["presets"]["quick"]["requests"] = [first, {**second, "budget": "full"}]
+    with pytest.raises(UsageError, match="radial and fitted_gaussian are on no bundle together"):
+        make_steps(parse_suite("t", content, "t"), "quick", given)
+
+
 def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, monkeypatch):
     """Of a device that is not here, too; and nothing is done."""
     shutil.copytree(tiny.results / "records", tmp_path / "records")

@@ -218,10 +218,20 @@ def _require_names(suite: Suite, preset: str, steps: Sequence[Step]) -> None:
     if not all(rows):  # of a bundle about which too little is known before it is trained
         return
     words = [_labels(suite, step) for step in steps]
-    places = [
-        Place(name=step.name, bundle="", protocol="", device="", settings=_settings(step), rows=of, words=named)
-        for step, of, named in zip(steps, rows, words, strict=True)
-    ]
+    places = join(
+        [
+            Place(
+                name=step.name,
+                bundle=step.name,
+                protocol=f"{step.request.protocol} {step.request.budget} {step.request.split}",
+                device="",
+                settings=_settings(step),
+                rows=of,
+                words=named,
+            )
+            for step, of, named in zip(steps, rows, words, strict=True)
+        ]
+    )
     known = sorted({label for place in places for label in place.rows})
     measured = [cls for step in steps for cls in choose_metrics(step.registry, step.request.metrics)]
     for number, figure in enumerate(suite.figures, 1):
