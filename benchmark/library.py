@@ -147,7 +147,8 @@ def load_prior(prior: str, seed: int = 0, **fields: Any) -> FittedPrior:
     ((name, settings),) = request.priors or ()
     jobs = [job for job in resolved.jobs if job.row.name == name]
     if not jobs:
-        raise UsageError("; ".join(resolved.left_out) or f"prior {prior}: expected one prior, this is a group of them")
+        known = name in resolved.work.registry.at_hand("prior")
+        raise UsageError("; ".join(resolved.left_out) if known else f"prior {prior}: expected one prior, not a group")
     job = jobs[-1 if settings else 0]  # the companions of a bare name stand behind it
     try:
         with limit_threads(1):

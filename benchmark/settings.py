@@ -41,6 +41,8 @@ def format_value(value: Any) -> str:
         return "x".join(map(str, value))
     if value is None or isinstance(value, bool):
         return json.dumps(value)
+    if isinstance(value, str):
+        return value if parse_value(value) == value else json.dumps(value)  # `"None"` is a word, None is nothing
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)
 

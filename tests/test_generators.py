@@ -5,6 +5,7 @@ import torch
 from draws import CPU, silent
 from evaluations import evaluation
 
+from benchmark.bundles.joint import JointPrior, fit_to
 from benchmark.fitted import FittedPrior
 from benchmark.jobs.fitting import Specimen, fit_prior
 from benchmark.streams import seeded_globals, stream
@@ -12,6 +13,14 @@ from priors.api import PriorConfig
 from priors.gaussian import Gaussian
 
 SHAPE = (2, 3)
+IMAGES = torch.arange(60, dtype=torch.uint8).reshape(10, 1, 2, 3)
+
+
+class Pixels(torch.nn.Module):
+    """Whose latents are six pixels."""
+
+    def encode(self, x):
+        return x[:, 0], torch.full_like(x[:, 0], 0.1)
 
 
 class Both(Gaussian):
@@ -47,7 +56,24 @@ def of_a_loaded_prior(held_out):
     return prior.noted
 
 
-@pytest.mark.parametrize("draw", [of_a_fit, of_a_run, of_a_loaded_prior])
+def of_a_fit_before_joint_training(held_out):
+    prior = Both(SHAPE, PriorConfig())
+    fit_to(prior, Pixels(), IMAGES, IMAGES, 0)
+    return prior.noted
+
+
+def of_what_a_joint_training_watches(held_out):
+    prior = Both(SHAPE, PriorConfig())
+    joint = JointPrior.__new__(JointPrior)
+    joint.prior = prior
+    joint.watch(Pixels(), IMAGES)
+    return prior.noted
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [of_a_fit, of_a_run, of_a_loaded_prior, of_a_fit_before_joint_training, of_what_a_joint_training_watches],
+)
 def test_the_global_generator_is_none_of_the_one_that_is_handed_over(draw, held_out):
     handed, everybodys = draw(held_out)
     assert not torch.equal(handed, everybodys)

@@ -118,8 +118,8 @@ def test_loading_a_prior_writes_no_results(small_bundle, tmp_path, monkeypatch):
         ("evalp,ncp", "expected one prior with one value for each setting"),
         ("evalp[steps=5,6]", "expected one prior with one value for each setting"),
         ("evalp[step=5]", "did you mean 'steps'?"),
-        ("flows", "prior flows: expected one prior, this is a group of them"),
-        ("all", "prior all: expected one prior, this is a group of them"),
+        ("flows", "prior flows: expected one prior, not a group"),
+        ("all", "prior all: expected one prior, not a group"),
     ],
 )
 def test_what_is_not_one_prior_is_refused(prior, said, small_bundle):

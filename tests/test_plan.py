@@ -434,9 +434,11 @@ def test_a_protocol_covers_what_was_measured_under_its_own_settings_alone():
     assert "reference_split" not in against_test.part(reads)  # so that records from before it was a field are found
 
 
-@pytest.mark.parametrize("value", [None, True, False, 1, 0.5, 1e-8, "mlp", (2, 3), (0.02, 1e-08, 2.0)])
+@pytest.mark.parametrize(
+    "value", [None, True, False, 1, 0.5, 1e-8, "mlp", "None", "true", "1", (2, 3), (0.02, 1e-08, 2.0)]
+)
 def test_a_value_can_be_typed_again(value):
-    assert parse_value(format_value(value)) == value
+    assert repr(parse_value(format_value(value))) == repr(value)
 
 
 @pytest.mark.parametrize("word, value", [("None", None), ("True", True), ("False", False), ("none", "none")])

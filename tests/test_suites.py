@@ -35,7 +35,7 @@ from benchmark.suites.plan import make_steps
 from benchmark.suites.quantities import parse_quantity
 from benchmark.suites.running import dry_run, run_suite
 from benchmark.suites.suite import PRESETS, Figure, find_suite, parse_suite, read_suite, shipped
-from benchmark.suites.training import find_trained
+from benchmark.suites.training import find_trained, train
 
 TINY = """
 title = "A tiny suite"
@@ -293,19 +293,46 @@ def test_a_bundle_that_a_machine_has_is_handed_to_those_that_share(tmp_path, mon
     "change, said",
     [
         ({"keep": (70, 30, 30)}, "keep=160,40,60, and 70,30,30 are asked"),
-        ({"version": -1}, "version"),
+        ({"version": 99}, "by another version of conv_vae"),
+        ({"source": "abc"}, "by another version of conv_vae"),
+        ({"recipes": {"digits": ((1, 32, 32), {"learning_rate": 0.5})}}, "learning_rate="),
     ],
 )
 def test_what_has_the_name_of_a_training_and_is_another_one_is_not_taken_for_it(change, said, tmp_path, monkeypatch):
     suite = parse_suite("grid", tomllib.loads(GRID.replace("[0.1, 10]", "[10]")), "grid.toml")
     assert run_suite(suite, "quick", tmp_path, {"device": "cpu"})[1] == 0
     (training,) = suite.preset("quick").bundles["hole"].each()
-    assert find_trained(training, Registry(), CPU, []) is not None
-    if "version" in change:
-        monkeypatch.setattr(ConvVAE, "version", ConvVAE.version + 1)
-        change = {}
+    where = Registry(), CPU, []
+    made = find_trained(training, *where)
+    assert made is not None
+    for name, value in change.items():
+        if name in ("version", "source", "recipes"):
+            monkeypatch.setattr(ConvVAE, name, value)
+    training = training.model_copy(update={name: value for name, value in change.items() if name == "keep"})
     with pytest.raises(UsageError, match=f"is of another training: .*{said}.*: remove the folder to train it again"):
-        find_trained(training.model_copy(update=change), Registry(), CPU, [])
+        find_trained(training, *where)
+    monkeypatch.setattr("benchmark.suites.training.SHIPPED", made.path.parent)
+    with pytest.raises(UsageError, match="is of another training"):  # no more is one that is shipped taken
+        find_trained(training, *where)
+    shared = train(training, *where, tmp_path / "shared")
+    assert shared.path.parent == tmp_path / "shared", "what a machine keeps for itself does not stand in its way"
+    assert shared.id != made.id
+
+
+def test_a_page_is_not_replaced_by_that_of_a_smaller_preset(tiny, cli, tmp_path):
+    content = tiny.file.read_text()
+    quick = content[content.index("[[presets.quick.requests]]") : content.index("[[figures]]")]
+    both = content.replace("[[figures]]", quick.replace("quick", "default") + "[[figures]]", 1)
+    file, results = tmp_path / "both.toml", tmp_path / "r"
+    file.write_text(both)
+    shutil.copytree(tiny.results, results)
+    words = ["suite", file, "--results", results, "--device", "cpu"]
+    assert cli(*words, "--preset", "default", "--recorded").code == 0
+    page = (results / "suites" / "both.md").read_bytes()
+    for more in ([], ["--recorded"]):
+        line = only_line(cli(*words, "--preset", "quick", *more))
+        assert "both.md is of --preset default, and quick would replace it with less: take --preset default" in line
+    assert (results / "suites" / "both.md").read_bytes() == page
 
 
 def test_equal_values_of_a_grid_are_told_from_a_setting_that_is_a_list(tmp_path):
@@ -687,6 +714,8 @@ def test_a_claim_may_compare_rows_of_two_requests_on_one_bundle(tiny):
     content["presets"]["quick"]["requests"] = [first, {**second, "budget": "full"}]
     with pytest.raises(UsageError, match="radial and fitted_gaussian are on no bundle together"):
         make_steps(parse_suite("t", content, "t"), "quick", given)
+    content["presets"]["quick"]["requests"] = [first, {**second, "budget": "quick", "protocol": "quick"}]
+    assert len(make_steps(parse_suite("t", content, "t"), "quick", given)) == 2, "said in full it is the same"
 
 
 def test_claims_are_judged_on_what_is_recorded_elsewhere(tiny, tmp_path, cli, monkeypatch):

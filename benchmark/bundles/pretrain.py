@@ -134,7 +134,8 @@ def find_or_pretrain(
     if not (folder / "bundle.json").exists():
         return pretrain(asked, backbone_class, settings, choice, start)
     bundle = open_bundle(folder)
-    require_asked(bundle, asked, backbone_class, settings)
+    if why := why_another(bundle, asked, backbone_class, settings, start):
+        raise UsageError(another_is_there(bundle, why))
     if choice is not None and bundle.card["training"].get("prior") != choice.identity():
         raise UsageError(
             f"{folder}: {choice.cls.name} there is of another version: remove the folder to train it again"
@@ -142,25 +143,35 @@ def find_or_pretrain(
     return bundle
 
 
-def require_asked(bundle: Bundle, asked: Asked, cls: type[Backbone], settings: dict[str, Any]) -> None:
-    """Raise `UsageError` where a bundle has the name of a training but is of another one.
+def why_another(
+    bundle: Bundle, asked: Asked, cls: type[Backbone], settings: dict[str, Any], start: Bundle | None = None
+) -> str:
+    """Why a bundle that has the name of a training is of another one; empty where it is of this one.
 
-    Its name says nothing of how many posteriors are kept, and nothing of settings of which a recipe decides.
+    Its name says nothing of how many posteriors are kept, of the settings that a recipe or `start` decides, nor of the
+    backbone's code.
     """
-    typed = validate(cls.Config, settings, f"backbone {cls.name}").model_dump(mode="json")
-    card = bundle.card["backbone"]
-    differing = [name for name in settings if typed[name] != card["config"].get(name)]
-    other = [f"{name}={format_value(card['config'].get(name))}" for name in differing]
-    images, there = ([of[split] for split in SPLITS] for of in (bundle.card["dataset"]["counts"], bundle.counts))
+    card, of_images = bundle.card["backbone"], bundle.card["dataset"]
+    there, images = ([of[split] for split in SPLITS] for of in (bundle.card["posterior_counts"], of_images["counts"]))
     kept = [min(pair) for pair in zip(asked.keep, images)] if asked.keep else images
+    if (card["version"], card.get("source")) != (cls.version, cls.source):
+        return f"by another version of {cls.name}"
     if there != kept:
-        other.append(f"keep={','.join(map(str, there))}, and {','.join(map(str, kept))} are asked")
-    if card["version"] != cls.version:
-        other.append(f"version {card['version']} of {cls.name}, which is {cls.version} now")
-    if other:
-        raise UsageError(
-            f"{bundle.path} is of another training: {'; '.join(other)}: remove the folder to train it again"
-        )
+        return f"keep={','.join(map(str, there))}, and {','.join(map(str, kept))} are asked"
+    base = (
+        cls.recipe(of_images["name"], of_images["image_shape"])[0]
+        if start is None
+        else start.card["backbone"]["config"]
+    )
+    of = f"backbone {cls.name}"
+    then = validate(cls.Config, card["config"], of).model_dump()
+    now = validate(cls.Config, {**base, **settings}, of).model_dump()
+    return ", ".join(f"{name}={format_value(value)}" for name, value in then.items() if value != now[name])
+
+
+def another_is_there(bundle: Bundle, why: str) -> str:
+    """The sentence of that."""
+    return f"{bundle.path} is of another training: {why}: remove the folder to train it again"
 
 
 @dataclass(frozen=True)

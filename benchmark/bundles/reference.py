@@ -67,8 +67,16 @@ def reference_folders(bundle: Bundle) -> list[Path]:
 def find_reference(bundle: Bundle, extractor: Extractor, split: str) -> Reference | None:
     """The reference of a split by this extractor (the very weights), or None. Raises `Damaged`."""
     of_all, count = f"{extractor.name}-{split}", bundle.card["dataset"]["counts"][split]
-    found = look_up(bundle, extractor, of_all, count) or look_up(bundle, extractor, f"{of_all}-{count}", count)
-    return Reference(*found) if found else None
+    damaged = None
+    for name in (of_all, f"{of_all}-{count}"):
+        try:
+            if found := look_up(bundle, extractor, name, count):
+                return Reference(*found)
+        except Damaged as error:
+            damaged = damaged or error
+    if damaged is not None:
+        raise damaged
+    return None
 
 
 def look_up(

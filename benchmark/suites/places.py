@@ -28,7 +28,7 @@ from benchmark.settings import parse_named
 from benchmark.store.schema import Name, read_model
 from benchmark.store.sealed import Damaged, write_sealed
 from benchmark.suites.quantities import Quantity
-from benchmark.suites.suite import OF_GPU, Suite, parse_suite
+from benchmark.suites.suite import OF_GPU, PRESETS, Suite, parse_suite
 
 Log = list[dict[str, Any]]
 
@@ -159,9 +159,27 @@ def keep_note(results: Path, note: Note) -> Path:
     return path
 
 
+def require_largest(results: Path, name: str, preset: str, device: str) -> None:
+    """Raise `UsageError` where the page of a suite is of a larger preset, which would be replaced with less."""
+    path = _file(results, name, device)
+    with suppress(Damaged):
+        known = read_note(path).preset if path in find_notes(results) else preset
+        if preset in PRESETS[: PRESETS.index(known) if known in PRESETS else 0]:
+            page = path.with_suffix(".md")
+            raise UsageError(
+                f"{page} is of --preset {known}, and {preset} would replace it with less: take --preset {known}, or "
+                "name another folder with --results"
+            )
+
+
 def _place(results: Path, note: Note) -> Path:
-    """The file of a note; page and picture have the same name. No suite's own name ends in `OF_GPU`."""
-    return results / "suites" / f"{note.name}{'' if note.device == 'cpu' else OF_GPU}.json"
+    """The file of a note; page and picture have the same name."""
+    return _file(results, note.name, note.device)
+
+
+def _file(results: Path, name: str, device: str) -> Path:
+    """No suite's own name ends in `OF_GPU`."""
+    return results / "suites" / f"{name}{'' if device == 'cpu' else OF_GPU}.json"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from benchmark.report.names import name_chosen
 from benchmark.request import Request, choose_groups, request_from
 from benchmark.settings import parse_named
 from benchmark.store.places import data_roots
+from benchmark.store.sealed import content_hash
 from benchmark.suites.places import Place, PlacedRow, folder_apart, is_open, split_open
 from benchmark.suites.quantities import OF_CLAIMS, SETTINGS, Quantity, parse_quantity, require_measured
 from benchmark.suites.suite import (
@@ -154,6 +155,21 @@ def join(places: Sequence[Place]) -> list[Place]:
     return list(joined.values())
 
 
+def _bundle_of(step: Step) -> str:
+    """What tells its bundle from others, whether it is trained yet or not."""
+    return (
+        step.bundle.id
+        if step.bundle is not None
+        else content_hash(cast(Training, step.training).model_dump(mode="json"))
+    )
+
+
+def _protocol_of(request: Request) -> str:
+    """What tells the protocols of requests on one bundle apart."""
+    preset = choose_preset(request.protocol, request.budget, request.split)
+    return f"{preset.name} {request.split} {request.extractor} {request.groups}"
+
+
 def _settings(step: Step) -> dict[str, Any]:
     """Those of the bundle's backbone; of one that is to be trained, those that are asked for."""
     if step.bundle is not None:
@@ -222,8 +238,8 @@ def _require_names(suite: Suite, preset: str, steps: Sequence[Step]) -> None:
         [
             Place(
                 name=step.name,
-                bundle=step.name,
-                protocol=f"{step.request.protocol} {step.request.budget} {step.request.split}",
+                bundle=_bundle_of(step),
+                protocol=_protocol_of(step.request),
                 device="",
                 settings=_settings(step),
                 rows=of,

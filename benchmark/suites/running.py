@@ -24,7 +24,7 @@ from benchmark.store.places import data_roots, sharing
 from benchmark.store.sealed import content_hash
 from benchmark.suggestion import spell
 from benchmark.suites.pages import write_pages
-from benchmark.suites.places import Note, find_tables, folder_apart, keep_note
+from benchmark.suites.places import Note, find_tables, folder_apart, keep_note, require_largest
 from benchmark.suites.plan import Step, join, make_place, make_steps
 from benchmark.suites.suite import Suite, shipped
 from benchmark.suites.training import shared_bundles, train
@@ -34,8 +34,9 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     """Do what is not done yet and write the pages; returns its own, and how many jobs failed, or rows were left out.
 
     `given`: fields of all requests that the command decides. Raises `UsageError` before anything is computed where the
-    suite names what is not there.
+    suite names what is not there, and where its page is of a larger preset.
     """
+    require_largest(results, suite.name, preset, choose_device(given.get("device") or "auto").type)
     steps = make_steps(suite, preset, {**given, "results": results})
     untrained = {_key(step) for step in steps if step.bundle is None}
     if untrained:
@@ -64,10 +65,11 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
     Returns the suite's own page, and how many files are damaged.
 
     Nothing is trained, fitted or measured. Raises `UsageError`, before a page is touched, where a bundle or a reference
-    is not here that tells which records are asked for, and where there are none.
+    is not here that tells which records are asked for, where there are none, and where its page is of a larger preset.
     """
     typed = given.get("device") or "auto"
     device = choose_device("auto").type if typed == "auto" else typed
+    require_largest(results, suite.name, preset, device)
     steps = make_steps(suite, preset, {**given, "device": "cpu", "results": results}, make=False)
     of = f"suite {suite.name}, presets.{preset}"
     untrained = list(dict.fromkeys(step.name for step in steps if step.bundle is None))

@@ -13,9 +13,10 @@ from benchmark.bundles.bundle import Bundle, open_bundle
 from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.making import Asked, name_parts
 from benchmark.bundles.parts import require_images
-from benchmark.bundles.pretrain import pretrain, require_asked, require_batch
+from benchmark.bundles.pretrain import another_is_there, pretrain, require_batch, why_another
 from benchmark.datasets.content import hash_images, look_at
 from benchmark.datasets.path import PathDataset
+from benchmark.errors import UsageError
 from benchmark.names import find_dataset
 from benchmark.registry import Registry
 from benchmark.request import Request
@@ -41,12 +42,12 @@ def find_trained(
     folder = _folder(training, cls, asked, bundles)
     if (SHIPPED / folder.name / "bundle.json").exists():
         shipped = open_bundle(SHIPPED / folder.name)
-        counts = shipped.card["posterior_counts"].values()
-        if list(counts) == list(training.keep or shipped.card["dataset"]["counts"].values()):
+        if not why_another(shipped, asked, cls, training.settings):
             return shipped
     if (folder / "bundle.json").exists():
         found = open_bundle(folder)
-        require_asked(found, asked, cls, training.settings)
+        if why := why_another(found, asked, cls, training.settings):
+            raise UsageError(another_is_there(found, why))
         return found
     _require_enough(training, cls, asked)
     return None
@@ -84,7 +85,10 @@ def train(
     with lock(f"bundle-{content_hash(folder.name)[:16]}", f"{folder.name} is trained"):
         if found := find_trained(training, registry, device, roots, bundles):
             return found
-        own = find_trained(training, registry, device, roots)
+        try:
+            own = find_trained(training, registry, device, roots)
+        except UsageError:  # what this machine has under the name is another one, and none to copy
+            own = None
         if own is None:
             return pretrain(replace(asked, out=folder), cls, training.settings)
         partly = folder.with_name(f".{folder.name}")
