@@ -575,6 +575,15 @@ def test_a_row_that_was_asked_for_and_is_not_recorded_leaves_a_claim_undecided()
     )
 
 
+def test_rows_that_are_asked_for_with_fewer_seeds_are_compared_by_those_that_both_have():
+    place = recorded("a", {**ENDS, **gmm(1, 1.0, 1.1, 0.9), **gmm(2, 1.6, 1.72, 1.5, 9.0, 9.0)}, seeds=(0, 1, 2, 3, 4))
+    place.place.rows["gmm[components=1]"].seeds[3:] = []
+    said = claim(test="lower", metric="fd", row="gmm[components=1]", than="gmm[components=2]")
+    verdict = judge(said, [place])
+    assert (verdict.word, verdict.comparisons[0].seeds) == ("held", 3)
+    assert verdict.comparisons[0].number == pytest.approx(-0.6067, abs=1e-3)
+
+
 def test_a_trend_runs_along_settings_of_priors_and_of_bundles():
     of_priors = recorded("a", {**ENDS, **gmm(1, 3, 3.1, 2.9), **gmm(5, 2, 2.1, 2), **gmm(50, 1, 1.1, 0.9)})
     said = {"test": "trend", "metric": "fd", "direction": "falls"}

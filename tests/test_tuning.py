@@ -479,6 +479,7 @@ def test_a_tuning_of_which_every_trial_fails_is_through_and_chooses_nothing(smal
     assert "none fits" in (results / "tuning.md").read_text()
 
 
+@pytest.mark.slow  # machines that share a folder, below, lose one too
 def test_two_shells_one_of_which_is_killed_choose_the_same(small_bundle, planted, tmp_path):
     plugin = planted("time.sleep(0.1)")
     alone, shared = tmp_path / "alone", tmp_path / "shared"

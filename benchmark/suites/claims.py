@@ -50,6 +50,8 @@ def judge(claim: Claim, recorded: Sequence[Recorded]) -> Verdict:
             name = f"{one} {'/' if quantity.is_time else '-'} {other}"
             name += f" on {each.place.name}" if len(recorded) > 1 else ""
             first, second = (_values(each, label, quantity) for label in (one, other))
+            both = first.keys() & second.keys()  # a dear row may be asked for with fewer seeds than its rival
+            first, second = ({seed: of[seed] for seed in sorted(both)} for of in (first, second))
             samples.append(Sample(name, first, second, margin or 0.0))
     test = {"lower": lower, "not_behind": not_behind, "alike": alike}[claim.test]
     return _naming(_as_ratios(test(samples), quantity), without, quantity)
