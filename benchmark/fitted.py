@@ -31,7 +31,7 @@ from benchmark.bundles.decoding import decode_images
 from benchmark.bundles.prior_file import FACTS, describe_prior, prior_bytes
 from benchmark.errors import UsageError, words_of
 from benchmark.store.sealed import write_atomic
-from benchmark.streams import seeded_globals, stream
+from benchmark.streams import drawing, stream
 from priors.api import LatentPrior
 
 #: numbers of latents for which a program is recorded, and held against `sample`
@@ -56,8 +56,8 @@ class FittedPrior:
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n latents (n, *latent_shape); the seed decides them."""
-        with seeded_globals(self.device, "global", "loaded prior", seed):
-            return self.prior.sample(n, stream(self.device, "loaded prior", seed))
+        with drawing(self.device, "loaded prior", seed) as generator:
+            return self.prior.sample(n, generator)
 
     def images(self, n: int, seed: int = 0) -> Tensor:
         """What `sample(n, seed)` decodes to: uint8 (n, C, H, W)."""

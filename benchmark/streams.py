@@ -26,8 +26,7 @@ def stream(device: torch.device, *name: str | int) -> torch.Generator:
 def seeded_globals(device: torch.device, *name: str | int) -> Iterator[None]:
     """Seed the global generators (torch, numpy, random) from the named stream, and put them back afterwards.
 
-    Module initialisation and several libraries draw from them, whatever generator they are handed. What is handed one
-    of a stream beside them needs a name of its own here: of the same name both draw the same numbers.
+    Module initialisation and several libraries draw from them, whatever generator they are handed.
     """
     seed, numpy_state, python_state = stream_seed(*name), np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -39,3 +38,13 @@ def seeded_globals(device: torch.device, *name: str | int) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+
+
+@contextmanager
+def drawing(device: torch.device, *name: str | int) -> Iterator[torch.Generator]:
+    """A generator to hand over, while the global ones are seeded: each with a stream of its own.
+
+    Of one stream both would draw the same numbers, and noises that are to be independent would be equal.
+    """
+    with seeded_globals(device, "global", *name):
+        yield stream(device, *name)

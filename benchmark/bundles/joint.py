@@ -30,7 +30,7 @@ from benchmark.errors import UsageError
 from benchmark.progress import track
 from benchmark.scores.mmd import mmd_between
 from benchmark.settings import validate
-from benchmark.streams import seeded_globals, stream
+from benchmark.streams import drawing, seeded_globals
 from priors.api import AggregatePosterior, Diverged, LatentPrior, PosteriorSplit, Updates
 from priors.parts.standard_normal import log_standard_normal
 
@@ -96,9 +96,9 @@ def fit_to(prior: LatentPrior, backbone: Backbone, train: Tensor, val: Tensor, s
     """
     device = train.device
     draws = AggregatePosterior(PosteriorSplit(*posterior(backbone, train)), PosteriorSplit(*posterior(backbone, val)))
-    with track(f"{prior.name} on the backbone as it is") as progress, seeded_globals(device, "global", "fit", seed):
+    with track(f"{prior.name} on the backbone as it is") as progress, drawing(device, "fit", seed) as generator:
         try:
-            prior.fit(draws, stream(device, "fit", seed), progress)
+            prior.fit(draws, generator, progress)
         except Diverged as error:
             raise TrainingFailed(f"prior {prior.name}: its fit diverged: {error}") from error
 
@@ -140,10 +140,9 @@ class JointPrior:
         distortion under N(0, I).
         """
         mean, std = posterior(backbone, images)
-        n, noise = min(len(mean), HOLE_LATENTS), stream(mean.device, "watch")
-        q = PosteriorSplit(mean, std)
-        z = q.one_each(n, noise)
-        with seeded_globals(mean.device, "global", "watch"):
+        n, q = min(len(mean), HOLE_LATENTS), PosteriorSplit(mean, std)
+        with drawing(mean.device, "watch") as noise:
+            z = q.one_each(n, noise)
             drawn = self.prior.sample(n, noise)
         watched = {
             "active_units": float(active_units(mean)),

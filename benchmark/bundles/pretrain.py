@@ -135,7 +135,7 @@ def find_or_pretrain(
         return pretrain(asked, backbone_class, settings, choice, start)
     bundle = open_bundle(folder)
     if why := why_another(bundle, asked, backbone_class, settings, start):
-        raise UsageError(another_is_there(bundle, why))
+        raise UsageError(why)
     if choice is not None and bundle.card["training"].get("prior") != choice.identity():
         raise UsageError(
             f"{folder}: {choice.cls.name} there is of another version: remove the folder to train it again"
@@ -154,24 +154,18 @@ def why_another(
     card, of_images = bundle.card["backbone"], bundle.card["dataset"]
     there, images = ([of[split] for split in SPLITS] for of in (bundle.card["posterior_counts"], of_images["counts"]))
     kept = [min(pair) for pair in zip(asked.keep, images)] if asked.keep else images
+    base = cls.recipe(of_images["name"], of_images["image_shape"])[0]
+    if start is not None:
+        base = start.card["backbone"]["config"]
     if (card["version"], card.get("source")) != (cls.version, cls.source):
-        return f"by another version of {cls.name}"
-    if there != kept:
-        return f"keep={','.join(map(str, there))}, and {','.join(map(str, kept))} are asked"
-    base = (
-        cls.recipe(of_images["name"], of_images["image_shape"])[0]
-        if start is None
-        else start.card["backbone"]["config"]
-    )
-    of = f"backbone {cls.name}"
-    then = validate(cls.Config, card["config"], of).model_dump()
-    now = validate(cls.Config, {**base, **settings}, of).model_dump()
-    return ", ".join(f"{name}={format_value(value)}" for name, value in then.items() if value != now[name])
-
-
-def another_is_there(bundle: Bundle, why: str) -> str:
-    """The sentence of that."""
-    return f"{bundle.path} is of another training: {why}: remove the folder to train it again"
+        other = f"by another version of {cls.name}"
+    elif there != kept:
+        other = f"keep={','.join(map(str, there))}, and {','.join(map(str, kept))} are asked"
+    else:
+        both = (card["config"], {**base, **settings})
+        then, now = (validate(cls.Config, each, f"backbone {cls.name}").model_dump() for each in both)
+        other = ", ".join(f"{name}={format_value(value)}" for name, value in then.items() if value != now[name])
+    return other and f"{bundle.path} is of another training: {other}: remove the folder to train it again"
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,12 @@ RECONSTRUCTED = 10_000  # images at most, for which features are kept
 
 def find_reconstructions(bundle: Bundle, extractor: Extractor, split: str, device: torch.device) -> Tensor | None:
     """Features (n, d) of full reconstructions of a split's images, in random order, or None. Raises `Damaged`."""
-    found = look_up(bundle, extractor, _of_bundle(bundle, extractor, split))
+    found = look_up(bundle, extractor, name_of_reconstructions(bundle, extractor, split))
     return load_file(found[0])["features"].float().to(device) if found else None
 
 
-def _of_bundle(bundle: Bundle, extractor: Extractor, split: str) -> str:
+def name_of_reconstructions(bundle: Bundle, extractor: Extractor, split: str) -> str:
+    """What their file is called, without its ending."""
     return f"{extractor.name}-{split}-{bundle.id[:16]}"
 
 
@@ -67,5 +68,5 @@ def make_reconstructions(
         parts.append(features_of(as_bytes(made)))
         progress(sum(map(len, parts)), min(len(of_split), RECONSTRUCTED))
     tensors = {"features": torch.cat(parts).half().cpu()}
-    name = _of_bundle(bundle, extractor, split)
+    name = name_of_reconstructions(bundle, extractor, split)
     return write_beside(bundle, extractor, split, len(tensors["features"]), tensors, folder, name)[0]

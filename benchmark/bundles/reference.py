@@ -67,28 +67,19 @@ def reference_folders(bundle: Bundle) -> list[Path]:
 def find_reference(bundle: Bundle, extractor: Extractor, split: str) -> Reference | None:
     """The reference of a split by this extractor (the very weights), or None. Raises `Damaged`."""
     of_all, count = f"{extractor.name}-{split}", bundle.card["dataset"]["counts"][split]
-    damaged = None
-    for name in (of_all, f"{of_all}-{count}"):
-        try:
-            if found := look_up(bundle, extractor, name, count):
-                return Reference(*found)
-        except Damaged as error:
-            damaged = damaged or error
-    if damaged is not None:
-        raise damaged
-    return None
+    found = look_up(bundle, extractor, of_all, f"{of_all}-{count}", count=count)
+    return Reference(*found) if found else None
 
 
 def look_up(
-    bundle: Bundle, extractor: Extractor, name: str, count: int | None = None
+    bundle: Bundle, extractor: Extractor, *names: str, count: int | None = None
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The file of that name by this extractor of this bundle's images, and its card, or None. Raises `Damaged`.
+    """The first file of these names by this extractor of this bundle's images, and its card, or None.
 
-    `count`: of how many images it is; None of however many.
+    `count`: of how many images it is; None of however many. Raises `Damaged` where there are damaged ones alone.
     """
     damaged = None
-    for folder in reference_folders(bundle):
-        card_path = folder / f"{name}.json"
+    for card_path in (folder / f"{name}.json" for name in names for folder in reference_folders(bundle)):
         if not card_path.exists():
             continue
         try:

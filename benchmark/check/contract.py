@@ -24,7 +24,7 @@ from benchmark.jobs.contract import check_count, check_density, check_facts
 from benchmark.jobs.failures import Broken, describe_error
 from benchmark.jobs.plan import resolve_config
 from benchmark.scores.mmd import BANDWIDTHS, median_squared_distance, mmd_between
-from benchmark.streams import seeded_globals, stream
+from benchmark.streams import drawing, seeded_globals, stream
 from priors.api import AggregatePosterior, Diverged, Hierarchy, LatentPrior, PosteriorSplit
 from priors.parts.flows import Flow
 from priors.parts.standard_normal import log_standard_normal
@@ -58,9 +58,9 @@ def check(
 
     def fit(target: Target) -> LatentPrior:
         made = build(target.shape, target.hierarchy)
-        with seeded_globals(device, "check fit"):
+        with drawing(device, "check fit") as generator:
             posterior = target.posterior(device, prior.needs_backbone)
-            check_facts(made.train().fit(posterior, stream(device, "check fit"), lambda *_, **__: None))
+            check_facts(made.train().fit(posterior, generator, lambda *_, **__: None))
         return made.eval()
 
     resolve_config(prior, settings, "synthetic", (2,), "quick")  # settings that were typed wrongly are no finding
@@ -99,8 +99,8 @@ def _finding(name: str, examine: Callable[[], str | None]) -> Finding:
 
 
 def _draw(prior: LatentPrior, n: int, device: torch.device, seed: int = 0) -> Tensor:
-    with seeded_globals(device, "check sample", seed), torch.no_grad():
-        return prior.sample(n, stream(device, "check sample", seed))
+    with drawing(device, "check sample", seed) as generator, torch.no_grad():
+        return prior.sample(n, generator)
 
 
 def _shapes(prior: LatentPrior, device: torch.device) -> str:

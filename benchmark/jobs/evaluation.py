@@ -27,7 +27,7 @@ from benchmark.metrics import api
 from benchmark.metrics.api import PAIR, PRINCIPAL_AXES
 from benchmark.protocol import Protocol
 from benchmark.store.cache import load, load_or_make
-from benchmark.streams import seeded_globals, stream
+from benchmark.streams import drawing, stream
 from priors.api import Split
 
 MMD_DRAWS = "mmd sample"  # the purpose of the latents of all two-sample metrics
@@ -91,8 +91,8 @@ class Evaluation(api.Evaluation):
     def _drawn(self, n: int, purpose: str) -> Tensor:
         if self.source is None:
             raise BadSample("this row has images, but no latents of its own")
-        with seeded_globals(self.device, "global", purpose, self.seed):
-            z = call_theirs(self.source.sample, n, self.stream(purpose))
+        with drawing(self.device, purpose, self.seed) as generator:
+            z = call_theirs(self.source.sample, n, generator)
         return check_sample(z, n, self.backbone.latent_shape, self.device)
 
     def measure_draws(self, n: int, generator: torch.Generator) -> Runs:

@@ -15,7 +15,7 @@ from benchmark.bundles.prior_file import state_of
 from benchmark.jobs.contract import check_facts
 from benchmark.jobs.failures import Broken, call_theirs, describe_error, is_machine_fault
 from benchmark.settings import validate
-from benchmark.streams import seeded_globals, stream
+from benchmark.streams import drawing, seeded_globals
 from priors.api import AggregatePosterior, Diverged, Hierarchy, LatentPrior
 
 LOG_POINTS = 60
@@ -61,9 +61,9 @@ def fit_prior(
     log = FitLog(show=show)
     start = time.perf_counter()
     try:
-        with seeded_globals(of.device, "global", "fit", of.seed):
+        with drawing(of.device, "fit", of.seed) as generator:
             prior = call_theirs(of.build, cls).to(of.device).train()
-            facts = call_theirs(prior.fit, posterior, stream(of.device, "fit", of.seed), log)
+            facts = call_theirs(prior.fit, posterior, generator, log)
         if of.device.type == "cuda":
             torch.cuda.synchronize(of.device)
         seconds = time.perf_counter() - start

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.bundles.bundle import SPLITS, Bundle, parts_of
+from benchmark.bundles.reconstructions import name_of_reconstructions
 from benchmark.bundles.reference import find_reference, look_up
 from benchmark.extractors.api import Extractor
 from benchmark.jobs.identity import Job
@@ -73,7 +74,7 @@ def _references(bundle: Bundle, extractor: Extractor) -> list[Path]:
             if reference := find_reference(bundle, extractor, split):
                 found.append(reference.path)
         with contextlib.suppress(Damaged):
-            if reconstructed := look_up(bundle, extractor, f"{extractor.name}-{split}-{bundle.id[:16]}"):
+            if reconstructed := look_up(bundle, extractor, name_of_reconstructions(bundle, extractor, split)):
                 found.append(reconstructed[0])
     return [file for path in found for file in (path, path.with_suffix(".json"))]
 

@@ -149,9 +149,7 @@ def keep_note(results: Path, note: Note) -> Path:
     Raises `UsageError` where the note of another suite is there, which an earlier version let have this name.
     """
     path = _place(results, note)
-    known = None
-    with suppress(Damaged):
-        known = read_note(path) if path in find_notes(results) else None
+    known = _kept(results, path)
     if known is not None and known.name != note.name:
         raise UsageError(f"{path} is the note of the suite {known.name}: move it to another folder")
     if known != note:
@@ -162,14 +160,19 @@ def keep_note(results: Path, note: Note) -> Path:
 def require_largest(results: Path, name: str, preset: str, device: str) -> None:
     """Raise `UsageError` where the page of a suite is of a larger preset, which would be replaced with less."""
     path = _file(results, name, device)
+    kept = _kept(results, path)
+    if kept is not None and kept.preset in PRESETS[PRESETS.index(preset) + 1 :]:
+        raise UsageError(
+            f"{path.with_suffix('.md')} is of --preset {kept.preset}, and {preset} would replace it with less: take "
+            f"--preset {kept.preset}, or name another folder with --results"
+        )
+
+
+def _kept(results: Path, path: Path) -> Note | None:
+    """The note of a file; None where there is none, or a damaged one."""
     with suppress(Damaged):
-        known = read_note(path).preset if path in find_notes(results) else preset
-        if preset in PRESETS[: PRESETS.index(known) if known in PRESETS else 0]:
-            page = path.with_suffix(".md")
-            raise UsageError(
-                f"{page} is of --preset {known}, and {preset} would replace it with less: take --preset {known}, or "
-                "name another folder with --results"
-            )
+        return read_note(path) if path in find_notes(results) else None
+    return None
 
 
 def _place(results: Path, note: Note) -> Path:

@@ -46,6 +46,11 @@ class Step:
     training: Training | None
     bundle: Bundle | None
 
+    @property
+    def bundle_id(self) -> str:
+        """What tells its bundle from others, whether it is trained yet or not."""
+        return self.bundle.id if self.bundle is not None else cast(Training, self.training).id
+
     def on(self, bundle: Bundle) -> Step:
         """The step with its bundle, once that is trained."""
         request = self.request.model_copy(update={"bundle": str(bundle.path)})
@@ -126,11 +131,10 @@ def _of_groups(request: Request) -> str:
 
 
 def make_place(suite: Suite, step: Step, protocol: str, device: str) -> Place:
-    """The place of a step whose bundle is there. `protocol`: its hash."""
-    assert step.bundle is not None
+    """The place of a step. `protocol`: its hash."""
     return Place(
         name=step.name,
-        bundle=step.bundle.id[:16],
+        bundle=step.bundle_id[:16],
         protocol=protocol[:16],
         device=device,
         settings=_settings(step),
@@ -155,19 +159,10 @@ def join(places: Sequence[Place]) -> list[Place]:
     return list(joined.values())
 
 
-def _bundle_of(step: Step) -> str:
-    """What tells its bundle from others, whether it is trained yet or not."""
-    return (
-        step.bundle.id
-        if step.bundle is not None
-        else content_hash(cast(Training, step.training).model_dump(mode="json"))
-    )
-
-
 def _protocol_of(request: Request) -> str:
     """What tells the protocols of requests on one bundle apart."""
     preset = choose_preset(request.protocol, request.budget, request.split)
-    return f"{preset.name} {request.split} {request.extractor} {request.groups}"
+    return content_hash([preset.name, request.split, request.extractor, request.groups])
 
 
 def _settings(step: Step) -> dict[str, Any]:
@@ -230,24 +225,9 @@ def words_of(claim: Claim) -> tuple[str, ...]:
 
 def _require_names(suite: Suite, preset: str, steps: Sequence[Step]) -> None:
     """Raise `UsageError` where a claim or a figure names a row that no request makes, or what nothing measures."""
-    rows = [_rows(step) for step in steps]
-    if not all(rows):  # of a bundle about which too little is known before it is trained
+    if any(_subject(step) is None for step in steps):  # too little is known of a bundle before it is trained
         return
-    words = [_labels(suite, step) for step in steps]
-    places = join(
-        [
-            Place(
-                name=step.name,
-                bundle=_bundle_of(step),
-                protocol=_protocol_of(step.request),
-                device="",
-                settings=_settings(step),
-                rows=of,
-                words=named,
-            )
-            for step, of, named in zip(steps, rows, words, strict=True)
-        ]
-    )
+    places = join([make_place(suite, step, _protocol_of(step.request), "") for step in steps])
     known = sorted({label for place in places for label in place.rows})
     measured = [cls for step in steps for cls in choose_metrics(step.registry, step.request.metrics)]
     for number, figure in enumerate(suite.figures, 1):
@@ -258,7 +238,7 @@ def _require_names(suite: Suite, preset: str, steps: Sequence[Step]) -> None:
         of = f"suite {suite.name}, presets.{preset}, claim {number}"
         for word in words_of(claim):
             if not any(place.find([word]) for place in places):
-                label = next((named[word] for named in words if word in named), word)
+                label = next((place.words[word] for place in places if word in place.words), word)
                 if is_open(word):
                     label = split_open(word)[0]
                 raise UsageError(f"{of}: no request makes this row: {unknown_name('row', label, known)}")

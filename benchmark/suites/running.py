@@ -21,7 +21,6 @@ from benchmark.protocol import CAPPED, Protocol
 from benchmark.report.tables import Table, make_tables
 from benchmark.request import Resolved, resolve, stored_reference
 from benchmark.store.places import data_roots, sharing
-from benchmark.store.sealed import content_hash
 from benchmark.suggestion import spell
 from benchmark.suites.pages import write_pages
 from benchmark.suites.places import Note, find_tables, folder_apart, keep_note, require_largest
@@ -36,9 +35,9 @@ def run_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any]) -
     `given`: fields of all requests that the command decides. Raises `UsageError` before anything is computed where the
     suite names what is not there, and where its page is of a larger preset.
     """
-    require_largest(results, suite.name, preset, choose_device(given.get("device") or "auto").type)
+    require_largest(results, suite.name, preset, _device_type(given))
     steps = make_steps(suite, preset, {**given, "results": results})
-    untrained = {_key(step) for step in steps if step.bundle is None}
+    untrained = {step.training.id for step in steps if step.bundle is None and step.training is not None}
     if untrained:
         say(f"bundles that are trained first: {len(untrained)}")
     steps = _trained(steps)
@@ -67,8 +66,7 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
     Nothing is trained, fitted or measured. Raises `UsageError`, before a page is touched, where a bundle or a reference
     is not here that tells which records are asked for, where there are none, and where its page is of a larger preset.
     """
-    typed = given.get("device") or "auto"
-    device = choose_device("auto").type if typed == "auto" else typed
+    device = _device_type(given)
     require_largest(results, suite.name, preset, device)
     steps = make_steps(suite, preset, {**given, "device": "cpu", "results": results}, make=False)
     of = f"suite {suite.name}, presets.{preset}"
@@ -90,6 +88,12 @@ def judge_suite(suite: Suite, preset: str, results: Path, given: dict[str, Any])
         say(f"nothing is recorded of {name} on {device}")
     page = keep_note(results, note).with_suffix(".md")
     return page, _tell(damaged + write_pages(results, made))
+
+
+def _device_type(given: dict[str, Any]) -> str:
+    """What is typed, which need not be here; of `auto` what is here."""
+    typed: str = given.get("device") or "auto"
+    return choose_device("auto").type if typed == "auto" else typed
 
 
 def _tell(damaged: list[str]) -> int:
@@ -149,7 +153,7 @@ def _trained(steps: list[Step]) -> list[Step]:
     done = {}
     for number, step in enumerate(steps):
         if step.bundle is None and step.training is not None:
-            key = _key(step)
+            key = step.training.id
             if key not in done:
                 device = choose_device(step.request.device)
                 where = device, data_roots(step.request.data_root), shared_bundles(step.request)
@@ -157,12 +161,6 @@ def _trained(steps: list[Step]) -> list[Step]:
                     done[key] = train(step.training, step.registry, *where)
             steps[number] = step.on(done[key])
     return steps
-
-
-def _key(step: Step) -> str:
-    """Tells trainings apart: two requests may be of one, under two names."""
-    assert step.training is not None
-    return content_hash(step.training.model_dump(mode="json"))
 
 
 def _expected(resolved: list[Resolved]) -> str:

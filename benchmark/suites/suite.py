@@ -76,6 +76,11 @@ class Training(_Part):
         return [self.model_copy(update={"settings": choice}) for choice in choices]
 
     @property
+    def id(self) -> str:
+        """Tells trainings apart: two requests may be of one, under two names."""
+        return content_hash(self.model_dump(mode="json"))
+
+    @property
     def grid(self) -> list[str]:
         """The settings that have several values."""
         return [name for name, value in self.settings.items() if isinstance(value, list)]

@@ -13,7 +13,7 @@ from benchmark.bundles.bundle import Bundle, open_bundle
 from benchmark.bundles.find import SHIPPED
 from benchmark.bundles.making import Asked, name_parts
 from benchmark.bundles.parts import require_images
-from benchmark.bundles.pretrain import another_is_there, pretrain, require_batch, why_another
+from benchmark.bundles.pretrain import pretrain, require_batch, why_another
 from benchmark.datasets.content import hash_images, look_at
 from benchmark.datasets.path import PathDataset
 from benchmark.errors import UsageError
@@ -47,7 +47,7 @@ def find_trained(
     if (folder / "bundle.json").exists():
         found = open_bundle(folder)
         if why := why_another(found, asked, cls, training.settings):
-            raise UsageError(another_is_there(found, why))
+            raise UsageError(why)
         return found
     _require_enough(training, cls, asked)
     return None
@@ -85,14 +85,11 @@ def train(
     with lock(f"bundle-{content_hash(folder.name)[:16]}", f"{folder.name} is trained"):
         if found := find_trained(training, registry, device, roots, bundles):
             return found
-        try:
-            own = find_trained(training, registry, device, roots)
-        except UsageError:  # what this machine has under the name is another one, and none to copy
-            own = None
-        if own is None:
+        own = _folder(training, cls, asked, None)
+        if not (own / "bundle.json").exists() or why_another(open_bundle(own), asked, cls, training.settings):
             return pretrain(replace(asked, out=folder), cls, training.settings)
         partly = folder.with_name(f".{folder.name}")
-        shutil.copytree(own.path, partly, dirs_exist_ok=True)
+        shutil.copytree(own, partly, dirs_exist_ok=True)
         partly.rename(folder)
         return open_bundle(folder)
 
